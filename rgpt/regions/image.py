@@ -1,0 +1,135 @@
+"""Pictures in: from a path, bytes or a PIL image to an upright RGB picture, or one clear sentence."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rgpt.errors import InputError
+from rgpt.regions.checks import MAX_PIXELS
+
+# Named so that a file never starts Ghostscript (EPS) or another surprising decoder.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+
+
+def open_image(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The upright RGB picture of a path, encoded bytes or a PIL image.
+
+    EXIF rotation is applied; transparency is laid on white; CMYK, palette, grey and 16-bit become 8-bit RGB;
+    the first frame of an animation is taken. The size is checked before anything is decoded.
+
+    Raises InputError when the file is missing, empty, truncated, no picture, or has more than `max_pixels`.
+    """
+    name, opened = _open(source, max_pixels)
+    _check_size(name, opened.width, opened.height, max_pixels)
+    try:
+        opened.load()
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError.about(
+            name,
+            expected="a complete picture",
+            actual=f"one that breaks off ({error})",
+            fix="save or copy it again",
+        ) from error
+    try:
+        upright = ImageOps.exif_transpose(opened)
+    except Exception:  # damaged EXIF says nothing about the pixels: keep them as they lie
+        upright = opened
+    result = _to_rgb(upright)
+    # A remaining orientation tag would turn the picture again on the next call.
+    clean = Image.frombytes("RGB", result.size, result.tobytes())
+    return clean
+
+
+def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[str, Image.Image]:
+    if isinstance(source, Image.Image):
+        return "picture", source
+    if isinstance(source, bytes | bytearray):
+        name, data = "picture", bytes(source)
+    elif isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        name = f"picture {str(source)[:200]!r}"
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise InputError.about(
+                name, expected="an existing file", actual="nothing at this path", fix="check the spelling"
+            ) from error
+        except (OSError, ValueError) as error:
+            kind = "a folder" if path.is_dir() else str(error)
+            raise InputError.about(
+                name, expected="a readable picture file", actual=kind, fix="give the path of one picture"
+            ) from error
+    else:
+        raise InputError.about(
+            "picture",
+            expected="a path, bytes or a PIL image",
+            actual=type(source).__name__,
+            fix="convert it first",
+        )
+    if not data:
+        raise InputError.about(
+            name, expected="a picture", actual="an empty file", fix="save or copy it again"
+        )
+    try:
+        return name, Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        # Pillow's own limit lies above ours and speaks first; it does so before decoding, too.
+        found = re.search(r"\d+", str(error))
+        raise _too_large(name, f"{found.group() if found else 'more'} pixels", max_pixels) from error
+    except UnidentifiedImageError as error:
+        raise InputError.about(
+            name,
+            expected="a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF ...)",
+            actual="data in no such format",
+            fix="convert it to PNG or JPEG",
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError.about(
+            name,
+            expected="a complete picture",
+            actual=f"one that cannot be read ({error})",
+            fix="save it again",
+        ) from error
+
+
+def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise InputError.about(
+            name, expected="at least one pixel", actual=f"{width} x {height}", fix="give another picture"
+        )
+    if width * height > max_pixels:
+        raise _too_large(name, f"{width} x {height} = {width * height}", max_pixels)
+
+
+def _too_large(name: str, actual: str, max_pixels: int) -> InputError:
+    return InputError.about(
+        name, expected=f"at most {max_pixels} pixels", actual=actual, fix="make it smaller first"
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
+        "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
+    ):
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_eight_bits(image), "L").convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> np.ndarray:
+    """Deep grey [H, W] as uint8: 16-bit values by their full range, others by the largest value present."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    largest = float(values.max(initial=0.0))
+    if image.mode == "F":
+        full = 1.0 if largest <= 1.0 else 255.0 if largest <= 255.0 else largest
+    else:
+        # convert("L") would clip everything above 255 to white.
+        full = 65535.0 if largest <= 65535.0 else largest
+    return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
