@@ -1,20 +1,37 @@
-"""Regions of a picture: values, conversions, pictures in, drawing. No torch."""
+"""Regions of a picture: values, conversions, pictures in, drawing. No torch.
+
+Coordinates everywhere: pixels of the upright picture, x right, y down, half-open [x1, x2) x [y1, y2).
+"""
 
 from rgpt.regions.checks import MAX_PIXELS
+from rgpt.regions.draw import PALETTE, color_of, draw_regions
+from rgpt.regions.frame import Frame
 from rgpt.regions.image import open_image
+from rgpt.regions.labels import place_labels
+from rgpt.regions.overlap import iou
+from rgpt.regions.parse import mask_from_image, parse_region, region_from_json
 from rgpt.regions.values import RLE, Box, Mask, Point, Polygon, Region, Scribble
 from rgpt.regions.weights import area_weights, square_padding
 
 __all__ = [
     "MAX_PIXELS",
+    "PALETTE",
     "RLE",
     "Box",
+    "Frame",
     "Mask",
     "Point",
     "Polygon",
     "Region",
     "Scribble",
     "area_weights",
+    "color_of",
+    "draw_regions",
+    "iou",
+    "mask_from_image",
     "open_image",
+    "parse_region",
+    "place_labels",
+    "region_from_json",
     "square_padding",
 ]

@@ -24,6 +24,18 @@ def open_image(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_P
 
     Raises InputError when the file is missing, empty, truncated, no picture, or has more than `max_pixels`.
     """
+    opened = open_encoded(source, max_pixels)
+    try:
+        upright = ImageOps.exif_transpose(opened)
+    except Exception:  # damaged EXIF says nothing about the pixels: keep them as they lie
+        upright = opened
+    result = _to_rgb(upright)
+    # A remaining orientation tag would turn the picture again on the next call.
+    return Image.frombytes("RGB", result.size, result.tobytes())
+
+
+def open_encoded(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as stored: decoded, in its own mode (of a mask the palette matters), not turned upright."""
     name, opened = _open(source, max_pixels)
     _check_size(name, opened.width, opened.height, max_pixels)
     try:
@@ -35,14 +47,7 @@ def open_image(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_P
             actual=f"one that breaks off ({error})",
             fix="save or copy it again",
         ) from error
-    try:
-        upright = ImageOps.exif_transpose(opened)
-    except Exception:  # damaged EXIF says nothing about the pixels: keep them as they lie
-        upright = opened
-    result = _to_rgb(upright)
-    # A remaining orientation tag would turn the picture again on the next call.
-    clean = Image.frombytes("RGB", result.size, result.tobytes())
-    return clean
+    return opened
 
 
 def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[str, Image.Image]:
