@@ -1,0 +1,20 @@
+"""The connector: visual vectors into the language model's embedding space."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+
+class Connector(nn.Module):
+    """Linear, activation, Linear: `[..., C]` -> `[..., D]`, shared by image and region vectors ([P] figure
+    2)."""
+
+    def __init__(self, vision_size: int, text_size: int, activation: str = "gelu") -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(vision_size, text_size)
+        self.activation = ACT2FN[activation]
+        self.linear_2 = nn.Linear(text_size, text_size)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.linear_2(self.activation(self.linear_1(vectors)))

@@ -1,0 +1,131 @@
+"""The few hooks by which `generate` learns about regions.
+
+transformers knows how to encode pictures before the first step, and how to repeat and slice image features.
+It knows nothing of region features; each hook below does for both kinds what the library does for one.
+`tests/model/test_hf_contract.py` fails on the day an upgrade renames one of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rgpt.errors import InputError
+
+
+def placeholder_mask(
+    input_ids: Tensor | None, inputs_embeds: Tensor | None, embeddings: nn.Module, token_id: int
+) -> Tensor:
+    """`[B, L]` bool: where the placeholder stands; by id, or by embedding when only `inputs_embeds` are
+    known."""
+    if input_ids is not None and input_ids.numel() > 0:
+        return input_ids == token_id
+    assert inputs_embeds is not None
+    row = embeddings(torch.tensor(token_id, device=inputs_embeds.device))
+    return (inputs_embeds == row.to(inputs_embeds.dtype)).all(-1)
+
+
+def _row_numbers(mask: Tensor) -> Tensor:
+    """`[B, L]`: the feature row that every placeholder takes (reading order over the flattened batch)."""
+    return mask.flatten().cumsum(0).view_as(mask) - 1
+
+
+class RegionGenerationMixin:
+    """Hooks of `GenerationMixin`; stands before it in the bases of `RegionGPTForConditionalGeneration`."""
+
+    config: Any
+    model: Any
+
+    def _select(
+        self, features: Any, choose: Any, input_ids: Tensor | None, inputs_embeds: Tensor | None
+    ) -> Any:
+        """A copy of `features` with the rows that `choose(mask, row_numbers)` keeps, for both placeholder
+        kinds."""
+        tokens = features.pooler_output
+        tokens = tokens if torch.is_tensor(tokens) else torch.cat(list(tokens))
+        rows = {self.config.image_token_id: tokens.reshape(-1, tokens.shape[-1])}
+        if features.region_features is not None:
+            rows[self.config.region_token_id] = features.region_features
+        embeddings = self.model.get_input_embeddings()
+        for token_id, values in rows.items():
+            mask = placeholder_mask(input_ids, inputs_embeds, embeddings, token_id)
+            rows[token_id] = values[choose(mask, _row_numbers(mask)).to(values.device)]
+        chosen = copy.copy(features)  # never in place: a chat session asks many times with the same features
+        chosen["pooler_output"] = rows[self.config.image_token_id].unsqueeze(0)
+        if features.region_features is not None:
+            chosen["region_features"] = rows[self.config.region_token_id]
+        return chosen
+
+    def _prepare_multimodal_encoder_kwargs_for_generation(
+        self, model_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        # The library encodes only when it sees `pixel_values`; cached tower features are as good.
+        if model_kwargs.get("pixel_values") is None and model_kwargs.get("vision_features") is not None:
+            names = ("vision_features", "region_masks", "region_index")
+            inputs = {name: model_kwargs.pop(name, None) for name in names}
+            given = model_kwargs.get("mm_encoder_outputs") or {}
+            model_kwargs["mm_encoder_outputs"] = {**given, "image": self.model.get_image_features(**inputs)}
+            return model_kwargs
+        return super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)  # type: ignore[misc]
+
+    def _expand_multimodal_outputs(
+        self,
+        input_ids: Tensor | None,
+        mm_encoder_output: dict[str, Any],
+        expand_size: int = 1,
+        inputs_embeds: Tensor | None = None,
+    ) -> dict[str, Any]:
+        # Beams and num_return_sequences repeat every row of text; its pictures and regions must follow row
+        # by row.
+        features = mm_encoder_output.get("image")
+        if features is None:
+            return mm_encoder_output
+
+        def repeat(mask: Tensor, numbers: Tensor) -> Tensor:
+            mask = mask.repeat_interleave(expand_size, dim=0)
+            return numbers.repeat_interleave(expand_size, dim=0)[mask]
+
+        return {**mm_encoder_output, "image": self._select(features, repeat, input_ids, inputs_embeds)}
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        # A conversation that goes on from cached keys reads only the new end of the prompt: the features of
+        # placeholders that lie in the cache are left out, or they would be written over the new ones.
+        outputs = kwargs.get("mm_encoder_outputs") or {}
+        features = outputs.get("image")
+        length = input_ids.shape[1]
+        if (
+            kwargs.get("is_first_iteration")
+            and features is not None
+            and kwargs.get("inputs_embeds") is None
+            and next_sequence_length is not None
+            and next_sequence_length < length
+        ):
+            first = length - next_sequence_length
+
+            def keep_new(mask: Tensor, numbers: Tensor) -> Tensor:
+                return numbers[:, first:][mask[:, first:]]
+
+            kwargs["mm_encoder_outputs"] = {
+                **outputs,
+                "image": self._select(features, keep_new, input_ids, None),
+            }
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, next_sequence_length=next_sequence_length, **kwargs
+        )
+
+    def _prefill(
+        self, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        # Chunked prefill slices image features but drops every other field: the mentions would go unanswered.
+        features = (model_kwargs.get("mm_encoder_outputs") or {}).get("image")
+        if (
+            getattr(generation_config, "prefill_chunk_size", None) is not None
+            and getattr(features, "region_features", None) is not None
+        ):
+            raise InputError("prefill_chunk_size cannot be used with regions: leave it unset.")
+        return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)  # type: ignore[misc]
