@@ -24,8 +24,9 @@ while [ $# -gt 0 ]; do
         *) die "unknown argument '$1'; known are --model and --port." ;;
     esac
 done
-[[ "$port" =~ ^[0-9]{1,5}$ ]] && [ "$((10#$port))" -ge 1 ] && [ "$((10#$port))" -le 65535 ] ||
+if ! [[ "$port" =~ ^[0-9]{1,5}$ ]] || [ "$((10#$port))" -lt 1 ] || [ "$((10#$port))" -gt 65535 ]; then
     die "--port must be a number from 1 to 65535, not '$port'."
+fi
 # The app runs from the repository, so a folder named from elsewhere is made absolute first.
 [ "$model" = tiny ] || [ ! -d "$here/$model" ] || model="$(cd "$here/$model" && pwd)"
 if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then

@@ -33,7 +33,7 @@ if [ -f "$stamp" ]; then
     { read -r stamped_key; read -r installed; } <"$stamp" || true
 fi
 # Extras of an earlier run are kept: `demo.sh` after `test.sh` must not leave half an environment behind.
-wanted="$(printf '%s\n' $installed "$@" | sed '/^$/d' | LC_ALL=C sort -u | tr '\n' ' ')"
+wanted="$(printf '%s\n' "$installed" "$@" | tr ' ' '\n' | sed '/^$/d' | LC_ALL=C sort -u | tr '\n' ' ')"
 wanted="${wanted% }"
 if [ "$stamped_key" = "$key" ] && [ "$wanted" = "$installed" ] && [ -x "$venv/bin/python" ]; then
     exit 0
@@ -79,7 +79,7 @@ elif ! recent_enough "$venv/bin/python"; then
 fi
 
 target="$root"
-[ -z "$wanted" ] || target="$root[${wanted// /,}]"
+[ -z "$wanted" ] || target="${root}[${wanted// /,}]"
 printf 'setup.sh: installing rgpt%s (the first time this downloads several GB)\n' "${target#"$root"}"
 rm -f "$stamp"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$target" ||

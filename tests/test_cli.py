@@ -1,0 +1,319 @@
+"""`rgpt chat` around a ten-line fake of the session: what reaches it, what is printed, the exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rgpt import cli
+from rgpt.commands import chat
+from rgpt.errors import InputError
+
+
+class FakeSession:
+    """Answers "a red circle" word by word; refuses a number it has no region for."""
+
+    def __init__(self) -> None:
+        self.regions: dict[int, Any] = {}
+        self.turns: list[Any] = []
+        self.settings: list[dict[str, Any]] = []
+        self.during_answer: Callable[[], object] = lambda: None
+
+    def set_image(self, image: Image.Image) -> None:
+        self.image, self.regions, self.turns = image, {}, []
+
+    def add_region(self, region: Any) -> int:
+        self.regions[len(self.regions) + 1] = region
+        return len(self.regions)
+
+    def check(self, question: str) -> None:
+        for number in re.findall(r"<region(\d+)>", question):
+            if int(number) not in self.regions:
+                raise InputError(
+                    f"<region{number}> is asked about,\nbut there are {len(self.regions)} regions."
+                )
+
+    def stream(self, question: str, **settings: Any) -> Iterator[str]:
+        self.check(question)
+        self.settings.append(settings)
+        said = ""
+        try:
+            for word in ("a", " red", " circle"):
+                said += word
+                yield word
+                self.during_answer()
+        finally:
+            self.turns.append(SimpleNamespace(question=question, answer=said))
+
+    def ask(self, question: str, **settings: Any) -> str:
+        return "".join(self.stream(question, **settings))
+
+    def undo(self) -> Any:
+        if not self.turns:
+            raise InputError("There is no turn to take back.")
+        return self.turns.pop()
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
+    fake = FakeSession()
+    monkeypatch.setattr(chat, "open_session", lambda model: fake)
+    return fake
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    """A 40×30 picture."""
+    path = tmp_path / "scene.png"
+    Image.new("RGB", (40, 30), "white").save(path)
+    return str(path)
+
+
+def rgpt(*arguments: str) -> int:
+    """Run the command; argparse's own exits (--help) count as exit codes."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as exit:
+        return int(exit.code or 0)
+
+
+def test_one_question_prints_the_answer_alone(session: FakeSession, picture: str, capsys: Any) -> None:
+    assert rgpt("chat", "--image", picture, "--region", "box:1,2,30,20", "--ask", "What is <region1>?") == 0
+    assert capsys.readouterr() == ("a red circle\n", "")
+    assert session.image.size == (40, 30)
+    assert session.regions[1].to_json() == {"box": [1, 2, 30, 20]}
+
+
+def test_regions_keep_the_order_given(session: FakeSession, picture: str, tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:9, 6:10] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    regions = ["box:1,2,30,20", f"mask:{tmp_path / 'm.png'}", "point:4,5"]
+    options = [word for region in regions for word in ("--region", region)]
+    assert rgpt("chat", "--image", picture, *options, "--ask", "What is <region2>?") == 0
+    assert [next(iter(region.to_json())) for region in session.regions.values()] == ["box", "mask", "point"]
+    assert session.regions[2].to_mask(30, 40).sum() == 16
+
+
+def test_several_questions_are_turns_of_one_conversation(
+    session: FakeSession, picture: str, capsys: Any
+) -> None:
+    assert rgpt("chat", "--image", picture, "--ask", "One?", "--ask", "Two?", "--seed", "3") == 0
+    assert [turn.question for turn in session.turns] == ["One?", "Two?"]
+    assert capsys.readouterr().out == "a red circle\n" * 2
+    assert session.settings == [{"max_new_tokens": 128, "temperature": 0.0, "seed": 3}] * 2
+
+
+def test_json_is_one_object(session: FakeSession, picture: str, capsys: Any) -> None:
+    options = ["--json", "--region", "box:0,0,5,5", "--max-new-tokens", "7", "--temperature", "0.5"]
+    assert rgpt("chat", "--image", picture, *options, "--ask", "What?") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "model": "tiny",
+        "image": picture,
+        "regions": {"region1": {"box": [0, 0, 5, 5]}},
+        "turns": [{"question": "What?", "answer": "a red circle"}],
+    }
+    assert session.settings == [{"max_new_tokens": 7, "temperature": 0.5, "seed": None}]
+
+
+def write_picture(kind: str, folder: Path) -> str:
+    """A file that is no usable picture, by the name of what is wrong with it."""
+    path = folder / "bad.png"
+    good = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(good, "png")
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(good.getvalue()[: len(good.getvalue()) // 2])
+    elif kind == "text":
+        path.write_text("not a picture at all")
+    elif kind == "huge":
+        Image.new("1", (30_000, 30_000)).save(path)
+    elif kind == "folder":
+        path.mkdir()
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "huge", "folder"])
+def test_a_bad_picture_is_one_sentence_and_exit_code_2(
+    kind: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        chat, "open_session", lambda model: pytest.fail("a model was loaded for a bad picture")
+    )
+    assert rgpt("chat", "--image", write_picture(kind, tmp_path), "--ask", "What?") == 2
+    assert_one_sentence(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        "box:50,50,60,60",  # outside
+        "box:30,20,1,2",  # inverted
+        "box:nan,0,5,5",
+        "box:0,0,inf,5",
+        "box:1,2,3",
+        "polygon:1,1,9,9",  # two points
+        "polygon:1,1,9",
+        "mask:{empty}",
+        "mask:{other_size}",
+        "mask:nowhere.png",
+        "rle:nowhere.json",
+        "circle:1,2,3",
+        "box",
+        "",
+    ],
+)
+def test_a_bad_region_is_one_sentence_and_exit_code_2(
+    region: str, picture: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        chat, "open_session", lambda model: pytest.fail("a model was loaded for a bad region")
+    )
+    Image.new("L", (40, 30), 0).save(tmp_path / "empty.png")
+    Image.new("L", (30, 40), 255).save(tmp_path / "other_size.png")
+    region = region.format(empty=tmp_path / "empty.png", other_size=tmp_path / "other_size.png")
+    assert rgpt("chat", "--image", picture, "--region", region, "--ask", "What?") == 2
+    assert_one_sentence(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["paint"],
+        ["chat", "--ask"],
+        ["chat", "--paint"],
+        ["chat", "--json"],
+        ["chat", "--region", "box:0,0,5,5", "--ask", "What?"],
+        ["chat", "--ask", "What?", "--temperature", "nan"],
+        ["chat", "--ask", "What?", "--temperature", "-1"],
+        ["chat", "--ask", "What?", "--max-new-tokens", "0"],
+        ["chat", "--ask", "What?", "--seed", "x"],
+    ],
+    ids=" ".join,
+)
+def test_bad_arguments_are_one_sentence_and_exit_code_2(
+    arguments: list[str], session: FakeSession, capsys: Any
+) -> None:
+    assert rgpt(*arguments) == 2
+    assert_one_sentence(capsys.readouterr())
+
+
+def test_no_question_is_answered_when_a_later_one_is_wrong(
+    session: FakeSession, picture: str, capsys: Any
+) -> None:
+    regions = ["--region", "box:0,0,5,5", "--region", "box:5,5,9,9"]
+    asks = ["--ask", "What is <region1>?", "--ask", "And <region3>?"]
+    assert rgpt("chat", "--image", picture, *regions, *asks) == 2
+    assert "<region3>" in assert_one_sentence(capsys.readouterr())
+    assert session.turns == []
+
+
+def assert_one_sentence(captured: Any) -> str:
+    assert captured.out == ""
+    assert captured.err.startswith("rgpt")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["chat", "--help"], ["--version"]])
+def test_help_and_version(arguments: list[str], capsys: Any) -> None:
+    assert rgpt(*arguments) == 0
+    assert "rgpt" in capsys.readouterr().out
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
+    session: FakeSession, picture: str, capsys: Any
+) -> None:
+    session.during_answer = press_ctrl_c
+    handler = signal.getsignal(signal.SIGINT)
+    assert rgpt("chat", "--image", picture, "--ask", "One?", "--ask", "Two?") == 130
+    assert capsys.readouterr().out == "a red\n"
+    assert [turn.answer for turn in session.turns] == ["a red"]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def talk(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_a_conversation(
+    session: FakeSession, picture: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(
+        monkeypatch,
+        "/regions",
+        f"/image {picture}",
+        "/region box:1,2,30,20",
+        "",
+        "What is <region1>?",
+        "/regions",
+        "/undo",
+    )
+    assert rgpt("chat") == 0
+    assert capsys.readouterr() == (
+        "no regions yet; /region box:x1,y1,x2,y2 adds one\n"
+        f"{picture}: 40×30 pixels\n"
+        "<region1>  box [1, 2, 30, 20]\n"
+        "a red circle\n"
+        "<region1>  box [1, 2, 30, 20]\n"
+        "took back: What is <region1>?\n",
+        "",
+    )
+    assert session.turns == []
+
+
+def test_a_mistake_does_not_end_the_conversation(
+    session: FakeSession, picture: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistakes = [
+        "/paint",
+        "/image",
+        "/image nowhere.png",
+        "/region",
+        "/region box:1",
+        "/undo",
+        "And <region4>?",
+    ]
+    talk(monkeypatch, *mistakes, "What?", "/quit", "never read")
+    assert rgpt("chat", "--image", picture) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "a red circle\n"
+    assert len(captured.err.splitlines()) == len(mistakes)
+    assert [turn.question for turn in session.turns] == ["What?"]
+
+
+def test_ctrl_c_in_a_conversation_stops_one_answer_only(
+    session: FakeSession, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presses = iter([press_ctrl_c])
+    session.during_answer = lambda: next(presses, lambda: None)()
+    talk(monkeypatch, "One?", "Two?")
+    assert rgpt("chat") == 0
+    assert [turn.answer for turn in session.turns] == ["a red", "a red circle"]
+
+
+def test_help_lists_every_command(session: FakeSession, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rgpt.commands.interactive import Conversation
+
+    talk(monkeypatch, "/help")
+    assert rgpt("chat") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in Conversation(session, {}).commands)  # type: ignore[arg-type]
