@@ -45,14 +45,16 @@ def draw_regions(image: Image.Image, regions: Mapping[int, Region]) -> Image.Ima
         check_numbered(number, region, height, width)
     pixels = np.array(image.convert("RGB"))
     thickness = max(2, round(max(height, width) / 320))
-    bounds = {}
+    bounds, tips = {}, {}
     # Large regions first, so that a small one inside a large one stays on top.
     masks = {number: region.to_mask(height, width) for number, region in regions.items()}
     for number in sorted(masks, key=lambda n: -int(masks[n].sum())):
         bounds[number] = mask_bounds(masks[number])
+        y1 = bounds[number][1]
+        tips[number] = (int(np.argmax(masks[number][y1])), y1)
         _paint(pixels, masks[number], bounds[number], color_of(number), thickness)
     drawn = Image.fromarray(pixels)
-    _write_numbers(drawn, bounds)
+    _write_numbers(drawn, bounds, tips)
     return drawn
 
 
@@ -99,7 +101,9 @@ def _text_color(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return (0, 0, 0) if brightness > 140 else (255, 255, 255)
 
 
-def _write_numbers(image: Image.Image, bounds: Mapping[int, tuple[int, int, int, int]]) -> None:
+def _write_numbers(
+    image: Image.Image, bounds: Mapping[int, tuple[int, int, int, int]], tips: Mapping[int, tuple[int, int]]
+) -> None:
     draw = ImageDraw.Draw(image)
     points = max(11, min(48, round(max(image.size) / 36)))
     font = ImageFont.load_default(points)
@@ -110,7 +114,8 @@ def _write_numbers(image: Image.Image, bounds: Mapping[int, tuple[int, int, int,
     for x1, y1, x2, y2 in boxes:
         tall = round(y2 - y1) + 2 * pad
         sizes.append((max(round(x2 - x1) + 2 * pad, tall), tall))
-    places = place_labels([bounds[number] for number in numbers], sizes, image.height, image.width)
+    anchors, highest = [bounds[number] for number in numbers], [tips[number] for number in numbers]
+    places = place_labels(anchors, sizes, image.height, image.width, highest)
     for number, text, place in zip(numbers, boxes, places, strict=True):
         color = color_of(number)
         x1, y1, x2, y2 = place

@@ -13,7 +13,7 @@ from rgpt.errors import InputError
 from rgpt.regions.checks import MAX_PIXELS
 
 # Named so that a file never starts Ghostscript (EPS) or another surprising decoder.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
 
 def open_image(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -65,7 +65,11 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
                 name, expected="an existing file", actual="nothing at this path", fix="check the spelling"
             ) from error
         except (OSError, ValueError) as error:
-            kind = "a folder" if path.is_dir() else str(error)
+            kind = (
+                "a folder"
+                if isinstance(error, IsADirectoryError)
+                else getattr(error, "strerror", None) or str(error)
+            )
             raise InputError.about(
                 name, expected="a readable picture file", actual=kind, fix="give the path of one picture"
             ) from error
@@ -81,7 +85,9 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
             name, expected="a picture", actual="an empty file", fix="save or copy it again"
         )
     try:
-        return name, Image.open(io.BytesIO(data), formats=FORMATS)
+        Image.init()  # without it only the commonest formats are known; some builds of Pillow lack AVIF or WebP
+        known = [kind for kind in FORMATS if kind in Image.OPEN]
+        return name, Image.open(io.BytesIO(data), formats=known)
     except Image.DecompressionBombError as error:
         # Pillow's own limit lies above ours and speaks first; it does so before decoding, too.
         found = re.search(r"\d+", str(error))

@@ -8,13 +8,18 @@ Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2; half-open pixels
 
 
 def place_labels(
-    anchors: Sequence[Rectangle], sizes: Sequence[tuple[int, int]], height: int, width: int
+    anchors: Sequence[Rectangle],
+    sizes: Sequence[tuple[int, int]],
+    height: int,
+    width: int,
+    tips: Sequence[tuple[int, int]] | None = None,
 ) -> list[Rectangle]:
     """One rectangle per region, of `sizes` = (width, height), for regions with tight boxes `anchors`.
 
-    Tried in order: above the region's left corner, above its right corner, below, beside, in its corners;
-    then the free place of the picture that is nearest. Smaller regions choose first. No two rectangles overlap
-    while there is room; after that the remaining labels take the place that overlaps least.
+    `tips` = (x, y) of a region's highest pixel, where it is not the box's corner (a triangle, a stroke).
+    Tried in order: above the tip, above the region's left corner, its right corner, below, beside,
+    in its corners; then the nearest free place. Smaller regions choose first. No two overlap while
+    there is room; after that the remaining labels take the place that overlaps least.
     """
     placed: dict[int, Rectangle] = {}
 
@@ -26,7 +31,11 @@ def place_labels(
         taken = list(placed.values())
         # A number should not hide a small object next door, where another place exists.
         others = [anchors[i] for i in range(len(anchors)) if i != index and area(i) < area(index)]
-        wanted = [_inside(place, height, width) for place in _candidates(anchors[index], sizes[index])]
+        candidates = _candidates(anchors[index], sizes[index])
+        if tips is not None:
+            (x, y), (w, h) = tips[index], sizes[index]
+            candidates.insert(0, (x, y - h, x + w, y))
+        wanted = [_inside(place, height, width) for place in candidates]
         free = [place for place in wanted if not _shared(place, taken)]
         if free:
             placed[index] = min(free, key=lambda place: (_shared(place, others), wanted.index(place)))

@@ -88,8 +88,8 @@ def parse_region(text: str) -> Region:
 def mask_from_image(image: Image.Image) -> Mask:
     """The marked pixels of a mask picture, at the picture's size.
 
-    Where the picture has transparent pixels, the more opaque half of the scale is marked; in palette pictures every
-    entry but number 0; otherwise brightness above 127, or above 0 in pictures that only hold 0 and 1.
+    Where the picture has transparent pixels, the more opaque half of the scale is marked; in palette pictures
+    every entry but number 0; otherwise brightness above 127, or above 0 where there is only 0 and 1.
     """
     if image.mode == "P" and "transparency" not in image.info:
         return Mask(np.asarray(image) > 0)

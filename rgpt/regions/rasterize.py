@@ -12,6 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from rgpt.regions import rle
+
 Ring = Sequence[tuple[float, float]]
 
 
@@ -72,7 +74,7 @@ def rings_to_mask(rings: Sequence[Ring], height: int, width: int) -> np.ndarray:
     if not flat:
         return np.zeros((height, width), dtype=bool)
     encoded = coco_mask.merge(coco_mask.frPyObjects(flat, height, width))
-    return np.ascontiguousarray(coco_mask.decode(encoded)).astype(bool)
+    return rle.runs_to_mask(rle.decompress(encoded["counts"].decode("ascii")), height, width)
 
 
 def stroke_to_mask(points: Ring, radius: float, height: int, width: int) -> np.ndarray:

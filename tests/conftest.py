@@ -1,0 +1,17 @@
+"""Fixtures that every room uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The third-party test data beside the repository; tests that need it are skipped without it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs the third-party test data in ../shared/data beside the repository")
+    return SHARED_DATA

@@ -1,0 +1,113 @@
+"""Laws of the area weights, and a second, plainer implementation that must agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rgpt.errors import InputError
+from rgpt.regions import Box, area_weights, square_padding
+
+masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
+grids = st.integers(1, 12)
+
+
+def supersampled(mask: np.ndarray, side: int, offset_xy: tuple[int, int], grid: int) -> np.ndarray:
+    """The same by brute force: pad, repeat every pixel `grid` times, average blocks of `side` x `side`."""
+    left, top = offset_xy
+    square = np.zeros((side, side))
+    square[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    fine = square.repeat(grid, axis=0).repeat(grid, axis=1)  # [side*grid, side*grid]
+    return fine.reshape(grid, side, grid, side).mean(axis=(1, 3))
+
+
+@settings(deadline=None)
+@given(masks, grids, st.data())
+def test_agrees_with_supersampling_at_any_aspect_offset_and_side(mask, grid, data):
+    side = data.draw(st.integers(max(mask.shape), max(mask.shape) + 5))
+    offset = (
+        data.draw(st.integers(0, side - mask.shape[1])),
+        data.draw(st.integers(0, side - mask.shape[0])),
+    )
+    ours = area_weights(mask, side, offset, grid)
+    assert ours.dtype == np.float32 and ours.shape == (grid, grid)
+    assert np.allclose(ours, supersampled(mask, side, offset, grid), atol=1e-6)
+
+
+@given(masks, grids)
+def test_weights_times_cell_area_sum_to_the_mask_area(mask, grid):
+    side, offset = square_padding(*mask.shape)
+    assert np.isclose(
+        area_weights(mask, side, offset, grid).sum() * (side / grid) ** 2, mask.sum(), rtol=1e-5
+    )
+
+
+@given(masks.filter(np.any), grids, st.floats(-5, 5))
+def test_pooling_a_constant_map_gives_the_constant(mask, grid, value):
+    side, offset = square_padding(*mask.shape)
+    weights = area_weights(mask, side, offset, grid).astype(np.float64)
+    assert np.isclose((weights * value).sum() / weights.sum(), value)
+
+
+@given(masks, grids)
+def test_weights_are_additive_and_flip_with_the_mask(mask, grid):
+    side, (left, top) = square_padding(*mask.shape)
+    other_left = side - mask.shape[1] - left
+    whole = area_weights(np.ones_like(mask), side, (left, top), grid)
+    parts = area_weights(mask, side, (left, top), grid) + area_weights(~mask, side, (left, top), grid)
+    assert np.allclose(parts, whole, atol=1e-6)
+    flipped = area_weights(np.ascontiguousarray(mask[:, ::-1]), side, (other_left, top), grid)
+    assert np.allclose(flipped, area_weights(mask, side, (left, top), grid)[:, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(480, 640), (640, 427), (1, 3000), (2669, 4000)])
+def test_one_pixel_is_never_lost_and_padding_has_weight_zero(height, width):
+    mask = np.zeros((height, width), bool)
+    mask[height // 2, width - 1] = True
+    side, (left, top) = square_padding(height, width)
+    weights = area_weights(mask, side, (left, top), 24)
+    assert (weights > 0).sum() >= 1
+    assert np.isclose(weights.sum() * (side / 24) ** 2, 1)
+    everything = area_weights(np.ones_like(mask), side, (left, top), 24)
+    assert np.isclose(everything.sum() * (side / 24) ** 2, height * width, rtol=1e-6)
+    assert everything[0].sum() == 0 if top >= side / 24 else everything[0].sum() > 0
+
+
+def test_a_box_on_cell_borders_is_exactly_its_cells():
+    weights = area_weights(Box(8, 16, 24, 32).to_mask(32, 32), 32, (0, 0), 4)
+    expected = np.zeros((4, 4), np.float32)
+    expected[2:4, 1:3] = 1
+    assert np.array_equal(weights, expected)
+
+
+def test_a_large_mask_is_integrated_in_pieces(monkeypatch):
+    mask = np.random.default_rng(0).random((60, 90)) > 0.5
+    whole = area_weights(mask, 90, (0, 15), 7)
+    monkeypatch.setattr("rgpt.regions.weights._BLOCK", 500)
+    assert np.array_equal(area_weights(mask, 90, (0, 15), 7), whole)
+
+
+@pytest.mark.parametrize(
+    "mask, side, offset, grid",
+    [
+        (np.ones((4, 4), np.uint8), 4, (0, 0), 2),
+        (np.ones((4, 4, 1), bool), 4, (0, 0), 2),
+        (np.ones((4, 6), bool), 4, (0, 0), 2),
+        (np.ones((4, 4), bool), 4, (1, 0), 2),
+        (np.ones((4, 4), bool), 4, (-1, 0), 2),
+        (np.ones((4, 4), bool), 4, (0, 0), 0),
+    ],
+)
+def test_what_does_not_fit_is_refused(mask, side, offset, grid):
+    with pytest.raises(InputError):
+        area_weights(mask, side, offset, grid)
+
+
+@pytest.mark.parametrize(
+    "size, expected", [((3, 8), (8, (0, 2))), ((8, 3), (8, (2, 0))), ((5, 5), (5, (0, 0)))]
+)
+def test_square_padding_centres_the_picture(size, expected):
+    assert square_padding(*size) == expected
