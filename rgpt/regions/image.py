@@ -85,7 +85,8 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
             name, expected="a picture", actual="an empty file", fix="save or copy it again"
         )
     try:
-        Image.init()  # without it only the commonest formats are known; some builds of Pillow lack AVIF or WebP
+        # Without init() only the commonest formats are known; some builds of Pillow lack AVIF or WebP.
+        Image.init()
         known = [kind for kind in FORMATS if kind in Image.OPEN]
         return name, Image.open(io.BytesIO(data), formats=known)
     except Image.DecompressionBombError as error:

@@ -63,7 +63,7 @@ def parse_region(text: str) -> Region:
         raise InputError.about(
             f"region {text[:80]!r}",
             expected=_FORMS,
-            actual="neither",
+            actual="another form",
             fix="write the kind, a colon, the rest",
         )
     if kind == "mask":
