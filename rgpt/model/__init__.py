@@ -6,22 +6,30 @@ Importing this package registers `regiongpt` with the Auto classes, so that `Aut
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.loading import load
 from rgpt.model.modeling_regiongpt import (
     RegionGPTForConditionalGeneration,
     RegionGPTImageFeatures,
     RegionGPTModel,
 )
+from rgpt.model.processing_regiongpt import RegionGPTProcessor, add_placeholders
+from rgpt.model.prompt_text import chat_template
 
 AutoConfig.register(RegionGPTConfig.model_type, RegionGPTConfig)
 AutoModel.register(RegionGPTConfig, RegionGPTModel)
 AutoModelForImageTextToText.register(RegionGPTConfig, RegionGPTForConditionalGeneration)
+AutoProcessor.register(RegionGPTConfig, RegionGPTProcessor)
 
 __all__ = [
     "RegionGPTConfig",
     "RegionGPTForConditionalGeneration",
     "RegionGPTImageFeatures",
     "RegionGPTModel",
+    "RegionGPTProcessor",
+    "add_placeholders",
+    "chat_template",
+    "load",
 ]

@@ -1,0 +1,94 @@
+"""Open a RegionGPT: the embedded `tiny`, a folder, or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from rgpt.errors import InputError
+from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
+from rgpt.model.processing_regiongpt import RegionGPTProcessor
+
+TINY = Path(__file__).parent / "tiny"
+"""The folder of the embedded default model."""
+
+
+def load(
+    name_or_path: str | Path = "tiny",
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> tuple[RegionGPTForConditionalGeneration, RegionGPTProcessor]:
+    """(model in eval mode, its processor).
+
+    Args:
+        name_or_path: `tiny`, a folder, or a hub id.
+        dtype: `float32`, `bfloat16`, `float16` or `auto` (as saved); default: float32 on the CPU, else as
+            saved.
+        device: default: the first GPU, or the CPU.
+        options: for `from_pretrained`, e.g. `attn_implementation`, `quantization_config`, `device_map`.
+
+    Raises:
+        InputError: when there is no such model, it is not a RegionGPT, or its files are incomplete or do
+            not belong together.
+    """
+    path = str(TINY if name_or_path == "tiny" else name_or_path)
+    if name_or_path == "tiny" and not (TINY / "config.json").is_file():
+        raise InputError(
+            "the embedded model 'tiny' is missing from this installation: run scripts/train_tiny.sh."
+        )
+    if device is None and "device_map" not in options:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype is None:
+        dtype = torch.float32 if device is not None and torch.device(device).type == "cpu" else "auto"
+    config = _open(RegionGPTConfig, path)
+    processor = _open(RegionGPTProcessor, path)
+    processor.check_model(config)
+    model, report = _open(
+        RegionGPTForConditionalGeneration,
+        path,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+        **options,
+    )
+    for problem, what in (
+        ("missing_keys", "lacks"),
+        ("unexpected_keys", "has the unknown"),
+        ("mismatched_keys", "has a wrong shape for"),
+    ):
+        if report[problem]:
+            keys = sorted(str(key) for key in report[problem])
+            raise InputError(
+                f"the checkpoint {path!r} {what} {len(keys)} weights, first {keys[0]}: save it again."
+            )
+    if device is not None:
+        model = model.to(device)
+    return model.eval(), processor
+
+
+def _open(kind: Any, path: str, **options: Any) -> Any:
+    """`kind.from_pretrained(path)`, or one sentence that says what is wrong with the model."""
+    try:
+        if kind is RegionGPTConfig:
+            found, _ = RegionGPTConfig.get_config_dict(path)
+            if found.get("model_type") != RegionGPTConfig.model_type:
+                raise InputError(
+                    f"the model {path!r} is of type {found.get('model_type')!r}, not 'regiongpt': "
+                    "build a RegionGPT from it with rgpt assemble."
+                )
+        return kind.from_pretrained(path, **options)
+    except InputError:
+        raise
+    except SafetensorError as error:
+        raise InputError(f"the weights of {path!r} cannot be read ({error}): copy them again.") from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"the model {path!r} cannot be opened ({reason}): "
+            "give 'tiny', a folder written by save_pretrained, or a hub id."
+        ) from error

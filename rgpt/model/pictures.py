@@ -1,0 +1,61 @@
+"""A picture of any size becomes the tower's square input: padded, never cropped, so that no region is cut
+off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from transformers.image_utils import load_image
+
+from rgpt.errors import InputError
+from rgpt.regions import open_image, square_padding
+
+Picture = Image.Image | str | Path | bytes | np.ndarray
+
+# A square of this side is made at full size; a larger one (a very long, thin picture) is shrunk before it
+# is padded, or a 50,000 x 2,000 picture would need 7.5 GB of padding.
+_LARGEST_SQUARE = 12_000
+
+
+def as_picture(source: Picture) -> Image.Image:
+    """An upright RGB picture from a PIL image, path, URL, encoded bytes or uint8 array `[H, W, 3]` or `[H,
+    W]`."""
+    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+        source = load_image(source)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or not (
+            source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
+        ):
+            raise InputError(
+                f"a picture array must be uint8 [H, W, 3], [H, W, 4] or [H, W], not {source.dtype} "
+                f"{list(source.shape)}: convert it, or pass a PIL image."
+            )
+        source = Image.fromarray(source)
+    return open_image(source)
+
+
+def to_pixels(picture: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """RGB picture -> float32 `[3, size, size]`: LLaVA's "pad" [D], bicubic with antialiasing, then (x -
+    mean) / std.
+
+    The square is the longer side of the picture, filled with the mean colour, the picture centred: the same
+    geometry as `rgpt.regions.square_padding`, which places the region masks.
+    """
+    side, (left, top) = square_padding(picture.height, picture.width)
+    if side > _LARGEST_SQUARE:
+        scale = 8 * size / side
+        shape = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(shape, Image.Resampling.BICUBIC)
+        side, (left, top) = square_padding(picture.height, picture.width)
+    if picture.width != picture.height:
+        square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
+        square.paste(picture, (left, top))
+        picture = square
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture, dtype=np.float32) / np.float32(255)  # [size, size, 3]
+    normalised = (pixels - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))

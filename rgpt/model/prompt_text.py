@@ -1,0 +1,118 @@
+"""Text around placeholders: mentions of regions, words that must not act as control tokens, chat templates.
+
+A *mention* is `<region1>`, `<region2>` ... in a prompt, 1-based, anywhere and any number of times ([P]
+table 1). It becomes the processor's `region_mention`, which holds one `<region>` token. How the number
+reaches the language model is not stated by the paper; written before the token is our default [D].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rgpt.errors import InputError
+
+MENTION = re.compile(r"<region(\d+)>")
+CHAT_TEMPLATES = ("vicuna", "llama-3", "qwen", "plain")
+
+
+@cache
+def chat_template(name: str) -> str:
+    """The Jinja text of a chat template of this package: `vicuna`, `llama-3`, `qwen` or `plain`."""
+    if name not in CHAT_TEMPLATES:
+        raise InputError(f"there is no chat template {name!r}: choose one of {', '.join(CHAT_TEMPLATES)}.")
+    return (Path(__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def control_pattern(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Matches any control token, the longest first."""
+    ordered = sorted({token for token in tokens if len(token) > 1}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or "(?!)")
+
+
+def neutralise(text: str, control: re.Pattern[str]) -> str:
+    """A blank after the first character of every control token: `<image>` typed by a person becomes `<
+    image>`.
+
+    Words stay readable and no tokenizer setting is needed; a blank can only part characters, never join a
+    new token.
+    """
+    while control.search(text):  # the tail of a token may be a token itself
+        text = control.sub(lambda match: match.group()[0] + " " + match.group()[1:], text)
+    return text
+
+
+def expand_mentions(text: str, mention: Callable[[int], str]) -> tuple[str, list[int]]:
+    """Every `<regionN>` replaced by `mention(N)`, and the numbers in reading order."""
+    numbers: list[int] = []
+
+    def replace(match: re.Match[str]) -> str:
+        numbers.append(int(match.group(1)))
+        return mention(numbers[-1])
+
+    return MENTION.sub(replace, text), numbers
+
+
+class Conversation:
+    """One conversation made ready for its template.
+
+    Text blocks of the user and the system: control tokens neutralised, mentions expanded. Text of the
+    assistant: neutralised only; a `<region1>` there is a word that the model wrote, not a placeholder.
+
+    Attributes:
+        messages: for the template; blocks are `{"type": "image"}` and `{"type": "text", "text": ...}` only.
+        mentions: region numbers in reading order.
+        pictures: what the image blocks carry, in reading order.
+        regions: `{number: region}` of the region blocks.
+    """
+
+    def __init__(
+        self,
+        conversation: Sequence[dict[str, Any]],
+        control: re.Pattern[str],
+        mention: Callable[[int], str],
+        taken: Iterable[int] = (),
+    ) -> None:
+        self.mentions: list[int] = []
+        self.pictures: list[Any] = []
+        self.regions: dict[int, Any] = {}
+        self._control, self._mention = control, mention
+        self._highest = max(taken, default=0)
+        self.messages = [self._message(message) for message in conversation]
+
+    def _message(self, message: dict[str, Any]) -> dict[str, Any]:
+        content = message.get("content") or ""
+        if isinstance(content, str):
+            return {**message, "content": self._text(content, message["role"])}
+        return {**message, "content": [self._block(block, message["role"]) for block in content]}
+
+    def _text(self, text: str, role: str) -> str:
+        text = neutralise(text, self._control)
+        if role == "assistant":
+            return text
+        text, numbers = expand_mentions(text, self._mention)
+        self.mentions += numbers
+        return text
+
+    def _block(self, block: dict[str, Any], role: str) -> dict[str, str]:
+        kind = block.get("type")
+        if kind == "text":
+            return {"type": "text", "text": self._text(block["text"], role)}
+        if kind == "image":
+            self.pictures += [
+                block[key] for key in ("image", "url", "path", "base64") if block.get(key) is not None
+            ]
+            return {"type": "image"}
+        if kind == "region":
+            number = block.get("number")
+            if number is None:
+                number = self._highest + 1
+            self._highest = max(self._highest, number)
+            if block.get("region") is not None:
+                self.regions[number] = block["region"]
+            self.mentions.append(number)
+            return {"type": "text", "text": self._mention(number)}
+        raise InputError(f"a content block has type {kind!r}: it must be 'text', 'image' or 'region'.")
