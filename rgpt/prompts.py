@@ -1,0 +1,315 @@
+"""Tasks in words: question wordings, guide sentences, and how an answer is read back.
+
+A *guide sentence* appended to a question fixes the form of the answer, in training and at inference alike (RegionGPT,
+section on task-guided instruction prompts [P]). The guide sentences here are the paper's; the wordings are ours [D].
+
+Wordings are format strings: `{region}`, `{other}` and `{regions}` stand for mentions such as `<region1>`; `{text}` for
+a description; `{what}` for what is counted. Every choice takes a `random.Random`, so that it is seeded and can be
+recorded.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+
+NO_MATCH = "No corresponding options found."
+
+REFERRING_GUIDE = "Answer the question using the template Region [x]."
+
+
+def classification_guide(vocabulary_name: str) -> str:
+    """The guide sentence of closed-set classification, e.g. `classification_guide("COCO-80")` [P]."""
+    return f"Answer the question using {vocabulary_name} category names."
+
+
+WORDINGS: Mapping[str, tuple[str, ...]] = {
+    "classification": (
+        "What is {region}?",
+        "What is the object in {region}?",
+        "What is in {region}?",
+        "What is the category of {region}?",
+        "Which category does {region} belong to?",
+        "What kind of object is {region}?",
+        "What type of object is {region}?",
+        "What object is shown in {region}?",
+        "What do you see in {region}?",
+        "Which object is in {region}?",
+        "Name the object in {region}.",
+        "Name {region}.",
+        "Identify {region}.",
+        "Classify {region}.",
+        "Tell me what {region} is.",
+        "Can you name the object in {region}?",
+    ),
+    "classification_followup": (
+        "What about {region}?",
+        "And {region}?",
+        "What is {region}?",
+        "And what is {region}?",
+        "How about {region}?",
+        "Next, {region}?",
+        "Now {region}?",
+        "And what about {region}?",
+        "What is in {region}?",
+        "Name {region}.",
+        "Classify {region}.",
+        "Identify {region}.",
+        "Now name {region}.",
+        "Then {region}?",
+        "What kind of object is {region}?",
+    ),
+    "brief_caption": (
+        "Describe {region}.",
+        "Describe {region} briefly.",
+        "Describe {region} in a few words.",
+        "Give a short description of {region}.",
+        "Give a brief description of {region}.",
+        "Give a brief caption of {region}.",
+        "Write a short caption for {region}.",
+        "Caption {region}.",
+        "Caption {region} briefly.",
+        "Briefly, what does {region} show?",
+        "How does {region} look?",
+        "What does {region} look like?",
+        "Tell me about {region} in a few words.",
+        "Summarize {region} in a phrase.",
+        "Please describe {region} in short.",
+    ),
+    "detailed_caption": (
+        "Describe {region} in detail.",
+        "Give a detailed description of {region}.",
+        "Write a detailed caption for {region}.",
+        "Tell me everything about {region}.",
+        "Describe {region} and where it is.",
+        "Describe {region} and what is around it.",
+        "Describe {region} in the context of the picture.",
+        "Explain {region} in detail.",
+        "Give a long description of {region}.",
+        "What is {region} and where is it?",
+        "Please describe {region} as fully as you can.",
+        "Describe {region} with its surroundings.",
+        "What can you say about {region} in detail?",
+        "Give a full description of {region}.",
+        "Give me all details of {region}.",
+    ),
+    "referring": (
+        "From the provided masks denoted by {regions}, which one fits “{text}”?",
+        "From the provided regions {regions}, which one fits “{text}”?",
+        "Among {regions}, which one is “{text}”?",
+        "Among {regions}, which one fits “{text}”?",
+        "Which of {regions} is “{text}”?",
+        "Which of {regions} fits “{text}”?",
+        "Which one of {regions} matches “{text}”?",
+        "Out of {regions}, which one is “{text}”?",
+        "Given {regions}, which one is “{text}”?",
+        "Given {regions}, which one matches “{text}”?",
+        "Of {regions}, which one fits the description “{text}”?",
+        "Here are {regions}. Which one is “{text}”?",
+        "Here are {regions}. Which one fits “{text}”?",
+        "Choose from {regions} the one that fits “{text}”.",
+        "Select from {regions} the one that is “{text}”.",
+    ),
+    "referring_followup": (
+        "Match the object with its description: “{text}”.",
+        "Match the object with its description: “{text}”.",
+        "Which one is “{text}”?",
+        "Which one fits “{text}”?",
+        "Which one matches “{text}”?",
+        "And which one is “{text}”?",
+        "And which one fits “{text}”?",
+        "Now which one is “{text}”?",
+        "And “{text}”?",
+        "What about “{text}”?",
+        "Next, “{text}”?",
+        "Find “{text}”.",
+        "Now find “{text}”.",
+        "Select “{text}”.",
+        "Choose “{text}”.",
+    ),
+    "relation": (
+        "Where is {region} relative to {other}?",
+        "How does {region} relate to {other}?",
+        "What is the relation of {region} to {other}?",
+        "How is {region} placed relative to {other}?",
+        "Where is {region} compared to {other}?",
+        "Where is {region} with respect to {other}?",
+        "What is the position of {region} relative to {other}?",
+        "On which side of {other} is {region}?",
+        "In which direction from {other} is {region}?",
+        "Where does {region} stand relative to {other}?",
+        "Where can {region} be found relative to {other}?",
+        "Describe the position of {region} relative to {other}.",
+        "Describe where {region} is relative to {other}.",
+        "Tell me where {region} is relative to {other}.",
+        "How do {region} and {other} relate?",
+    ),
+    "compare_size": (
+        "Which is larger, {region} or {other}?",
+        "Which one is larger, {region} or {other}?",
+        "Which is bigger, {region} or {other}?",
+        "Which one is bigger, {region} or {other}?",
+        "What is larger, {region} or {other}?",
+        "Is {region} or {other} larger?",
+        "Is {region} or {other} bigger?",
+        "Compare the size of {region} and {other}.",
+        "Compare {region} and {other} by size.",
+        "How do {region} and {other} compare in size?",
+        "Of {region} and {other}, which is larger?",
+        "Of {region} and {other}, which is bigger?",
+        "Between {region} and {other}, which is larger?",
+        "Between {region} and {other}, which is bigger?",
+        "Name the larger one of {region} and {other}.",
+    ),
+    "compare_attribute": (
+        "Do {region} and {other} have the same {text}?",
+        "Is the {text} of {region} and {other} the same?",
+        "Have {region} and {other} the same {text}?",
+        "Are {region} and {other} of the same {text}?",
+        "Are {region} and {other} alike in {text}?",
+        "Compare the {text} of {region} and {other}.",
+        "Compare {region} and {other} by {text}.",
+        "Do {region} and {other} share the same {text}?",
+        "Does {region} have the same {text} as {other}?",
+        "Has {region} the same {text} as {other}?",
+        "Is {region} of the same {text} as {other}?",
+        "Is the {text} of {region} the same as that of {other}?",
+        "Do {region} and {other} agree in {text}?",
+        "How do {region} and {other} compare in {text}?",
+        "In {text}, are {region} and {other} the same?",
+    ),
+    "verify": (
+        "Is {region} {text}?",
+        "Is {region} {text}?",
+        "Is the object in {region} {text}?",
+        "Does {region} show {text}?",
+        "Would you call {region} {text}?",
+        "Can {region} be called {text}?",
+        "Is it true that {region} is {text}?",
+        "Is it right that {region} is {text}?",
+        "Would you say {region} is {text}?",
+        "Tell me, is {region} {text}?",
+        "Do you see {text} in {region}?",
+        "Look at {region}. Is it {text}?",
+        "Check {region}. Is it {text}?",
+        "Yes or no: is {region} {text}?",
+        "{region}: is it {text}?",
+    ),
+    "verify_relation": (
+        "Is {region} {text} {other}?",
+        "Is {region} {text} {other}?",
+        "Does {region} stand {text} {other}?",
+        "Is it true that {region} is {text} {other}?",
+        "Is it right that {region} is {text} {other}?",
+        "Would you say {region} is {text} {other}?",
+        "Tell me, is {region} {text} {other}?",
+        "Yes or no: is {region} {text} {other}?",
+        "Can {region} be found {text} {other}?",
+        "Do you see {region} {text} {other}?",
+        "Is the object in {region} {text} {other}?",
+        "Is the object in {region} {text} the one in {other}?",
+        "Look at {region}. Is it {text} {other}?",
+        "Check {region}. Is it {text} {other}?",
+        "{region}: is it {text} {other}?",
+    ),
+    "exists": (
+        "Is there {text} in the picture?",
+        "Is there {text} in the image?",
+        "Is there {text}?",
+        "Is there {text} here?",
+        "Does the picture show {text}?",
+        "Does the image show {text}?",
+        "Does the picture contain {text}?",
+        "Does the image contain {text}?",
+        "Do you see {text}?",
+        "Do you see {text} in the picture?",
+        "Can you see {text}?",
+        "Can you see {text} in the picture?",
+        "Can you find {text} in the picture?",
+        "Yes or no: is there {text}?",
+        "Tell me, is there {text} in the picture?",
+    ),
+    "count": (
+        "How many {text} are in the picture?",
+        "How many {text} are in the image?",
+        "How many {text} are there?",
+        "How many {text} are there in the picture?",
+        "How many {text} do you see?",
+        "How many {text} can you see?",
+        "How many {text} does the picture show?",
+        "How many {text} can be seen?",
+        "Count the {text}.",
+        "Count the {text} in the picture.",
+        "What is the number of {text}?",
+        "What is the number of {text} in the picture?",
+        "Give the number of {text}.",
+        "Tell me how many {text} there are.",
+        "Tell me the number of {text} in the picture.",
+    ),
+    "picture_caption": (
+        "Describe the picture.",
+        "Describe the image.",
+        "Describe the whole picture.",
+        "Describe the scene.",
+        "Describe this picture.",
+        "Describe this image.",
+        "What is in the picture?",
+        "What is in the image?",
+        "What does the picture show?",
+        "What does the image show?",
+        "What do you see in the picture?",
+        "What do you see?",
+        "Caption the picture.",
+        "Write a caption for the picture.",
+        "Tell me what is in the picture.",
+    ),
+}
+
+TASKS = tuple(WORDINGS)
+
+_NUMBER_WORDS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten".split())}
+
+
+def choose_wording(task: str, rng: random.Random) -> str:
+    """One wording of `task`. Raises KeyError for an unknown task; `TASKS` lists them."""
+    return rng.choice(WORDINGS[task])
+
+
+def mention(number: int) -> str:
+    """The way a person refers to a region in text: `<region1>` (numbers are 1-based)."""
+    return f"<region{number}>"
+
+
+def list_mentions(numbers: Sequence[int]) -> str:
+    """`<region1>, <region2>, <region3>`"""
+    return ", ".join(mention(n) for n in numbers)
+
+
+def normalise_answer(text: str) -> str:
+    """Lower case, single blanks, without the closing full stop and quotes: what two equal answers have in common."""
+    return re.sub(r"\s+", " ", text).strip().strip("\"'“”").rstrip(".").strip().lower()
+
+
+def parse_region_answer(text: str) -> int | None:
+    """Read "Region [2]." as 2, "No corresponding options found." as 0, and anything else as None."""
+    if normalise_answer(text) == normalise_answer(NO_MATCH):
+        return 0
+    found = re.search(r"region\s*\[\s*(\d+)\s*\]", text, re.IGNORECASE)
+    return int(found.group(1)) if found else None
+
+
+def parse_yes_no(text: str) -> bool | None:
+    """True for an answer whose first word is yes, False for no, None for neither."""
+    first = re.match(r"\W*(yes|no)\b", text, re.IGNORECASE)
+    return None if first is None else first.group(1).lower() == "yes"
+
+
+def parse_count(text: str) -> int | None:
+    """The first number of an answer, as a digit or as a word up to ten; None where there is none."""
+    for word in re.findall(r"\d+|[a-z]+", text.lower()):
+        if word.isdigit():
+            return int(word)
+        if word in _NUMBER_WORDS:
+            return _NUMBER_WORDS[word]
+    return None

@@ -1,0 +1,138 @@
+"""Drawn scenes as arrays on disk, so that an epoch costs no drawing.
+
+A store is a folder of shards. Shard k holds the scenes of seeds `first + k * SHARD …`: the same seeds give the same
+store on any machine, and readers may start while the writer is still drawing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, DrawnScene, Scene, SceneObject, draw_scene
+from rgpt.regions import area_weights
+
+IMAGE_SIZE = 96
+GRID = 48
+"""Cells along a side of the refined grid: the tower's 12 × 4."""
+MAX_OBJECTS = 6
+SHARD = 1024
+IMAGE_MEAN = (0.5, 0.5, 0.5)
+IMAGE_STD = (0.25, 0.25, 0.25)
+SCALES = (2.0, 2.0, 2.0, 1.5, 3.0)
+"""Pixels a logical unit when drawing: pictures of several sizes reach the model's 96 px by several resizings."""
+
+
+@dataclass
+class Shard:
+    """Arrays of n scenes; row i of each belongs to seed `seeds[i]`.
+
+    images: uint8 `[n, 96, 96, 3]`, padded to a square. masks: uint8 `[n, 6, 48, 48]`, area fraction × 255 of each cell.
+    boxes: float32 `[n, 6, 4]`, x1 y1 x2 y2 in cells of that grid. attributes: int8 `[n, 6, 4]`, indices of shape,
+    colour, texture, size. places: float32 `[n, 6, 4]`: x, y, radius, angle in logical units. counts: int8 `[n]`.
+    sizes: int16 `[n, 2]`, width and height in logical units.
+    """
+
+    seeds: np.ndarray
+    images: np.ndarray
+    masks: np.ndarray
+    boxes: np.ndarray
+    attributes: np.ndarray
+    places: np.ndarray
+    counts: np.ndarray
+    sizes: np.ndarray
+
+    def scene(self, i: int) -> Scene:
+        """The truth of row i, without drawing it again."""
+        objects = tuple(
+            SceneObject(SHAPES[a[0]], COLOURS[a[1]], TEXTURES[a[2]], SIZES[a[3]], *map(float, p))
+            for a, p in zip(self.attributes[i, : self.counts[i]], self.places[i], strict=False)
+        )
+        return Scene(int(self.seeds[i]), int(self.sizes[i, 0]), int(self.sizes[i, 1]), objects)
+
+
+def picture_array(image: Image.Image) -> np.ndarray:
+    """RGB picture -> uint8 `[96, 96, 3]`: padded to a square with the mean colour, then resized, as the processor does."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in IMAGE_MEAN))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return np.asarray(square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+
+
+def _row(drawn: DrawnScene) -> dict[str, np.ndarray]:
+    side = max(drawn.image.size)
+    offset = ((side - drawn.image.width) // 2, (side - drawn.image.height) // 2)
+    masks = np.zeros((MAX_OBJECTS, GRID, GRID), np.uint8)
+    boxes = np.zeros((MAX_OBJECTS, 4), np.float32)
+    attributes = np.zeros((MAX_OBJECTS, 4), np.int8)
+    places = np.zeros((MAX_OBJECTS, 4), np.float32)
+    for i, o in enumerate(drawn.objects):
+        masks[i] = np.round(255 * area_weights(o.mask, side, offset, GRID))
+        corners = np.array([o.box.x1, o.box.y1, o.box.x2, o.box.y2]) + np.array([*offset, *offset])
+        boxes[i] = corners * GRID / side
+        s = o.scene_object
+        attributes[i] = SHAPES.index(s.shape), COLOURS.index(s.colour), TEXTURES.index(s.texture), SIZES.index(s.size)
+        places[i] = s.x, s.y, s.radius, s.angle
+    return {
+        "seeds": np.int64(drawn.scene.seed),
+        "images": picture_array(drawn.image),
+        "masks": masks,
+        "boxes": boxes,
+        "attributes": attributes,
+        "places": places,
+        "counts": np.int8(len(drawn.objects)),
+        "sizes": np.array([drawn.scene.width, drawn.scene.height], np.int16),
+    }
+
+
+def write_store(folder: Path, first_seed: int, count: int) -> None:
+    """Draw `count` scenes into `folder`; shards that are already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = tqdm(total=count, desc="drawing scenes", unit="scene", mininterval=2)
+    for start in range(0, count, SHARD):
+        target = folder / f"{start // SHARD:05d}.npz"
+        seeds = range(first_seed + start, first_seed + min(start + SHARD, count))
+        if not target.exists():
+            rows = [_row(draw_scene(seed, scale=random.Random(seed).choice(SCALES))) for seed in seeds]
+            partial = target.with_suffix(".partial")
+            with open(partial, "wb") as stream:
+                np.savez(stream, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+            os.replace(partial, target)
+        progress.update(len(seeds))
+    progress.close()
+
+
+def read_shards(folder: Path) -> Iterator[Shard]:
+    """Every finished shard of a store, in order."""
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as arrays:
+            yield Shard(**{key: arrays[key] for key in arrays.files})
+
+
+def pixel_values(images: np.ndarray) -> np.ndarray:
+    """uint8 `[n, 96, 96, 3]` -> normalised float32 `[n, 3, 96, 96]`."""
+    values = (images.astype(np.float32) / 255.0 - np.array(IMAGE_MEAN, np.float32)) / np.array(IMAGE_STD, np.float32)
+    return values.transpose(0, 3, 1, 2)
+
+
+def box_weights(boxes: np.ndarray, grid: int = GRID) -> np.ndarray:
+    """float32 `[..., 4]` boxes in cells -> `[..., grid, grid]`: the covered fraction of each cell, exact for boxes."""
+    cells = np.arange(grid, dtype=np.float32)
+    x1, y1, x2, y2 = (boxes[..., i, None] for i in range(4))
+    along_x = np.clip(np.minimum(x2, cells + 1) - np.maximum(x1, cells), 0, 1)
+    along_y = np.clip(np.minimum(y2, cells + 1) - np.maximum(y1, cells), 0, 1)
+    return (along_y[..., :, None] * along_x[..., None, :]).astype(np.float32)
+
+
+def region_weights(shard: Shard, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """float32 `[n, 6, 48, 48]`: each region as its mask or, half of the time, as its box [A]."""
+    masks = shard.masks[rows].astype(np.float32) / 255.0
+    as_box = rng.random(masks.shape[:2]) < 0.5
+    return np.where(as_box[..., None, None], box_weights(shard.boxes[rows]), masks)

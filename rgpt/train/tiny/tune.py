@@ -1,0 +1,191 @@
+"""The two stages of `tiny`, on cached features of its frozen tower.
+
+Stage `align` trains refinement and connector against a frozen language model, stage `tune` everything but the tower: the
+paper's recipe, with drawn scenes as data. Because the tower is frozen in both, every picture passes through it once.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoModel, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import rgpt.model as rgpt_model
+from rgpt.data.scene_questions import conversation, number_objects
+from rgpt.train.stages import apply_stage
+from rgpt.train.tiny.language import LONG_WEIGHTS, MERGE_GRID, Conversation, Writer, pad_batch
+from rgpt.train.tiny.muon import StackedMuon
+from rgpt.train.tiny.scene_store import MAX_OBJECTS, Shard, pixel_values, read_shards, region_weights
+from rgpt.train.tiny.tower import tower_map
+
+BATCH_TOKENS = 6000
+TUNE_WEIGHTS = {**LONG_WEIGHTS, "referring": 3.0, "exists": 1.5, "count": 2.0, "picture_caption": 1.0}
+
+
+@dataclass
+class Features:
+    """Tower features of a whole store: float16 `[n, 128, 12, 12]` beside the shard each row came from."""
+
+    shards: list[Shard]
+    maps: list[Tensor]
+
+    def __len__(self) -> int:
+        return sum(len(m) for m in self.maps)
+
+
+def cache_features(store: Path, tower: nn.Module) -> Features:
+    """Run every picture of the store through the frozen tower once."""
+    tower.eval()
+    shards = list(read_shards(store))
+    maps = []
+    for shard in tqdm(shards, desc="tower features", unit="shard", mininterval=5):
+        pieces = []
+        for start in range(0, len(shard.seeds), 128):
+            pixels = torch.from_numpy(pixel_values(shard.images[start : start + 128]))
+            with torch.inference_mode():
+                pieces.append(tower_map(tower, pixels.to(memory_format=torch.channels_last)).half())
+        maps.append(torch.cat(pieces))
+        shard.images = shard.images[:0]  # no longer needed: the features stand for the pictures
+    return Features(shards, maps)
+
+
+def build_model(tower_folder: Path, language_folder: Path) -> nn.Module:
+    """Pretrained tower + warmed-up language model + fresh refinement and connector -> a RegionGPT."""
+    tower = AutoModel.from_pretrained(tower_folder)
+    language = LlamaForCausalLM.from_pretrained(language_folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(language_folder)
+    config = rgpt_model.RegionGPTConfig(
+        vision_config=tower.config.to_dict(),
+        text_config=language.config.to_dict(),
+        vision_feature_layer=None,
+        merge_grid=MERGE_GRID,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        region_token_id=tokenizer.convert_tokens_to_ids("<region>"),
+        tie_word_embeddings=True,
+    )
+    model = rgpt_model.RegionGPTForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    # The connector starts at the scale of the word embeddings: slots much louder than words drown the comparison of
+    # regions, much quieter ones are not read at all.
+    with torch.no_grad():
+        rms = language.get_input_embeddings().weight.square().mean().sqrt()
+        model.model.connector.linear_2.weight.mul_(rms / 0.6)
+    return model
+
+
+def batches(features: Features, writer: Writer, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Endless length-grouped batches: ids, labels, tower features, masks, and which slot shows which region."""
+    rng, generator = random.Random(seed), np.random.default_rng(seed)
+    while True:
+        k = rng.randrange(len(features.shards))
+        shard, maps = features.shards[k], features.maps[k]
+        pool: list[tuple[Conversation, int]] = []
+        for row in generator.choice(len(shard.seeds), min(len(shard.seeds), 384), replace=False):
+            scene = shard.scene(int(row))
+            if len(scene.objects) > 1:
+                numbered = number_objects(scene, rng)
+                exchanges = conversation(numbered, rng, rng.randint(2, 5), TUNE_WEIGHTS)
+                pool.append((writer.write(numbered, exchanges, True, rng), int(row)))
+        pool.sort(key=lambda pair: len(pair[0].ids))
+        groups: list[list[tuple[Conversation, int]]] = [[]]
+        for pair in pool:
+            if (len(groups[-1]) + 1) * len(pair[0].ids) > BATCH_TOKENS:
+                groups.append([])
+            groups[-1].append(pair)
+        rng.shuffle(groups)
+        for group in groups:
+            rows = np.array([row for _, row in group])
+            ids, labels = pad_batch([c for c, _ in group], writer.pad)
+            index = [i * MAX_OBJECTS + r for i, (c, _) in enumerate(group) for r in c.regions]
+            yield {
+                "input_ids": ids,
+                "labels": labels,
+                "vision_features": maps[torch.from_numpy(rows)].float(),
+                "region_masks": torch.from_numpy(region_weights(shard, rows, generator)),
+                "region_index": torch.tensor(index, dtype=torch.long),
+            }
+
+
+def batch_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean loss over supervised tokens, and the share of them that are the likeliest token.
+
+    Rows are right-padded under causal attention, so no mask is needed; the vocabulary projection runs on supervised
+    positions only.
+    """
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state  # type: ignore[operator, union-attr]
+    keep = batch["labels"][:, 1:] != -100
+    logits = model.lm_head(hidden[:, :-1][keep])  # type: ignore[operator, union-attr]
+    target = batch["labels"][:, 1:][keep]
+    return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean()
+
+
+def optimizers_for(groups: dict[str, list[nn.Parameter]], lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the language model's matrices, AdamW for all else; the embedding is a table, not a matrix to rotate."""
+    language = groups.get("language_model", []) + groups.get("lm_head", [])
+    matrices = [p for p in language if p.ndim == 2 and p.shape[0] < 1000]
+    taken = {id(p) for p in matrices}
+    rest = [p for parameters in groups.values() for p in parameters if id(p) not in taken]
+    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))]
+    if matrices:
+        result.append(StackedMuon(matrices, lr=lr))
+    return result
+
+
+def train_stage(
+    model: nn.Module,
+    stage: str,
+    features: Features,
+    writer: Writer,
+    steps: int,
+    *,
+    lr: float,
+    seed: int,
+    out: Path | None = None,
+    max_seconds: float = math.inf,
+) -> dict[str, float | list[float]]:
+    """One stage. Cosine over steps or seconds, whichever is further along; saves to `out` every 250 steps."""
+    groups = apply_stage(model, stage)
+    optimizers = optimizers_for(groups, lr)
+    trained = [p for parameters in groups.values() for p in parameters]
+    source = batches(features, writer, seed)
+    curve: list[float] = []
+    loss_mean = right_mean = float("nan")
+    began = time.time()
+    progress = tqdm(range(steps), desc=f"stage {stage}", mininterval=5)
+    for step in progress:
+        done = max(step / steps, (time.time() - began) / max_seconds)
+        if done >= 1:
+            break
+        factor = min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done)))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+        loss, right = batch_loss(model, next(source))
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        curve.append(loss.item())
+        loss_mean = loss.item() if step == 0 else 0.98 * loss_mean + 0.02 * loss.item()
+        right_mean = right.item() if step == 0 else 0.98 * right_mean + 0.02 * right.item()
+        if step % 10 == 0:
+            progress.set_postfix_str(f"loss {loss_mean:.3f} right {right_mean:.3f}")
+        if out is not None and step % 250 == 249:
+            model.save_pretrained(out)  # type: ignore[operator]
+    if out is not None:
+        model.save_pretrained(out)  # type: ignore[operator]
+    model.eval()
+    return {"seconds": time.time() - began, "steps": len(curve), "loss": loss_mean, "right": right_mean, "curve": curve}
