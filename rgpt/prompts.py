@@ -1,11 +1,12 @@
 """Tasks in words: question wordings, guide sentences, and how an answer is read back.
 
-A *guide sentence* appended to a question fixes the form of the answer, in training and at inference alike (RegionGPT,
-section on task-guided instruction prompts [P]). The guide sentences here are the paper's; the wordings are ours [D].
+A *guide sentence* appended to a question fixes the form of the answer, in training and at inference alike
+(RegionGPT, section on task-guided instruction prompts [P]). The guide sentences here are the paper's; the
+wordings are ours [D].
 
-Wordings are format strings: `{region}`, `{other}` and `{regions}` stand for mentions such as `<region1>`; `{text}` for
-a description; `{what}` for what is counted. Every choice takes a `random.Random`, so that it is seeded and can be
-recorded.
+Wordings are format strings: `{region}`, `{other}` and `{regions}` stand for mentions such as `<region1>`,
+`{text}` for a description, an attribute or what is counted. Every choice takes a `random.Random`, so that
+it is seeded and can be recorded.
 """
 
 from __future__ import annotations
@@ -268,7 +269,8 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
 
 TASKS = tuple(WORDINGS)
 
-_NUMBER_WORDS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten".split())}
+_COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBER_WORDS = {word: number for number, word in enumerate(_COUNTED)}
 
 
 def choose_wording(task: str, rng: random.Random) -> str:
@@ -287,7 +289,7 @@ def list_mentions(numbers: Sequence[int]) -> str:
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, single blanks, without the closing full stop and quotes: what two equal answers have in common."""
+    """Lower case, single blanks, no closing full stop, no quotes around it: what equal answers share."""
     return re.sub(r"\s+", " ", text).strip().strip("\"'“”").rstrip(".").strip().lower()
 
 

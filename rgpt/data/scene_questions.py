@@ -1,9 +1,9 @@
 """Questions about drawn scenes with their true answers: what `tiny` is trained on and measured with.
 
-Everything here is computed from the scene's own truth (`rgpt.data.scenes`), never from a model. An `Exchange` is one
-question and answer; `conversation` strings exchanges together into the multi-turn mixtures of training.
+Everything here is computed from the scene's own truth (`rgpt.data.scenes`), never from a model. An `Exchange`
+is one question and answer; `conversation` strings them together into the multi-turn mixtures of training.
 
-Questions whose answer a person could dispute are not asked: directions need a clear margin, sizes must differ by name.
+Directions need a clear margin, sizes are compared by name: a person would answer as the truth does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rgpt import prompts
-from rgpt.data.scenes import COLOURS, SHAPES, SIDE, SIZES, TEXTURES, Scene, SceneObject
+from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, Scene, SceneObject
 
 GUIDE = prompts.classification_guide("shape")
 DIRECTIONS = ("left", "right", "above", "below")
@@ -65,7 +65,7 @@ def sentence(text: str) -> str:
 
 
 def direction(a: SceneObject, b: SceneObject) -> str | None:
-    """Where `a` is as seen from `b`; None where no direction clearly wins (margin 1.5) or the two are too near."""
+    """Where `a` is as seen from `b`; None where no direction wins 1.5 to 1 or they are too near."""
     dx, dy = a.x - b.x, a.y - b.y
     if max(abs(dx), abs(dy)) < 8:
         return None
@@ -95,7 +95,10 @@ def nearest(scene: Scene, index: int) -> int:
 
 
 def description(objects: Sequence[SceneObject], target: SceneObject, rng: random.Random) -> str:
-    """Words that fit `target` and none of the other `objects`: some of its attributes, always with its shape."""
+    """Words that fit `target` and none of the other `objects`: its shape with some of its attributes.
+
+    All four attributes where nothing shorter is unique; those fit a twin too, so callers check.
+    """
     for words in _descriptions(target, rng):
         if sum(fits(o, words) for o in objects) == 1:
             return " ".join(words)
@@ -128,7 +131,9 @@ def absent_description(objects: Sequence[SceneObject], rng: random.Random) -> st
             values[changed] = rng.choice([v for v in ATTRIBUTES[changed] if v != values[changed]])
         else:
             values = {name: rng.choice(options) for name, options in ATTRIBUTES.items()}
-        keep = rng.choice((("colour", "shape"), ("size", "shape"), ("texture", "shape"), ("size", "colour", "shape")))
+        keep = rng.choice(
+            (("colour", "shape"), ("size", "shape"), ("texture", "shape"), ("size", "colour", "shape"))
+        )
         words = [values[name] for name in keep]
         if not any(fits(o, words) for o in objects):
             return " ".join(words)
@@ -142,7 +147,9 @@ Maker = Callable[[Numbered, random.Random], "Exchange | None"]
 def classification(n: Numbered, rng: random.Random, number: int | None = None) -> Exchange:
     number = number or rng.choice(n.numbers)
     question = prompts.choose_wording("classification", rng).format(region=prompts.mention(number))
-    return Exchange("classification", f"{question} {GUIDE}", n[number].shape, n[number].shape, {"region": number})
+    return Exchange(
+        "classification", f"{question} {GUIDE}", n[number].shape, n[number].shape, {"region": number}
+    )
 
 
 def classification_followup(n: Numbered, rng: random.Random, number: int | None = None) -> Exchange:
@@ -151,8 +158,10 @@ def classification_followup(n: Numbered, rng: random.Random, number: int | None 
     return Exchange("classification_followup", question, n[number].shape, n[number].shape, {"region": number})
 
 
-def brief_caption(n: Numbered, rng: random.Random, number: int | None = None, unguided: float = 0.3) -> Exchange:
-    """A caption with every attribute. A classification question *without* its guide sentence asks for the same."""
+def brief_caption(
+    n: Numbered, rng: random.Random, number: int | None = None, unguided: float = 0.3
+) -> Exchange:
+    """A caption with every attribute. A classification question *without* its guide asks the same."""
     number = number or rng.choice(n.numbers)
     task = "classification" if rng.random() < unguided else "brief_caption"
     question = prompts.choose_wording(task, rng).format(region=prompts.mention(number))
@@ -168,10 +177,14 @@ def detailed_caption(n: Numbered, rng: random.Random) -> Exchange:
         near = n.scene.objects[nearest(n.scene, n.order[number - 1])]
         text += f", near {article(f'{near.colour} {near.shape}')}"
     question = prompts.choose_wording("detailed_caption", rng).format(region=prompts.mention(number))
-    return Exchange("detailed_caption", question, sentence(text), o.phrase, {"region": number, "place": place(o, n.scene)})
+    return Exchange(
+        "detailed_caption", question, sentence(text), o.phrase, {"region": number, "place": place(o, n.scene)}
+    )
 
 
-def referring(n: Numbered, rng: random.Random, followup: bool = False, no_match: float = 0.2) -> Exchange | None:
+def referring(
+    n: Numbered, rng: random.Random, followup: bool = False, no_match: float = 0.2
+) -> Exchange | None:
     """Which of all numbered regions fits a description; with probability `no_match` none does."""
     objects = [n[i] for i in n.numbers]
     if rng.random() < no_match:
@@ -199,7 +212,9 @@ def relation(n: Numbered, rng: random.Random) -> Exchange | None:
         pair = _pair(n, rng)
         if pair and (where := direction(n[pair[0]], n[pair[1]])):
             a, b = pair
-            question = prompts.choose_wording("relation", rng).format(region=prompts.mention(a), other=prompts.mention(b))
+            question = prompts.choose_wording("relation", rng).format(
+                region=prompts.mention(a), other=prompts.mention(b)
+            )
             answer = f"Region [{a}] is {DIRECTION_WORDS[where]} region [{b}]."
             return Exchange("relation", question, answer, where, {"region": a, "other": b})
     return None
@@ -216,7 +231,9 @@ def compare_size(n: Numbered, rng: random.Random) -> Exchange | None:
     else:
         truth = a if sizes[0] > sizes[1] else b
         answer = f"Region [{truth}] is larger."
-    question = prompts.choose_wording("compare_size", rng).format(region=prompts.mention(a), other=prompts.mention(b))
+    question = prompts.choose_wording("compare_size", rng).format(
+        region=prompts.mention(a), other=prompts.mention(b)
+    )
     return Exchange("compare_size", question, answer, truth, {"region": a, "other": b})
 
 
@@ -239,13 +256,16 @@ def compare_attribute(n: Numbered, rng: random.Random) -> Exchange | None:
 
 
 def _matching_pair(n: Numbered, name: str, rng: random.Random) -> tuple[int, int] | None:
-    pairs = [(a, b) for a in n.numbers for b in n.numbers if a != b and getattr(n[a], name) == getattr(n[b], name)]
+    pairs = [
+        (a, b) for a in n.numbers for b in n.numbers if a != b and getattr(n[a], name) == getattr(n[b], name)
+    ]
     return rng.choice(pairs) if pairs else None
 
 
 VERIFIED: tuple[tuple[str, ...], ...] = (
-    ("colour",), ("texture",), ("size",), ("shape",), ("colour", "shape"), ("colour", "shape"), ("size", "shape"),
-    ("texture", "shape"), ("size", "colour", "shape"), ("colour", "texture", "shape"),
+    ("colour",), ("texture",), ("size",), ("shape",),
+    ("colour", "shape"), ("colour", "shape"), ("size", "shape"), ("texture", "shape"),
+    ("size", "colour", "shape"), ("colour", "texture", "shape"),
     ("size", "colour", "texture", "shape"),
 )  # fmt: skip
 
@@ -264,7 +284,8 @@ def verify(n: Numbered, rng: random.Random) -> Exchange:
     text = article(text) if "shape" in names else text
     wording = prompts.choose_wording("verify", rng)
     if "shape" not in names:
-        while "show {text}" in wording or "see {text}" in wording:  # "Does <region1> show red?" is not English
+        # "Does <region1> show red?" is not English.
+        while "show {text}" in wording or "see {text}" in wording:
             wording = prompts.choose_wording("verify", rng)
     question = wording.format(region=prompts.mention(number), text=text)
     return Exchange("verify", question, "Yes." if truth else "No.", truth, {"region": number})
@@ -278,8 +299,12 @@ def verify_relation(n: Numbered, rng: random.Random) -> Exchange | None:
             truth = rng.random() < 0.5
             said = where if truth else rng.choice([OPPOSITE[where], *[d for d in DIRECTIONS if d != where]])
             wording = prompts.choose_wording("verify_relation", rng)
-            question = wording.format(region=prompts.mention(a), other=prompts.mention(b), text=DIRECTION_WORDS[said])
-            return Exchange("verify_relation", question, "Yes." if truth else "No.", truth, {"region": a, "other": b})
+            question = wording.format(
+                region=prompts.mention(a), other=prompts.mention(b), text=DIRECTION_WORDS[said]
+            )
+            return Exchange(
+                "verify_relation", question, "Yes." if truth else "No.", truth, {"region": a, "other": b}
+            )
     return None
 
 
@@ -327,7 +352,9 @@ def picture_caption(n: Numbered, rng: random.Random) -> Exchange:
     names = [article(f"{o.colour} {o.shape}") for o in ordered]
     listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
     truth = [f"{o.colour} {o.shape}" for o in ordered]
-    return Exchange("picture_caption", prompts.choose_wording("picture_caption", rng), sentence(listed), truth)
+    return Exchange(
+        "picture_caption", prompts.choose_wording("picture_caption", rng), sentence(listed), truth
+    )
 
 
 MAKERS: dict[str, Maker] = {
@@ -349,7 +376,11 @@ PICTURE_TASKS = ("exists", "count", "picture_caption")
 
 
 def conversation(n: Numbered, rng: random.Random, turns: int, weights: dict[str, float]) -> list[Exchange]:
-    """A multi-turn mixture. Guided tasks drop their guide sentence in later turns of the same kind, as in the paper."""
+    """A multi-turn mixture of `turns` exchanges, up to four more where follow-ups run over.
+
+    `weights` are shares by task name of `MAKERS`. Follow-ups drop the guide sentence, as in the paper [P].
+    The scene must allow at least one of the tasks: a relation needs two objects.
+    """
     names, shares = list(weights), list(weights.values())
     exchanges: list[Exchange] = []
     while len(exchanges) < turns:
@@ -366,19 +397,3 @@ def conversation(n: Numbered, rng: random.Random, turns: int, weights: dict[str,
                 if again := referring(n, rng, followup=True):
                     exchanges.append(again)
     return exchanges[: turns + 4]
-
-
-def vocabulary_words() -> set[str]:
-    """Every word a question or an answer can hold: what the word-level tokenizer of `tiny` must know."""
-    words: set[str] = set()
-    for seed in range(4000):
-        rng = random.Random(seed)
-        scene_objects = tuple(
-            SceneObject(rng.choice(SHAPES), rng.choice(COLOURS), rng.choice(TEXTURES), rng.choice(SIZES), rng.uniform(0, SIDE), rng.uniform(0, SIDE), 8.0, 0.0)
-            for _ in range(4)
-        )
-        numbered = number_objects(Scene(seed, SIDE, SIDE, scene_objects), rng)
-        for maker in MAKERS.values():
-            if made := maker(numbered, rng):
-                words.update(f"{made.question} {made.answer}".split())
-    return words

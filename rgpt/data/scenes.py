@@ -1,14 +1,14 @@
 """Drawn scenes: simple shapes on cluttered backgrounds, with exact masks and known truth.
 
-The embedded model `tiny` is trained and measured on these pictures, the app shows them as examples, and tests use
-them as pictures whose right answers are known. A scene is decided by its seed alone.
+The embedded model `tiny` is trained and measured on these pictures, the app shows them as examples, and tests
+use them as pictures whose right answers are known. A scene is decided by its seed alone.
 
 Two steps, so that text-only work never pays for drawing:
 
 * `sample_scene(seed)` decides what is where (`Scene`: objects in logical units);
 * `draw_scene(seed)` also draws it (`DrawnScene`: an RGB picture and one exact visible mask an object).
 
-Logical units: the longer side of every picture is `SIDE` = 96 units, x right, y down. Pixels = units × `scale`.
+Logical units: the longer side of a picture is `SIDE` = 96 units, x right, y down. Pixels = units × `scale`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SceneObject:
 
     @property
     def phrase(self) -> str:
-        """All four attributes: "small red striped circle" (a plain texture is said too, so that it can be wrong)."""
+        """All four attributes: "small red striped circle" (plain is said too, so that it can be wrong)."""
         return f"{self.size} {self.colour} {self.texture} {self.shape}"
 
 
@@ -141,7 +141,7 @@ def sample_scene(seed: int, min_objects: int = 2, max_objects: int = 6) -> Scene
 
 
 def _apart(a: SceneObject, b: SceneObject, crowded: bool) -> bool:
-    """Whether two objects may stand together. Crowded scenes let discs overlap by up to 30% of the smaller radius."""
+    """Whether two objects may stand together. Crowded discs overlap by up to 60% of the smaller radius."""
     distance = math.hypot(a.x - b.x, a.y - b.y)
     if crowded:
         return distance >= max(a.radius, b.radius) + 0.4 * min(a.radius, b.radius)
@@ -149,7 +149,7 @@ def _apart(a: SceneObject, b: SceneObject, crowded: bool) -> bool:
 
 
 def outline(shape: str) -> list[tuple[float, float]]:
-    """Corner points of a shape in a unit frame (radius 1, y down); a ring is drawn as a circle with a hole."""
+    """Corners of a shape in a unit frame (radius 1, y down); a ring is a circle whose hole is cut later."""
     if shape in ("circle", "ring"):
         return [(math.cos(t), math.sin(t)) for t in np.linspace(0, 2 * math.pi, 48, endpoint=False)]
     if shape == "square":
@@ -158,12 +158,28 @@ def outline(shape: str) -> list[tuple[float, float]]:
         return [(0.0, -1.0), (0.95, 0.8), (-0.95, 0.8)]
     if shape == "star":
         return [
-            ((1.05 if i % 2 == 0 else 0.44) * math.sin(i * math.pi / 5), -(1.05 if i % 2 == 0 else 0.44) * math.cos(i * math.pi / 5))
+            (
+                (1.05 if i % 2 == 0 else 0.44) * math.sin(i * math.pi / 5),
+                -(1.05 if i % 2 == 0 else 0.44) * math.cos(i * math.pi / 5),
+            )
             for i in range(10)
         ]
     if shape == "cross":
         a, b = 0.32, 1.0
-        return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+        return [
+            (-a, -b),
+            (a, -b),
+            (a, -a),
+            (b, -a),
+            (b, a),
+            (a, a),
+            (a, b),
+            (-a, b),
+            (-a, a),
+            (-b, a),
+            (-b, -a),
+            (-a, -a),
+        ]
     if shape == "heart":
         t = np.linspace(0, 2 * math.pi, 48, endpoint=False)
         x = 16 * np.sin(t) ** 3
@@ -207,7 +223,10 @@ def _object_mask(o: SceneObject, size: tuple[int, int], scale: float) -> np.ndar
     """Boolean mask `[H, W]` of the whole object, hidden parts included."""
     stretch = 1.35 if o.shape == "bar" else 1.0  # a bar is thin: longer, so that its area is not a speck
     cos, sin = math.cos(o.angle) * o.radius * stretch, math.sin(o.angle) * o.radius * stretch
-    points = [((o.x + px * cos - py * sin) * scale, (o.y + px * sin + py * cos) * scale) for px, py in outline(o.shape)]
+    points = [
+        ((o.x + px * cos - py * sin) * scale, (o.y + px * sin + py * cos) * scale)
+        for px, py in outline(o.shape)
+    ]
     mask = Image.new("L", size, 0)
     draw = ImageDraw.Draw(mask)
     draw.polygon(points, fill=1)
@@ -235,7 +254,9 @@ def _background(size: tuple[int, int], scale: float, rng: np.random.Generator) -
     tilt = rng.uniform(-28, 28, 2)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     ground = base + (x[..., None] / width - 0.5) * tilt[0] + (y[..., None] / height - 0.5) * tilt[1]
-    blotches = Image.fromarray(rng.uniform(-16, 16, (7, 7)).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    blotches = Image.fromarray(rng.uniform(-16, 16, (7, 7)).astype(np.float32)).resize(
+        size, Image.Resampling.BICUBIC
+    )
     ground = ground + np.asarray(blotches)[..., None]
     clutter = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8), "RGB")
     draw = ImageDraw.Draw(clutter)
@@ -251,7 +272,9 @@ def _background(size: tuple[int, int], scale: float, rng: np.random.Generator) -
     return np.array(clutter, dtype=np.float32)
 
 
-def _paint(canvas: np.ndarray, o: SceneObject, mask: np.ndarray, scale: float, rng: np.random.Generator) -> None:
+def _paint(
+    canvas: np.ndarray, o: SceneObject, mask: np.ndarray, scale: float, rng: np.random.Generator
+) -> None:
     """Paint one object's texture into `canvas [H, W, 3]` where `mask [H, W]` is true."""
     rows, columns = np.nonzero(mask)
     colour = np.clip(np.array(RGB[o.colour], np.float32) + rng.uniform(-12, 12, 3), 0, 255)

@@ -1,7 +1,7 @@
 """What trains in which stage, in one table.
 
-RegionGPT trains in two stages with the vision tower frozen in both [P]: stage 1 aligns the refinement and the connector
-to a frozen language model, stage 2 tunes everything but the tower.
+RegionGPT trains in two stages with the vision tower frozen in both [P]: stage 1 aligns the refinement and the
+connector to a frozen language model, stage 2 tunes everything but the tower.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ def part_of(parameter_name: str) -> str:
     """The part a parameter belongs to. Raises InputError when it belongs to none or to several."""
     found = [part for part in PARTS if part in parameter_name.split(".")]
     if len(found) != 1:
-        raise InputError(f"parameter {parameter_name} belongs to {found or 'no part'}: expected exactly one of {PARTS}.")
+        raise InputError(
+            f"parameter {parameter_name} belongs to {found or 'no part'}: expected exactly one of {PARTS}."
+        )
     return found[0]
 
 
 def apply_stage(model: nn.Module, stage_name: str) -> dict[str, list[nn.Parameter]]:
     """Freeze and unfreeze parameters for a stage, and return the trainable ones by part.
 
-    Every parameter is counted in exactly one part, so the parts partition the model; a tied head counts once, as
-    `lm_head` or `language_model`, whichever name torch lists first.
+    Every parameter is counted in exactly one part, so the parts partition the model; a tied head counts once,
+    as `lm_head` or `language_model`, whichever name torch lists first.
 
     Raises:
         InputError: for an unknown stage, or a parameter that belongs to no part.

@@ -1,9 +1,10 @@
 """Muon for small models on a CPU.
 
-`torch.optim.Muon` orthogonalises one matrix at a time in bfloat16, which a CPU without bfloat16 units emulates: three
-times the whole step (docs/decisions.md). This one stacks matrices of equal shape and works in float32.
-Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024); the scale of the update that
-keeps AdamW's learning rates is from "Muon is scalable for LLM training" (arXiv 2502.16982).
+`torch.optim.Muon` orthogonalises one matrix at a time in bfloat16, which a CPU without bfloat16 units
+emulates: three times the whole step (docs/decisions.md). This one stacks matrices of equal shape and works in
+float32.
+Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024); the scale of the
+update that keeps AdamW's learning rates is from "Muon is scalable for LLM training" (arXiv 2502.16982).
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class StackedMuon(torch.optim.Optimizer):
-    """Momentum, orthogonalised update, decoupled weight decay. `lr` is on AdamW's scale. Takes matrices only."""
+    """Momentum, orthogonalised update, decoupled decay, for matrices only. `lr` is on AdamW's scale."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         params = list(params)
         if any(p.ndim != 2 for p in params):
             raise ValueError("StackedMuon takes matrices only: give vectors and tables to AdamW")
@@ -47,6 +50,7 @@ class StackedMuon(torch.optim.Optimizer):
             for shape, members in by_shape.items():
                 updates = []
                 for p in members:
+                    assert p.grad is not None
                     buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
                     buffer.lerp_(p.grad, 1 - group["momentum"])
                     updates.append(p.grad.lerp(buffer, group["momentum"]))

@@ -1,7 +1,7 @@
 """Drawn scenes as arrays on disk, so that an epoch costs no drawing.
 
-A store is a folder of shards. Shard k holds the scenes of seeds `first + k * SHARD …`: the same seeds give the same
-store on any machine, and readers may start while the writer is still drawing.
+A store is a folder of shards. Shard k holds the scenes of seeds `first + k * SHARD …`: the same seeds give
+the same store on any machine, and readers may start while the writer is still drawing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,17 +28,19 @@ SHARD = 1024
 IMAGE_MEAN = (0.5, 0.5, 0.5)
 IMAGE_STD = (0.25, 0.25, 0.25)
 SCALES = (2.0, 2.0, 2.0, 1.5, 3.0)
-"""Pixels a logical unit when drawing: pictures of several sizes reach the model's 96 px by several resizings."""
+"""Pixels a logical unit when drawing: pictures of several sizes, so that several resizings lead to 96 px."""
 
 
 @dataclass
 class Shard:
     """Arrays of n scenes; row i of each belongs to seed `seeds[i]`.
 
-    images: uint8 `[n, 96, 96, 3]`, padded to a square. masks: uint8 `[n, 6, 48, 48]`, area fraction × 255 of each cell.
-    boxes: float32 `[n, 6, 4]`, x1 y1 x2 y2 in cells of that grid. attributes: int8 `[n, 6, 4]`, indices of shape,
-    colour, texture, size. places: float32 `[n, 6, 4]`: x, y, radius, angle in logical units. counts: int8 `[n]`.
-    sizes: int16 `[n, 2]`, width and height in logical units.
+    images: uint8 `[n, 96, 96, 3]`, padded to a square.
+    masks: uint8 `[n, 6, 48, 48]`, area fraction × 255 of each cell.
+    boxes: float32 `[n, 6, 4]`, x1 y1 x2 y2 in cells of that grid.
+    attributes: int8 `[n, 6, 4]`, indices of shape, colour, texture, size.
+    places: float32 `[n, 6, 4]`: x, y, radius, angle in logical units.
+    counts: int8 `[n]`. sizes: int16 `[n, 2]`, width and height in logical units.
     """
 
     seeds: np.ndarray
@@ -59,14 +62,15 @@ class Shard:
 
 
 def picture_array(image: Image.Image) -> np.ndarray:
-    """RGB picture -> uint8 `[96, 96, 3]`: padded to a square with the mean colour, then resized, as the processor does."""
+    """RGB picture -> uint8 `[96, 96, 3]`: padded to a square with the mean colour, then resized."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in IMAGE_MEAN))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return np.asarray(square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
 
 
-def _row(drawn: DrawnScene) -> dict[str, np.ndarray]:
+def _row(drawn: DrawnScene) -> dict[str, Any]:
+    """One row of every array of a `Shard`."""
     side = max(drawn.image.size)
     offset = ((side - drawn.image.width) // 2, (side - drawn.image.height) // 2)
     masks = np.zeros((MAX_OBJECTS, GRID, GRID), np.uint8)
@@ -78,7 +82,12 @@ def _row(drawn: DrawnScene) -> dict[str, np.ndarray]:
         corners = np.array([o.box.x1, o.box.y1, o.box.x2, o.box.y2]) + np.array([*offset, *offset])
         boxes[i] = corners * GRID / side
         s = o.scene_object
-        attributes[i] = SHAPES.index(s.shape), COLOURS.index(s.colour), TEXTURES.index(s.texture), SIZES.index(s.size)
+        attributes[i] = (
+            SHAPES.index(s.shape),
+            COLOURS.index(s.colour),
+            TEXTURES.index(s.texture),
+            SIZES.index(s.size),
+        )
         places[i] = s.x, s.y, s.radius, s.angle
     return {
         "seeds": np.int64(drawn.scene.seed),
@@ -103,7 +112,8 @@ def write_store(folder: Path, first_seed: int, count: int) -> None:
             rows = [_row(draw_scene(seed, scale=random.Random(seed).choice(SCALES))) for seed in seeds]
             partial = target.with_suffix(".partial")
             with open(partial, "wb") as stream:
-                np.savez(stream, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+                arrays: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+                np.savez(stream, **arrays)
             os.replace(partial, target)
         progress.update(len(seeds))
     progress.close()
@@ -118,12 +128,14 @@ def read_shards(folder: Path) -> Iterator[Shard]:
 
 def pixel_values(images: np.ndarray) -> np.ndarray:
     """uint8 `[n, 96, 96, 3]` -> normalised float32 `[n, 3, 96, 96]`."""
-    values = (images.astype(np.float32) / 255.0 - np.array(IMAGE_MEAN, np.float32)) / np.array(IMAGE_STD, np.float32)
+    values = (images.astype(np.float32) / 255.0 - np.array(IMAGE_MEAN, np.float32)) / np.array(
+        IMAGE_STD, np.float32
+    )
     return values.transpose(0, 3, 1, 2)
 
 
 def box_weights(boxes: np.ndarray, grid: int = GRID) -> np.ndarray:
-    """float32 `[..., 4]` boxes in cells -> `[..., grid, grid]`: the covered fraction of each cell, exact for boxes."""
+    """float32 `[..., 4]` boxes in cells -> `[..., grid, grid]`: the covered fraction of each cell, exact."""
     cells = np.arange(grid, dtype=np.float32)
     x1, y1, x2, y2 = (boxes[..., i, None] for i in range(4))
     along_x = np.clip(np.minimum(x2, cells + 1) - np.maximum(x1, cells), 0, 1)
