@@ -6,15 +6,22 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 
+def scaled_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that a fresh model starts with outputs as large as its inputs."""
+    layer = nn.Linear(inputs, outputs)
+    layer.init_std = inputs**-0.5  # type: ignore[assignment]
+    return layer
+
+
 class Connector(nn.Module):
     """Linear, activation, Linear: `[..., C]` -> `[..., D]`, shared by image and region vectors ([P] figure
     2)."""
 
     def __init__(self, vision_size: int, text_size: int, activation: str = "gelu") -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(vision_size, text_size)
+        self.linear_1 = scaled_linear(vision_size, text_size)
         self.activation = ACT2FN[activation]
-        self.linear_2 = nn.Linear(text_size, text_size)
+        self.linear_2 = scaled_linear(text_size, text_size)
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.linear_2(self.activation(self.linear_1(vectors)))

@@ -28,11 +28,11 @@ from transformers.utils.generic import can_return_tuple
 
 from rgpt.errors import InputError
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.connector import Connector
+from rgpt.model.connector import Connector, scaled_linear
 from rgpt.model.generation import RegionGenerationMixin, placeholder_mask
 from rgpt.model.merging import merge_patches
 from rgpt.model.pooling import pool_regions
-from rgpt.model.refinement import DeconvRefinement, build_refinement
+from rgpt.model.refinement import build_refinement
 from rgpt.model.vision import as_map, is_frozen, tower_features
 
 
@@ -65,17 +65,13 @@ class RegionGPTPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # The library's flat 0.02 would shrink features layer by layer; ours keeps their scale at any width
-        # [D]. A stride-2 kernel-2 deconvolution does not overlap: every output sums over the C inputs of
-        # one cell.
-        if isinstance(module, Connector):
-            for linear in (module.linear_1, module.linear_2):
-                init.normal_(linear.weight, std=linear.in_features**-0.5)
-        elif isinstance(module, DeconvRefinement):
-            for deconv in (module.deconv_1, module.deconv_2):
-                init.normal_(deconv.weight, std=deconv.in_channels**-0.5)
-            if module.residual:
-                init.zeros_(module.deconv_2.weight)
+        # The library's flat 0.02 would shrink features layer by layer; layers of ours that carry an
+        # `init_std` keep their scale at any width [D], or start at zero. It is read from the layer itself
+        # because transformers passes over modules outside its own package that hold no parameter directly,
+        # such as our containers.
+        std = getattr(module, "init_std", None)
+        if std is not None:
+            init.normal_(module.weight, std=std)
 
 
 class RegionGPTModel(RegionGPTPreTrainedModel):
@@ -89,7 +85,7 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         self.refinement = build_refinement(config.refinement, channels)
         self.connector = Connector(channels, text_size, config.connector_act)
         own = config.region_projector == "linear"
-        self.region_projector = nn.Linear(channels, text_size) if own else None
+        self.region_projector = scaled_linear(channels, text_size) if own else None
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 

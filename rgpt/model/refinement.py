@@ -17,6 +17,13 @@ class ChannelLayerNorm(nn.LayerNorm):
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def _scaled_deconv(channels: int, std: float) -> nn.ConvTranspose2d:
+    """Twice the side; `init_std` is the scale of the weights in a fresh model."""
+    layer = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+    layer.init_std = std  # type: ignore[assignment]
+    return layer
+
+
 class DeconvRefinement(nn.Module):
     """`[B, C, h, w]` -> `[B, C, 4h, 4w]` with two stride-2 deconvolutions.
 
@@ -29,9 +36,11 @@ class DeconvRefinement(nn.Module):
     def __init__(self, channels: int, *, residual: bool = False) -> None:
         super().__init__()
         self.residual = residual
-        self.deconv_1 = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+        # Blocks of a stride-2, kernel-2 deconvolution do not overlap: an output cell sums over the C
+        # channels of one.
+        self.deconv_1 = _scaled_deconv(channels, channels**-0.5)
         self.norm = ChannelLayerNorm(channels, eps=1e-6)
-        self.deconv_2 = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+        self.deconv_2 = _scaled_deconv(channels, 0.0 if residual else channels**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
         fine = self.deconv_2(F.gelu(self.norm(self.deconv_1(features))))
