@@ -1,0 +1,129 @@
+"""Who answers: a small protocol, so that tests answer with ten lines, and the model behind it.
+
+The model is loaded once and shared by all visitors. Every conversation has a session of its own, and the steps
+of all sessions run one at a time under one lock: answers of several visitors interleave token by token and never
+meet inside the model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Iterator
+from typing import Any, Protocol
+
+from PIL import Image
+
+from app.session import Conversation
+from rgpt.regions import Region
+
+
+class Session(Protocol):
+    """What the app needs of `rgpt.chat.ChatSession`; turns need `question`, `answer` and `regions`."""
+
+    turns: list[Any]
+    regions: dict[int, Region]
+
+    def check(self, question: str) -> None: ...
+
+    def stream(self, question: str) -> Iterator[str]: ...
+
+
+class Engine(Protocol):
+    """A named answering engine. `notes` says in a sentence or two what it can and cannot do."""
+
+    name: str
+    notes: str
+
+    def open(self, image: Image.Image) -> Session:
+        """A session about this picture, which is encoded here and never again."""
+        ...
+
+
+TINY_NOTES = (
+    "Knows drawn scenes only: shapes, colours, textures, sizes, counts and positions. "
+    "It has never seen a photograph; what it says about one means nothing."
+)
+MODEL_NOTES = (
+    "Answers about regions and whole pictures. It can be wrong, above all about small or hidden things."
+)
+
+
+class ModelEngine:
+    """A RegionGPT model with its processor."""
+
+    def __init__(self, model: Any, processor: Any, name: str) -> None:
+        self.model = model
+        self.processor = processor
+        self.name = name
+        self.notes = TINY_NOTES if name == "tiny" else MODEL_NOTES
+
+    @classmethod
+    def load(cls, name_or_path: str) -> ModelEngine:
+        """Load `tiny`, a model folder or a hub id; InputError when there is no such model."""
+        from rgpt.model import load
+
+        model, processor = load(name_or_path)
+        return cls(model, processor, name_or_path.rstrip("/").rsplit("/", 1)[-1])
+
+    def open(self, image: Image.Image) -> Session:
+        from rgpt.chat import ChatSession
+
+        session = ChatSession(self.model, self.processor)
+        session.set_image(image)
+        return session
+
+
+class Answering:
+    """Answers to conversations, one model step at a time.
+
+    A conversation's session is kept for its next question, which then computes its own words only; the least
+    recently used ones make room.
+    """
+
+    KEPT = 8
+    """Sessions kept: each holds the keys and values of its conversation, for a 7B model some 0.4 GB."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._step = threading.Lock()
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+
+    def check(self, conversation: Conversation) -> None:
+        """InputError when the model cannot take the last turn's question, such as one beyond its context."""
+        with self._step:
+            self._session(conversation).check(conversation.turns[-1].question)
+
+    def stream(self, conversation: Conversation) -> Generator[str]:
+        """The answer to the last turn in pieces; closing the generator stops the computation."""
+        with self._step:
+            pieces = self._session(conversation).stream(conversation.turns[-1].question)
+        try:
+            while True:
+                with self._step:
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            if isinstance(pieces, Generator):
+                with self._step:
+                    pieces.close()
+
+    def forget(self, token: str) -> None:
+        """Let go of what is kept for a picture."""
+        with self._step:
+            self._sessions.pop(token, None)
+
+    def _session(self, conversation: Conversation) -> Session:
+        """The session of the picture, set to the earlier turns and to the regions of the last."""
+        picture = conversation.picture
+        assert picture is not None and conversation.turns, "nothing has been asked"
+        session = self._sessions.pop(picture.token, None) or self.engine.open(picture.image)
+        self._sessions[picture.token] = session
+        while len(self._sessions) > self.KEPT:
+            self._sessions.popitem(last=False)
+        # Only what is mentioned: every region of a turn costs a mask.
+        session.turns = [turn.with_mentioned_regions() for turn in conversation.history()]
+        session.regions = dict(conversation.turns[-1].with_mentioned_regions().regions)
+        return session

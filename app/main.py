@@ -1,0 +1,76 @@
+"""Open the app: `python -m app.main [--model tiny|DIR|HUB_ID] [--host 127.0.0.1] [--port 7860]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+# Before Gradio is imported anywhere: it would otherwise contact two outside hosts.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+from rgpt.errors import InputError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `python -m app.main`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m app.main",
+        description="Draw regions on a picture and talk about them, in the browser.",
+    )
+    parser.add_argument("--model", default="tiny", help="tiny, a model folder or a hub id (default: tiny)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
+    parser.add_argument("--port", type=_port, default=7860, help="default: 7860")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load the model, serve the page, and return the exit code when stopped."""
+    options = build_parser().parse_args(arguments)
+    try:
+        serve(options.model, options.host, options.port)
+    except InputError as error:
+        print(f"app: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def serve(model: str, host: str, port: int) -> None:
+    """Serve the app until it is interrupted; prints its address.
+
+    Raises:
+        InputError: there is no such model, or the address cannot be listened on.
+    """
+    from app.engine import ModelEngine
+    from app.examples import EXAMPLE_SEEDS, scene_picture
+    from app.page import build_page, launch_options
+
+    page = build_page(ModelEngine.load(model), [scene_picture(seed) for seed in EXAMPLE_SEEDS])
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            **launch_options(),
+        )
+    except OSError as error:
+        raise InputError(
+            f"The app cannot listen on {host}:{port} ({error}); choose another --port or --host."
+        ) from error
+    print(f"rgpt with the model {model} is at {address} (Ctrl-C stops it)", flush=True)
+    page.block_thread()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The page: its layout, and which event calls which handler.
+
+Two traps of Gradio: a `gr.Warning` from an event without the queue is not shown, and a full queue skips
+`.then`, so that only `.failure` runs.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from app.canvas import COLOURS, RegionCanvas, static_text
+from app.engine import Engine
+from app.examples import QUESTIONS, PictureStrip, random_scene
+from app.handlers import Handlers
+from app.session import Conversation, Picture
+
+QUEUE = 32
+MAX_FILE_SIZE = "40mb"
+
+
+def build_page(
+    engine: Engine, examples: Sequence[Picture] = (), new_scene: Callable[[], Picture] = random_scene
+) -> gr.Blocks:
+    """The app for one engine, ready for `launch_options`."""
+    do = Handlers(engine, examples, new_scene)
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    # Handlers that only look things up must not wait behind answers; those that toast a warning need the
+    # queue.
+    quick = quiet | {"queue": False}
+    queued = quiet | {"concurrency_limit": None}
+
+    # Uploaded files are kept for an hour at most; the picture itself lives in the visitor's state.
+    with gr.Blocks(title="rgpt", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        conversation = gr.State(Conversation(), delete_callback=do.forget)
+        gr.HTML(_header(engine), elem_id="header", padding=False, apply_default_css=False)
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=5, min_width=320, elem_id="left"):
+                canvas = RegionCanvas(
+                    elem_id="rc", message="#tb textarea", upload_input="#up-row input[type=file]"
+                )
+                strip = PictureStrip(list(do.examples), upload_input="#up-row input[type=file]", elem_id="ex")
+                # Off the screen, not `visible=False`: its file input serves the tile, dropping and pasting.
+                with gr.Row(elem_id="up-row"):
+                    upload = gr.UploadButton("Upload", file_types=["image"])
+            with gr.Column(scale=4, min_width=320, elem_id="right"):
+                chat = gr.Chatbot(
+                    elem_id="cb",
+                    height=500,
+                    show_label=False,
+                    buttons=["copy"],
+                    feedback_options=None,
+                    # Plain text: markdown from a model could load pictures from elsewhere.
+                    render_markdown=False,
+                    placeholder="Draw a region, then ask about it.",
+                )
+                message = gr.Textbox(
+                    elem_id="tb",
+                    show_label=False,
+                    placeholder="Ask about <region1> …",
+                    submit_btn=True,
+                    lines=1,
+                    max_lines=5,
+                    max_length=8000,
+                )
+                with gr.Row(elem_id="questions"):
+                    templates = [(gr.Button(name, size="sm", min_width=60), text) for name, text in QUESTIONS]
+                with gr.Row(elem_id="actions"):
+                    new_chat = gr.Button("New chat", elem_id="clr", size="sm", min_width=60)
+                    export = gr.Button("Export JSON", elem_id="exp", size="sm", min_width=60)
+                exported = gr.Textbox(visible="hidden", elem_id="exported")
+
+        shown = [canvas, conversation, chat, message]
+        upload.upload(do.open_upload, [upload, conversation], shown, **queued)
+        strip.pick(do.open_example, conversation, shown, **queued)
+
+        asked = message.submit(do.check, [message, canvas, conversation], None, **queued)
+        asked = asked.success(
+            do.ask, [message, canvas, conversation], [message, conversation, chat, canvas], **quick
+        )
+        again = chat.retry(do.retry, conversation, [message, conversation, chat], **queued)
+        for start in (asked, again):
+            answering = start.success(
+                do.answer,
+                conversation,
+                [conversation, chat],
+                concurrency_id="model",
+                concurrency_limit=4,
+                api_visibility="private",
+                show_progress="minimal",
+            )
+            answering.then(do.settle, conversation, message, **quick)
+            answering.failure(do.lost, conversation, [message, conversation, chat], **quick)
+        message.stop(do.stop, conversation, None, **quick)
+        chat.undo(do.undo, conversation, [message, conversation, chat], **queued)
+        gr.on([new_chat.click, chat.clear], do.new_chat, conversation, [message, conversation, chat], **quick)
+        for button, template in templates:
+            button.click(
+                lambda *given, t=template: do.fill(t, *given), [canvas, conversation], message, **quick
+            )
+        export.click(do.export, conversation, exported, **quick).then(
+            None, exported, None, js=static_text("download.js"), **quiet
+        )
+    page.queue(max_size=QUEUE)
+    return page
+
+
+def launch_options() -> dict[str, Any]:
+    """What Gradio 6 takes at `launch`, or at `mount_gradio_app`, and not in `Blocks`."""
+    highlights = "\n".join(
+        f"::highlight(region{index}) {{ background-color: {fill}; color: {ink}; }}"
+        for index, (fill, ink) in enumerate(COLOURS)
+    )
+    return {
+        "theme": gr.themes.Default(
+            primary_hue="blue",
+            secondary_hue="blue",
+            neutral_hue="slate",
+            # System fonts: nothing to load from anywhere.
+            font=["ui-sans-serif", "system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        ),
+        "css": static_text("page.css") + highlights,
+        "js": static_text("page.js").replace("PALETTE_SIZE", str(len(COLOURS))),
+        "footer_links": [],
+        "max_file_size": MAX_FILE_SIZE,
+    }
+
+
+def _header(engine: Engine) -> str:
+    name, notes = html.escape(engine.name), html.escape(engine.notes)
+    return f"""
+        <div class="hd">
+          <div class="hd-title"><strong>rgpt</strong><span>Draw regions, then talk about them</span></div>
+          <div class="hd-model" role="note"><b>Model: {name}</b> {notes}</div>
+        </div>"""

@@ -1,0 +1,238 @@
+// How the canvas looks: fitting, painting, labels. First part of the function whose other part is canvas.js.
+//
+// Frames. Every coordinate that is kept or sent is in pixels of the upright original picture (x right, y down),
+// whatever the size at which it is shown. `view.scale` is CSS pixels a picture pixel; labels and grab distances are in
+// CSS pixels.
+
+const find = (selector) => element.querySelector(selector);
+const canvas = find("canvas"), pen = canvas.getContext("2d");
+const stage = find(".rc-stage"), frame = find(".rc-frame"), labels = find(".rc-labels"), hint = find(".rc-hint");
+const brushSize = find(".rc-size input");
+const limits = props.limits;
+
+const HINTS = {
+  box: "Drag to draw a box. Keyboard: arrow keys move, Enter sets a corner.",
+  brush: "Paint over the object; several strokes make one region.",
+  polygon: "Click the corners; click the first one again, or press Enter, to finish.",
+  point: "Click on the object.",
+};
+const SMALLEST_BOX = 4;   // CSS pixels; a shorter drag is a click
+const LABEL_HEIGHT = 20;
+
+let picture = { token: null, src: "", image: null, width: 0, height: 0, pointRadius: 2 };
+let view = { scale: 1 };
+let regions = [], active = null, lastId = 0, history = [], asked = null;
+let lockedUpTo = 0;       // regions with an id up to this one were part of a question: strokes no longer extend them
+let tool = "box";
+let draft = null;         // what is being drawn: {kind, …}, not yet a region and without an id
+let cursor = null;        // [x, y] of the keyboard cursor
+
+// ---------------------------------------------------------------- geometry
+
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const round = (value) => Math.round(value * 100) / 100;
+const colour = (id) => props.palette[(id - 1) % props.palette.length][0];
+const ink = (id) => props.palette[(id - 1) % props.palette.length][1];
+const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
+const boxOf = (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])];
+
+// Tight bounds [x1, y1, x2, y2] in picture pixels: where a label wants to sit.
+function boundsOf(region) {
+  if (region.kind === "box") return region.box;
+  const radius = region.kind === "point" ? picture.pointRadius : 0;
+  let bounds = [Infinity, Infinity, -Infinity, -Infinity];
+  const add = ([x, y], r) => {
+    bounds = [Math.min(bounds[0], x - r), Math.min(bounds[1], y - r),
+              Math.max(bounds[2], x + r), Math.max(bounds[3], y + r)];
+  };
+  if (region.kind === "point") add(region.point, radius);
+  if (region.kind === "polygon") region.points.forEach((point) => add(point, 0));
+  if (region.kind === "brush") region.strokes.forEach((s) => s.points.forEach((point) => add(point, s.width / 2)));
+  return bounds;
+}
+
+// ---------------------------------------------------------------- drawing
+
+let painting = false;
+function repaint() {
+  if (painting) return;
+  painting = true;
+  requestAnimationFrame(() => { painting = false; paint(); });
+}
+
+function fit() {
+  if (!picture.image) return;
+  const room = stage.clientWidth;
+  if (!room) return;
+  const tallest = Math.max(220, Math.min(560, window.innerHeight * 0.62));
+  view.scale = Math.min(room / picture.width, tallest / picture.height);
+  const width = Math.max(1, Math.round(picture.width * view.scale));
+  const height = Math.max(1, Math.round(picture.height * view.scale));
+  const ratio = window.devicePixelRatio || 1;
+  canvas.style.width = width + "px";
+  canvas.style.height = height + "px";
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  paint();
+  placeLabels();
+}
+
+function outline(stroke, width) {
+  pen.lineWidth = (width + 2) / view.scale;
+  pen.strokeStyle = "rgba(255, 255, 255, .8)";
+  pen.stroke();
+  pen.lineWidth = width / view.scale;
+  pen.strokeStyle = stroke;
+  pen.stroke();
+}
+
+function shade(fill, opacity) {
+  pen.globalAlpha = opacity;
+  pen.fillStyle = fill;
+  pen.fill();
+  pen.globalAlpha = 1;
+}
+
+function tracePath(points, closed) {
+  pen.beginPath();
+  points.forEach((point, index) => (index ? pen.lineTo(...point) : pen.moveTo(...point)));
+  if (closed) pen.closePath();
+}
+
+// Strokes overlap themselves: painted opaque on a layer of their own, laid over the picture once.
+const layer = document.createElement("canvas");
+function paintStrokes(strokes, fill, opacity) {
+  layer.width = canvas.width;
+  layer.height = canvas.height;
+  const brush = layer.getContext("2d");
+  brush.setTransform(pen.getTransform());
+  brush.lineCap = brush.lineJoin = "round";
+  brush.strokeStyle = brush.fillStyle = fill;
+  for (const { width, points } of strokes) {
+    brush.lineWidth = width;
+    brush.beginPath();
+    if (points.length === 1) {
+      brush.arc(...points[0], width / 2, 0, 2 * Math.PI);
+      brush.fill();
+    } else {
+      points.forEach((point, index) => (index ? brush.lineTo(...point) : brush.moveTo(...point)));
+      brush.stroke();
+    }
+  }
+  pen.save();
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.globalAlpha = opacity;
+  pen.drawImage(layer, 0, 0);
+  pen.restore();
+}
+
+function paintRegion(region) {
+  const fill = colour(region.id), on = region.id === active, width = on ? 3 : 2;
+  if (region.kind === "brush") {
+    paintStrokes(region.strokes, fill, on ? 0.6 : 0.45);
+    return;
+  }
+  if (region.kind === "box") {
+    const [x1, y1, x2, y2] = region.box;
+    pen.beginPath();
+    pen.rect(x1, y1, x2 - x1, y2 - y1);
+  } else if (region.kind === "polygon") {
+    tracePath(region.points, true);
+  } else {
+    pen.beginPath();
+    pen.arc(...region.point, Math.max(picture.pointRadius, 5 / view.scale), 0, 2 * Math.PI);
+  }
+  shade(fill, on ? 0.3 : 0.18);
+  outline(fill, width);
+}
+
+function paintDraft() {
+  const fill = colour(lastId + 1);
+  if (draft.kind === "box") {
+    const [x1, y1, x2, y2] = boxOf(draft.from, draft.to);
+    pen.beginPath();
+    pen.rect(x1, y1, x2 - x1, y2 - y1);
+    shade(fill, 0.15);
+    outline(fill, 2);
+  } else if (draft.kind === "brush") {
+    const extended = regions.find((r) => r.id === active);
+    const joins = extended && extended.kind === "brush" && extended.id > lockedUpTo;
+    paintStrokes([draft], joins ? colour(extended.id) : fill, 0.55);
+  } else {
+    tracePath(draft.hover ? [...draft.points, draft.hover] : draft.points, false);
+    outline(fill, 2);
+    draft.points.forEach((point, index) => {
+      pen.beginPath();
+      pen.arc(...point, (index ? 4 : 6) / view.scale, 0, 2 * Math.PI);
+      pen.fillStyle = index ? "#fff" : fill;
+      pen.fill();
+      outline(fill, 1.5);
+    });
+  }
+}
+
+function paintCursor() {
+  const [x, y] = cursor, arm = 12 / view.scale;
+  pen.beginPath();
+  pen.moveTo(x - arm, y);
+  pen.lineTo(x + arm, y);
+  pen.moveTo(x, y - arm);
+  pen.lineTo(x, y + arm);
+  outline("#111", 2);
+}
+
+function paint() {
+  if (!picture.image) return;
+  const scale = canvas.width / picture.width;
+  pen.setTransform(scale, 0, 0, canvas.height / picture.height, 0, 0);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(picture.image, 0, 0, picture.width, picture.height);
+  pen.lineJoin = "round";
+  regions.forEach(paintRegion);
+  if (draft) paintDraft();
+  if (cursor && document.activeElement === canvas) paintCursor();
+}
+
+// ---------------------------------------------------------------- numbered labels
+
+function overlaps(a, b) {
+  return a.x < b.x + b.width + 2 && b.x < a.x + a.width + 2 && a.y < b.y + b.height + 2 && b.y < a.y + a.height + 2;
+}
+
+// Beside its region where there is room, else the nearest free place: no two labels ever cover each other.
+function labelPlace(bounds, width, taken) {
+  const height = LABEL_HEIGHT, room = { x: canvas.clientWidth - width, y: canvas.clientHeight - height };
+  const [x1, y1, x2, y2] = bounds.map((value) => value * view.scale);
+  const at = (x, y) => ({ x: clamp(x, 0, Math.max(0, room.x)), y: clamp(y, 0, Math.max(0, room.y)), width, height });
+  const wanted = [
+    at(x1, y1 - height - 2), at(x1 + 2, y1 + 2), at(x2 - width, y1 - height - 2), at(x1, y2 + 2),
+    at(x2 - width, y2 + 2), at(x2 + 2, y1), at(x1 - width - 2, y1),
+  ];
+  const free = (place) => !taken.some((other) => overlaps(place, other));
+  const first = wanted.find(free);
+  if (first) return first;
+  let best = null;
+  for (let y = 0; y <= room.y; y += height / 2) {
+    for (let x = 0; x <= room.x; x += width / 2) {
+      const place = at(x, y), far = Math.hypot(x - x1, y - y1);
+      if ((!best || far < best.far) && free(place)) best = { ...place, far };
+    }
+  }
+  return best || wanted[0];
+}
+
+function placeLabels() {
+  labels.textContent = "";
+  const taken = [];
+  for (const region of regions) {
+    const width = 12 + 9 * String(region.id).length;
+    const place = labelPlace(boundsOf(region), width, taken);
+    taken.push(place);
+    const label = document.createElement("span");
+    label.textContent = region.id;
+    label.className = region.id === active ? "rc-on" : "";
+    Object.assign(label.style, { left: place.x + "px", top: place.y + "px", width: width + "px",
+                                 background: colour(region.id), color: ink(region.id) });
+    labels.append(label);
+  }
+}

@@ -1,0 +1,118 @@
+"""A served app and headless Chromium. Any console message or foreign request fails the test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import pytest
+from PIL import Image
+
+from tests.app.fake_engine import FakeEngine
+
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# What Chromium says when the page itself closes a stream.
+NORMAL = ("net::ERR_ABORTED",)
+
+
+def find_chromium() -> str | None:
+    """The Chromium to drive, or None. Run once: some systems have a stub that only says where to get it."""
+    for name in (os.environ.get("RGPT_CHROMIUM"), "/usr/bin/chromium", "chromium", "google-chrome"):
+        path = shutil.which(name) if name else None
+        if path and subprocess.run([path, "--version"], capture_output=True).returncode == 0:
+            return path
+    return None
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    path = find_chromium()
+    if path is None:
+        pytest.skip("needs Chromium (apt-get install chromium, or name one in RGPT_CHROMIUM)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def serve(engine, examples=()) -> tuple:
+    """Serve the app on a free port; returns the Blocks (to close) and the address."""
+    from app.page import build_page, launch_options
+
+    page = build_page(engine, examples)
+    _, address, _ = page.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False, **launch_options()
+    )
+    return page, address
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, FakeEngine]]:
+    """The app with an engine that tells areas: (address, engine)."""
+    from app.session import Picture
+
+    engine = FakeEngine()
+    page, address = serve(engine, [Picture(drawing())])
+    yield address, engine
+    page.close()
+
+
+@pytest.fixture
+def engine(served) -> FakeEngine:
+    """The served engine, as new."""
+    served[1].__init__()
+    return served[1]
+
+
+def drawing(size: tuple[int, int] = (384, 288)) -> Image.Image:
+    """A picture in which a person could find their way."""
+    image = Image.linear_gradient("L").resize(size)
+    return Image.merge("RGB", (image, image.rotate(180), Image.new("L", size, 140)))
+
+
+@pytest.fixture
+def visit(chromium) -> Iterator[Callable]:
+    """`visit(address, **context_options)` opens the app as a new visitor; its console is checked last."""
+    from tests.app.driver import Visitor
+
+    contexts, wrong = [], []
+
+    def open_page(address: str, **options) -> Visitor:
+        options = {"viewport": {"width": 1400, "height": 1000}, **options}
+        context = chromium.new_context(**options)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: wrong.append(f"console {m.type}: {m.text}"))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("request", lambda request: _check_host(request.url, wrong))
+        page.goto(address)
+        page.wait_for_selector("#rc [data-ready]", state="attached")
+        page.wait_for_selector("#ex [data-ready]", state="attached")
+        return Visitor(page)
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [line for line in wrong if not any(normal in line for normal in NORMAL)] == []
+
+
+def _check_host(url: str, wrong: list[str]) -> None:
+    if not url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+        wrong.append(f"foreign request: {url[:200]}")

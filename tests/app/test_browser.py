@@ -1,0 +1,379 @@
+"""The app in headless Chromium, answered by a fake engine that tells what Python received."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.app.conftest import drawing
+from tests.app.driver import png
+
+pytestmark = pytest.mark.browser
+
+SIZE = (384, 288)
+
+
+@pytest.fixture
+def visitor(visit, served, engine):
+    """A visitor with a picture of SIZE on the canvas."""
+    someone = visit(served[0])
+    someone.upload(drawing(SIZE))
+    return someone
+
+
+def received(engine, number: int) -> tuple[float, tuple[float, ...]]:
+    """Area and bounds (x1, y1, x2, y2) of a region as the last session got it."""
+    session = engine.streams[-1]
+    mask = session.regions[number].to_mask(session.image.height, session.image.width)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return float(mask.sum()), (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+
+
+def test_the_page_loads_and_says_what_the_model_can_do(visit, served, engine):
+    visitor = visit(served[0])
+    note = visitor.page.locator(".hd-model")
+    expect(note).to_contain_text("Model: fake")
+    expect(note).to_contain_text("nothing about <b>pictures</b>")  # escaped
+    expect(visitor.page.get_by_text("Add a picture")).to_be_visible()
+
+
+def test_four_kinds_arrive_as_they_were_drawn(visitor, engine):
+    visitor.drag((20, 30), (120, 110))
+    visitor.tool("brush")
+    visitor.drag((200, 60), (300, 60))
+    visitor.tool("polygon")
+    visitor.click((60, 160), (160, 160), (160, 260), (60, 160))
+    visitor.tool("point")
+    visitor.click((300, 200))
+    assert visitor.numbers() == [1, 2, 3, 4]
+    visitor.shot("four_kinds")
+    visitor.ask("<region1> <region2> <region3> <region4>")
+    visitor.answered("covers .* covers .* covers .* covers")
+
+    area, bounds = received(engine, 1)
+    assert area == pytest.approx(100 * 80, rel=0.03) and bounds == pytest.approx((20, 30, 120, 110), abs=2)
+    width = 384 * 0.08  # the slider's first setting
+    area, bounds = received(engine, 2)
+    assert area == pytest.approx(100 * width + np.pi * width**2 / 4, rel=0.04)
+    half = width / 2
+    assert bounds == pytest.approx((200 - half, 60 - half, 300 + half, 60 + half), abs=2)
+    area, bounds = received(engine, 3)
+    assert area == pytest.approx(5000, rel=0.04) and bounds == pytest.approx((60, 160, 160, 260), abs=2)
+    area, bounds = received(engine, 4)
+    assert area == pytest.approx(np.pi * 5.76**2, rel=0.1) and bounds == pytest.approx(
+        (294, 194, 306, 206), abs=2
+    )
+
+
+def test_numbers_are_never_used_again(visitor, engine):
+    visitor.drag((10, 10), (60, 60))
+    visitor.drag((100, 10), (160, 60))
+    visitor.page.get_by_label("Remove region 2").click()
+    visitor.drag((200, 10), (260, 60))
+    assert visitor.numbers() == [1, 3]
+    undo = visitor.page.locator("#rc [data-act=undo]")
+    undo.click()
+    assert visitor.numbers() == [1]
+    undo.click()
+    assert visitor.numbers() == [1, 2]  # the removal is undone: it is the same region again
+    visitor.page.locator("#rc [data-act=clear]").click()
+    assert visitor.numbers() == []
+    visitor.drag((200, 100), (260, 160))
+    assert visitor.numbers() == [4]
+
+
+def test_a_click_that_drags_nothing_draws_nothing_and_uses_no_number(visitor, engine):
+    visitor.click((50, 50))
+    assert visitor.numbers() == []
+    visitor.drag((10, 10), (60, 60))
+    assert visitor.numbers() == [1]
+
+
+def test_labels_do_not_cover_one_another(visitor, engine):
+    for index in range(12):
+        visitor.drag((10 + index, 100), (60 + index, 150))
+    labels = [label.bounding_box() for label in visitor.page.locator("#rc .rc-labels span").all()]
+    frame = visitor.canvas.bounding_box()
+    assert len(labels) == 12
+    for index, a in enumerate(labels):
+        assert frame["x"] <= a["x"] and a["x"] + a["width"] <= frame["x"] + frame["width"] + 0.5
+        assert frame["y"] <= a["y"] and a["y"] + a["height"] <= frame["y"] + frame["height"] + 0.5
+        for b in labels[:index]:
+            apart = (
+                a["x"] + a["width"] <= b["x"]
+                or b["x"] + b["width"] <= a["x"]
+                or a["y"] + a["height"] <= b["y"]
+                or b["y"] + b["height"] <= a["y"]
+            )
+            assert apart, (a, b)
+    visitor.shot("crowded_labels")
+
+
+def test_chips_insert_their_mention_where_the_cursor_is(visitor, engine):
+    visitor.drag((10, 10), (60, 60))
+    visitor.drag((100, 10), (160, 60))
+    visitor.message.fill("Is  larger?")
+    visitor.message.press("Home")
+    for _ in range(3):
+        visitor.message.press("ArrowRight")
+    visitor.chips.nth(1).locator(".rc-insert").click()
+    expect(visitor.message).to_have_value("Is <region2> larger?")
+    visitor.message.press("End")
+    visitor.chips.nth(0).locator(".rc-insert").click()
+    expect(visitor.message).to_have_value("Is <region2> larger? <region1> ")
+    visitor.message.press("Enter")
+    visitor.answered("<region2> covers .* <region1> covers")
+
+
+def test_example_questions_use_the_regions_that_are_there(visitor, engine):
+    visitor.drag((10, 10), (60, 60))
+    visitor.page.get_by_label("Remove region 1").click()
+    visitor.drag((100, 10), (160, 60))
+    visitor.page.get_by_role("button", name="Name it").click()
+    expect(visitor.message).to_have_value(
+        "What is <region2>? Answer the question using shape category names."
+    )
+
+
+def test_keyboard_draws_a_box_a_polygon_and_a_point(visitor, engine):
+    visitor.canvas.focus()
+    press = visitor.page.keyboard.press
+    press("Enter")
+    for _ in range(10):
+        press("ArrowRight")
+        press("ArrowDown")
+    expect(visitor.page.locator(".rc-hint")).to_contain_text("Press Enter at the opposite corner")
+    press("Enter")
+    press("g")
+    for arrow in ("Shift+ArrowLeft", "Shift+ArrowUp", "Shift+ArrowRight"):
+        press("Space")
+        press(arrow)
+        press(arrow)
+    press("Enter")
+    press("c")
+    press("Enter")
+    assert visitor.numbers() == [1, 2, 3]
+    visitor.ask("<region1> <region2> <region3>")
+    visitor.answered("covers .* covers .* covers")
+    area, bounds = received(engine, 1)
+    assert bounds == pytest.approx((192, 144, 192 + 38.4, 144 + 38.4), abs=1)
+    assert area == pytest.approx(38.4**2, rel=0.05)
+    assert received(engine, 2)[0] == pytest.approx(38.4**2 / 2, rel=0.1)
+    visitor.canvas.focus()
+    press("Delete")
+    assert visitor.numbers() == [1, 2, 3]  # after a question nothing is selected
+    press("b")
+    expect(visitor.page.locator("#rc [data-tool=box]")).to_have_attribute("aria-pressed", "true")
+
+
+def test_an_answer_streams_and_stop_ends_the_computation(visitor, engine):
+    engine.padding, engine.delay = 100_000, 0.01
+    visitor.drag((10, 10), (60, 60))
+    visitor.ask("Tell me about <region1>")
+    expect(visitor.answers.last).to_contain_text("word word")
+    first = visitor.answers.last.inner_text()
+    expect(visitor.answers.last).not_to_have_text(first)
+    visitor.shot("streaming")
+    visitor.stop_button.click()
+    expect(visitor.send_button).to_be_visible()
+    assert engine.closed == 1
+    said, kept = engine.streams[0].said, visitor.answers.last.inner_text()
+    assert kept.startswith("Answer: <region1> covers") and len(kept) > len(first)
+    engine.padding, engine.delay = 0, 0
+    visitor.ask("And now <region1>?")
+    visitor.answered("covers", count=2)
+    assert engine.streams[0].said == said
+    assert [turn.question for turn in engine.streams[1].history] == ["Tell me about <region1>"]
+    assert visitor.answers.first.inner_text() == kept
+
+
+def test_closing_the_tab_ends_the_computation(visitor, engine):
+    engine.padding, engine.delay = 100_000, 0.01
+    visitor.ask("Describe the picture.")
+    expect(visitor.answers.last).to_contain_text("word")
+    visitor.page.close()
+    until = time.monotonic() + 10
+    while not engine.closed and time.monotonic() < until:
+        time.sleep(0.05)
+    assert engine.closed == 1
+
+
+def test_a_new_picture_while_an_answer_is_written(visitor, engine):
+    engine.padding, engine.delay = 100_000, 0.01
+    visitor.drag((10, 10), (60, 60))
+    visitor.ask("Tell me about <region1>")
+    expect(visitor.answers.last).to_contain_text("word")
+    visitor.example(SIZE)
+    assert engine.closed == 1
+    expect(visitor.questions).to_have_count(0)
+    expect(visitor.send_button).to_be_visible()
+    assert visitor.numbers() == []
+    engine.padding = 0
+    visitor.drag((10, 10), (60, 60))
+    assert visitor.numbers() == [1]
+    visitor.ask("<region1>")
+    visitor.answered("covers")
+
+
+def test_retry_uses_the_regions_of_its_turn(visitor, engine):
+    visitor.drag((10, 10), (60, 60))
+    visitor.ask("<region1>")
+    first = visitor.answered("covers")
+    visitor.page.get_by_label("Remove region 1").click()
+    visitor.drag((100, 100), (300, 200))
+    visitor.page.locator("#cb button[aria-label=Retry]").click()
+    expect(visitor.send_button).to_be_visible()
+    visitor.page.wait_for_function("() => !document.querySelector('#tb .stop-button')")
+    assert visitor.answered("covers") == first
+    assert [sorted(s.regions) for s in engine.streams] == [[1], [1]]
+    visitor.ask("<region2>")
+    visitor.answered("<region2> covers", count=2)
+
+
+def test_a_stroke_after_a_question_begins_another_region(visitor, engine):
+    visitor.tool("brush")
+    visitor.drag((50, 50), (100, 50))
+    visitor.drag((50, 90), (100, 90))
+    assert visitor.numbers() == [1]
+    visitor.ask("<region1>")
+    visitor.answered("covers")
+    visitor.drag((200, 50), (250, 50))
+    assert visitor.numbers() == [1, 2]
+
+
+def test_undo_and_new_chat(visitor, engine):
+    visitor.drag((10, 10), (60, 60))
+    visitor.ask("<region1> please")
+    visitor.answered("covers")
+    visitor.page.locator("#cb button[aria-label=Undo]").click()
+    expect(visitor.message).to_have_value("<region1> please")
+    expect(visitor.answers).to_have_count(0)
+    visitor.message.press("Enter")
+    visitor.answered("covers")
+    visitor.page.get_by_role("button", name="New chat").click()
+    expect(visitor.questions).to_have_count(0)
+    assert visitor.numbers() == [1]  # picture and regions stay
+
+
+def test_an_unknown_region_is_told_with_its_number(visitor, engine):
+    visitor.drag((10, 10), (60, 60))
+    visitor.ask("What is <region9>?")
+    expect(visitor.toast).to_contain_text("<region9> is not on the picture, which has <region1>")
+    expect(visitor.message).to_have_value("What is <region9>?")
+    expect(visitor.questions).to_have_count(0)
+    visitor.shot("unknown_region")
+
+
+def test_a_file_that_is_no_picture_changes_nothing(visitor, engine):
+    visitor.drag((10, 10), (60, 60))
+    visitor.page.set_input_files(
+        "#up-row input[type=file]", {"name": "<i>x.png", "mimeType": "image/png", "buffer": b"not a picture"}
+    )
+    expect(visitor.toast).to_contain_text("expected a picture")
+    assert visitor.numbers() == [1]
+
+
+def test_markup_in_a_message_is_shown_as_text(visitor, engine):
+    visitor.ask("<img src=http://example.org/x.png> ![x](http://example.org/y.png) <b>bold</b>")
+    visitor.answered("Answer")
+    expect(visitor.questions.last).to_contain_text("<b>bold</b>")
+    assert visitor.page.locator("#cb [data-testid=user] img").count() == 0
+
+
+def test_two_visitors_share_nothing(visit, served, engine):
+    first, second = visit(served[0]), visit(served[0])
+    first.upload(drawing(SIZE))
+    second.upload(drawing((200, 100)))
+    first.drag((10, 10), (110, 60))
+    second.drag((10, 10), (30, 20))
+    engine.padding, engine.delay = 60, 0.01
+    first.ask("first <region1>")
+    second.ask("second <region1>")
+    first_answer, second_answer = first.answered("word$"), second.answered("word$")
+    assert {s.image.size for s in engine.streams} == {SIZE, (200, 100)}
+    areas = [int(re.search(r"covers (\d+)", text)[1]) for text in (first_answer, second_answer)]
+    assert areas[0] == pytest.approx(5000, rel=0.05) and areas[1] == pytest.approx(200, rel=0.15)
+    assert first.questions.all_inner_texts() == ["first <region1>"]
+    assert second.questions.all_inner_texts() == ["second <region1>"]
+
+
+def test_export_downloads_the_conversation(visitor, engine):
+    visitor.drag((10, 10), (60, 60))
+    visitor.ask("<region1>")
+    visitor.answered("covers")
+    with visitor.page.expect_download() as download:
+        visitor.page.get_by_role("button", name="Export JSON").click()
+    exported = json.loads(download.value.path().read_text(encoding="utf-8"))
+    assert exported["model"] == "fake" and exported["picture"] == {"width": 384, "height": 288}
+    (turn,) = exported["turns"]
+    assert turn["question"] == "<region1>" and turn["answer"].startswith("Answer")
+    assert turn["regions"]["1"]["box"] == pytest.approx([10, 10, 60, 60], abs=2)
+
+
+def test_by_touch_at_390_pixels(visit, served, engine):
+    visitor = visit(served[0], viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    visitor.upload(drawing(SIZE))
+    visitor.swipe((20, 30), (60, 60), (120, 110))
+    visitor.page.locator("#rc [data-tool=polygon]").tap()
+    visitor.tap((200, 100), (300, 100), (300, 200))
+    visitor.page.get_by_role("button", name="Finish shape").tap()
+    visitor.page.locator("#rc [data-tool=point]").tap()
+    visitor.tap((50, 200))
+    assert visitor.numbers() == [1, 2, 3]
+    visitor.chips.first.locator(".rc-insert").tap()
+    expect(visitor.message).to_have_value("<region1> ")
+    visitor.chips.nth(1).locator(".rc-insert").tap()
+    visitor.send_button.tap()
+    visitor.answered("covers .* covers")
+    visitor.shot("touch_390")
+    assert received(engine, 1)[1] == pytest.approx((20, 30, 120, 110), abs=3)
+    assert received(engine, 2)[0] == pytest.approx(5000, rel=0.06)
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_rotated_photograph_is_drawn_on_upright(visit, served, engine):
+    visitor = visit(served[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be turned by a quarter
+    visitor.upload(png(drawing((300, 200)), format="JPEG", exif=exif), size=(200, 300))
+    shown = visitor.canvas.bounding_box()
+    assert shown["height"] / shown["width"] == pytest.approx(1.5, rel=0.01)
+    visitor.drag((20, 200), (120, 280))
+    visitor.ask("<region1>")
+    visitor.answered("covers")
+    assert engine.streams[-1].image.size == (200, 300)
+    assert received(engine, 1)[1] == pytest.approx((20, 200, 120, 280), abs=2)
+
+
+def test_a_large_photograph(visit, served, engine):
+    visitor = visit(served[0])
+    visitor.upload(png(drawing((4000, 2669)), format="JPEG", quality=85), size=(4000, 2669))
+    visitor.drag((1000, 500), (3000, 2000))
+    visitor.tool("brush")
+    visitor.drag((500, 2200), (1500, 2200))
+    visitor.ask("<region1> <region2>")
+    visitor.answered("covers .* covers")
+    assert engine.streams[-1].image.size == (4000, 2669)
+    assert received(engine, 1)[1] == pytest.approx((1000, 500, 3000, 2000), abs=8)
+    area = 1000 * 320 + np.pi * 160**2
+    assert received(engine, 2)[0] == pytest.approx(area, rel=0.04)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_screenshots(visit, served, engine, scheme, width):
+    height = 1000 if width > 400 else 844
+    visitor = visit(served[0], viewport={"width": width, "height": height}, color_scheme=scheme)
+    visitor.example(SIZE)
+    visitor.drag((30, 30), (130, 130))
+    visitor.tool("brush")
+    visitor.drag((200, 60), (300, 90), (250, 140))
+    visitor.ask("Which is larger, <region1> or <region2>?")
+    visitor.answered("covers .* covers")
+    visitor.shot(f"{scheme}_{width}")

@@ -1,0 +1,235 @@
+"""The handlers without a browser: jobs, streaming, stopping, one visitor beside another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from app.canvas import COLOURS, data_url, empty_value, hex_colours
+from app.engine import Answering
+from app.handlers import Handlers
+from app.jobs import Jobs
+from app.session import Conversation, Picture
+from rgpt.errors import InputError
+from rgpt.regions import Box
+from tests.app.fake_engine import FakeEngine
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def do(engine) -> Handlers:
+    return Handlers(engine, [picture()], picture)
+
+
+def picture() -> Picture:
+    return Picture(Image.new("RGB", (40, 30)))
+
+
+def asked(do: Handlers, question: str = "What is <region1>?") -> Conversation:
+    talk = Conversation(picture())
+    drawn = empty_value() | {
+        "picture": talk.picture.token,
+        "regions": [{"id": 1, "kind": "box", "box": [1, 1, 11, 6]}],
+    }
+    do.check(question, drawn, talk)
+    return do.ask(question, drawn, talk)[1]
+
+
+def last(steps: Iterator) -> Conversation:
+    return list(steps)[-1][0]
+
+
+def test_an_answer_is_streamed_and_kept_with_its_turn(do, engine):
+    talk = last(do.answer(asked(do)))
+    assert talk.turns[0].answer == "Answer: <region1> covers 50 px."
+    assert talk.turns[0].status == "done"
+    assert engine.closed == 1 and not do.jobs.busy(talk.picture.token)
+
+
+def test_stop_ends_the_computation_and_keeps_the_partial_answer(do, engine):
+    engine.padding, engine.delay = 10_000, 0.002
+    talk, steps = asked(do), []
+    thread = threading.Thread(target=lambda: steps.extend(do.answer(talk)))
+    thread.start()
+    while len(steps) < 2:
+        pass
+    do.stop(talk)
+    assert engine.closed == 1
+    thread.join(5)
+    turn = steps[-1][0].turns[0]
+    assert turn.status == "stopped" and turn.answer.startswith("Answer: <region1> covers 50 px. word")
+    assert engine.streams[0].said < 5000
+
+
+def test_a_closed_tab_ends_the_computation(do, engine):
+    engine.padding, engine.delay = 10_000, 0.05
+    steps = do.answer(asked(do))
+    next(steps)
+    steps.close()
+    assert engine.closed == 1
+
+
+def test_stop_before_the_queue_reaches_the_answer_computes_nothing(do, engine):
+    talk = asked(do)
+    do.stop(talk)
+    assert list(do.answer(talk)) == [(gr.skip(), gr.skip())]
+    assert engine.streams == []
+
+
+def test_a_second_question_waits_for_the_first(do):
+    talk = asked(do)
+    with pytest.raises(gr.Error, match="still being written"):
+        do.check("And now?", empty_value(), talk)
+
+
+def test_errors_are_escaped_for_the_toast(do):
+    with pytest.raises(gr.Error) as caught:
+        do.check("What is <region9>?", empty_value(), Conversation(picture()))
+    assert "&lt;region9&gt;" in caught.value.message
+
+
+def test_a_failing_model_leaves_a_failed_turn_and_a_free_visitor(do, engine, monkeypatch):
+    def fail(*_):
+        yield "half "
+        raise RuntimeError("secret details")
+
+    warnings: list[str] = []
+    monkeypatch.setattr("tests.app.fake_engine.FakeSession.stream", fail)
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
+    talk = last(do.answer(asked(do)))
+    assert talk.turns[0].status == "failed" and talk.turns[0].answer == "half"
+    assert warnings and "secret" not in warnings[0]
+    assert not do.jobs.busy(talk.picture.token)
+
+
+def test_retry_asks_with_the_regions_of_its_turn(do, engine):
+    talk = last(do.answer(asked(do)))
+    _, talk, _ = do.retry(talk, SimpleNamespace(index=1))
+    assert last(do.answer(talk)).turns[0].answer == "Answer: <region1> covers 50 px."
+    assert [s.regions for s in engine.streams] == [{1: Box(1, 1, 11, 6)}] * 2
+
+
+@pytest.mark.parametrize("index", [None, -1, 7, "0", [], [9], True])
+def test_an_index_that_is_no_message_changes_nothing(do, index, monkeypatch):
+    monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
+    talk = last(do.answer(asked(do)))
+    assert do.undo(talk, SimpleNamespace(index=index)) == (gr.skip(),) * 3
+
+
+def test_undo_gives_the_question_back(do):
+    talk = last(do.answer(asked(do)))
+    question, talk, messages = do.undo(talk, SimpleNamespace(index=[0]))
+    assert (question, talk.turns, messages) == ("What is <region1>?", (), [])
+
+
+def test_a_full_queue_gives_the_question_back(do):
+    talk = asked(do)
+    box, talk, messages = do.lost(talk)
+    assert box["value"] == "What is <region1>?" and talk.turns == () and messages == []
+    assert not do.jobs.busy(talk.picture.token)
+
+
+def test_the_same_example_is_another_picture_for_every_visitor(do):
+    event = SimpleNamespace(index=0)
+    tokens = {do.open_example(Conversation(), event)[1].picture.token for _ in range(3)}
+    assert len(tokens) == 3
+
+
+@pytest.mark.parametrize("index", [None, 5, -2, "0", True])
+def test_an_example_that_does_not_exist_changes_nothing(do, index):
+    assert do.open_example(Conversation(), SimpleNamespace(index=index)) == (gr.skip(),) * 4
+
+
+def test_an_unusable_upload_is_told_without_its_path(do, tmp_path: Path, monkeypatch):
+    warnings: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
+    path = tmp_path / "note.png"
+    path.write_text("no picture")
+    assert do.open_upload(str(path), Conversation()) == (gr.skip(),) * 4
+    assert "note.png" in warnings[0] and str(tmp_path) not in warnings[0]
+
+
+def test_a_picture_is_opened_once_and_forgotten_with_its_visitor(do, engine):
+    talk = last(do.answer(asked(do)))
+    _, talk, _ = do.retry(talk, SimpleNamespace(index=1))
+    talk = last(do.answer(talk))
+    assert engine.opened == 1
+    do.forget(talk)
+    assert do.answering._sessions == {}
+
+
+def test_only_mentioned_regions_reach_the_model_and_few_sessions_are_kept(engine):
+    answering = Answering(engine)
+    answering.KEPT = 2
+    regions = {1: Box(1, 1, 5, 5), 2: Box(2, 2, 6, 6)}
+    for _ in range(4):
+        talk = Conversation(picture()).asked("<region1>", regions).answered("one", "done")
+        talk = talk.asked("<region2>", regions)
+        list(answering.stream(talk))
+    seen = engine.streams[-1]
+    assert sorted(seen.regions) == [2] and [sorted(t.regions) for t in seen.history] == [[1]]
+    assert len(answering._sessions) == 2
+
+
+def test_two_visitors_stream_at_once_and_never_meet_in_the_model():
+    inside, most = 0, 0
+
+    class Session:
+        def stream(self, question):
+            nonlocal inside, most
+            for _ in range(50):
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+                yield question
+
+    engine = SimpleNamespace(open=lambda image: Session())
+    answering, answers = Answering(engine), {}
+
+    def visit(name: str) -> None:
+        answers[name] = "".join(answering.stream(Conversation(picture()).asked(name, {})))
+
+    threads = [threading.Thread(target=visit, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {name: name * 50 for name in "abc"} and most == 1
+
+
+def test_jobs_are_claimed_once():
+    jobs = Jobs()
+    job = jobs.begin("a")
+    assert jobs.claim("a") is job and jobs.claim("a") is None and jobs.claim("b") is None
+    with pytest.raises(InputError):
+        jobs.begin("a")
+    assert not jobs.stop("a", timeout=0.01)
+    jobs.end("a", job)
+    assert jobs.stop("a") and not jobs.busy("a") and jobs.begin("a") is not job
+
+
+def test_the_picture_sent_to_the_page_is_bounded():
+    large = data_url(Image.effect_noise((4000, 2669), 60).convert("RGB"))
+    assert large.startswith("data:image/jpeg;base64,") and len(large) < 6_000_000
+    assert data_url(Image.new("RGB", (96, 96))).startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize(
+    ("rgb", "ink"), [((255, 255, 255), "#000000"), ((0, 0, 0), "#ffffff"), ((0, 60, 110), "#ffffff")]
+)
+def test_ink_is_readable(rgb, ink):
+    assert hex_colours(rgb)[1] == ink
+
+
+def test_every_region_colour_is_its_own():
+    assert len({fill for fill, _ in COLOURS}) == len(COLOURS)
