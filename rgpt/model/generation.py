@@ -90,8 +90,13 @@ class RegionGenerationMixin:
 
         return {**mm_encoder_output, "image": self._select(features, repeat, input_ids, inputs_embeds)}
 
+    # `inputs_embeds` is named because generate() looks for it in this signature before it accepts embeddings.
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         # A conversation that goes on from cached keys reads only the new end of the prompt: the features of
         # placeholders that lie in the cache are left out, or they would be written over the new ones.
@@ -101,7 +106,7 @@ class RegionGenerationMixin:
         if (
             kwargs.get("is_first_iteration")
             and features is not None
-            and kwargs.get("inputs_embeds") is None
+            and inputs_embeds is None
             and next_sequence_length is not None
             and next_sequence_length < length
         ):
@@ -115,7 +120,7 @@ class RegionGenerationMixin:
                 "image": self._select(features, keep_new, input_ids, None),
             }
         return super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, next_sequence_length=next_sequence_length, **kwargs
+            input_ids, next_sequence_length=next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
         )
 
     def _prefill(

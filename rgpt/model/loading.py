@@ -54,6 +54,7 @@ def load(
         config=config,
         dtype=dtype,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported below, with the others
         **options,
     )
     for problem, what in (
@@ -62,13 +63,24 @@ def load(
         ("mismatched_keys", "has a wrong shape for"),
     ):
         if report[problem]:
-            keys = sorted(str(key) for key in report[problem])
+            keys = sorted(key if isinstance(key, str) else key[0] for key in report[problem])
             raise InputError(
                 f"the checkpoint {path!r} {what} {len(keys)} weights, first {keys[0]}: save it again."
             )
     if device is not None:
         model = model.to(device)
+        _align(model)
     return model.eval(), processor
+
+
+def _align(model: torch.nn.Module) -> None:
+    """Copy CPU weights that lie at odd addresses of a memory-mapped file.
+
+    Matrix kernels sum in another order there: the last bit of the logits would depend on the file's layout.
+    """
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
+            tensor.data = tensor.data.clone()
 
 
 def _open(kind: Any, path: str, **options: Any) -> Any:
@@ -76,6 +88,8 @@ def _open(kind: Any, path: str, **options: Any) -> Any:
     try:
         if kind is RegionGPTConfig:
             found, _ = RegionGPTConfig.get_config_dict(path)
+            if not found:
+                raise OSError("there is no config.json")
             if found.get("model_type") != RegionGPTConfig.model_type:
                 raise InputError(
                     f"the model {path!r} is of type {found.get('model_type')!r}, not 'regiongpt': "
