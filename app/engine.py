@@ -1,8 +1,8 @@
 """Who answers: a small protocol, so that tests answer with ten lines, and the model behind it.
 
-The model is loaded once and shared by all visitors. Every conversation has a session of its own, and the steps
-of all sessions run one at a time under one lock: answers of several visitors interleave token by token and never
-meet inside the model.
+The model is loaded once and shared by all visitors. Every conversation has a session of its own; their steps
+run one at a time under one lock, so that answers of several visitors interleave token by token and never meet
+inside the model.
 """
 
 from __future__ import annotations
