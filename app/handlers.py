@@ -22,7 +22,7 @@ import gradio as gr
 
 from app.canvas import picture_update
 from app.engine import Answering, Engine
-from app.jobs import Jobs
+from app.jobs import Job, Jobs
 from app.session import Conversation, Picture, check_question, fill_question, read_regions
 from rgpt.errors import InputError
 
@@ -76,8 +76,8 @@ class Handlers:
         self.forget(conversation)
         return picture_update(picture), Conversation(picture), [], _idle()
 
-    def _abandon(self, conversation: Conversation) -> None:
-        self.jobs.stop(conversation.picture.token if conversation.picture else None)
+    def _abandon(self, conversation: Conversation, *, discard: bool = True) -> None:
+        self.jobs.stop(conversation.picture.token if conversation.picture else None, discard=discard)
 
     # -- asking
 
@@ -123,6 +123,14 @@ class Handlers:
         if conversation.picture is None or job is None:
             yield gr.skip(), gr.skip()  # stopped before its turn in the queue came
             return
+        try:
+            yield from self._write_answer(conversation, job)
+        finally:
+            # Only now that the page has taken the last piece may Stop, New chat or a new picture go on: what
+            # they show would be overwritten otherwise. Reached by GeneratorExit too, when the tab is closed.
+            self.jobs.end(conversation.picture.token, job)
+
+    def _write_answer(self, conversation: Conversation, job: Job) -> Iterator[Any]:
         text, shown, status = "", time.monotonic(), "done"
         pieces = self.answering.stream(conversation)
         try:
@@ -143,9 +151,10 @@ class Handlers:
             status = "failed"
             gr.Warning("The model failed; the reason is in the server's log.", title="Not answered")
         finally:
-            # Reached by GeneratorExit too, when the tab is closed.
             pieces.close()
-            self.jobs.end(conversation.picture.token, job)
+        if job.discarded:
+            yield gr.skip(), gr.skip()
+            return
         conversation = conversation.answered(text.strip(), status)
         yield conversation, conversation.messages()
 
@@ -165,7 +174,7 @@ class Handlers:
 
     def stop(self, conversation: Conversation) -> None:
         """Stop the answer under way; what it had said stays."""
-        self._abandon(conversation)
+        self._abandon(conversation, discard=False)
 
     # -- the conversation as a whole
 

@@ -16,6 +16,7 @@ class Job:
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
+        self.discarded = False
         self.ended = threading.Event()
         self.claimed = False
 
@@ -58,16 +59,17 @@ class Jobs:
             return job
 
     def end(self, token: str, job: Job) -> None:
-        """Say that nothing is computed for `job` any more."""
+        """Say that nothing is computed, or shown, for `job` any more."""
         with self._lock:
             if self._jobs.get(token) is job:
                 del self._jobs[token]
         job.ended.set()
 
-    def stop(self, token: str | None, timeout: float = 10.0) -> bool:
+    def stop(self, token: str | None, *, discard: bool = False, timeout: float = 10.0) -> bool:
         """Stop the answer about this picture and wait until its computation has ended.
 
         Args:
+            discard: what it had said is not wanted any more.
             timeout: seconds to wait; a decode step of a large model may take some.
 
         Returns:
@@ -77,6 +79,7 @@ class Jobs:
             job = self._jobs.get(token) if token else None
             if job is None:
                 return True
+            job.discarded = discard
             job.stopping.set()
             if not job.claimed:
                 # Still in the queue: it will find nothing to compute.

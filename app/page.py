@@ -96,7 +96,9 @@ def build_page(
             answering.failure(do.lost, conversation, [message, conversation, chat], **quick)
         message.stop(do.stop, conversation, None, **quick)
         chat.undo(do.undo, conversation, [message, conversation, chat], **queued)
-        gr.on([new_chat.click, chat.clear], do.new_chat, conversation, [message, conversation, chat], **quick)
+        gr.on(
+            [new_chat.click, chat.clear], do.new_chat, conversation, [message, conversation, chat], **queued
+        )
         for button, template in templates:
             button.click(
                 lambda *given, t=template: do.fill(t, *given), [canvas, conversation], message, **quick

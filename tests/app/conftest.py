@@ -45,6 +45,7 @@ def chromium() -> Iterator:
     path = find_chromium()
     if path is None:
         pytest.skip("needs Chromium (apt-get install chromium, or name one in RGPT_CHROMIUM)")
+    playwright.expect.set_options(timeout=20_000)  # a busy machine is slow, not wrong
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -96,7 +97,7 @@ def visit(chromium) -> Iterator[Callable]:
     def open_page(address: str, **options) -> Visitor:
         options = {"viewport": {"width": 1400, "height": 1000}, **options}
         context = chromium.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(20_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda m: wrong.append(f"console {m.type}: {m.text}"))

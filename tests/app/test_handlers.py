@@ -71,6 +71,20 @@ def test_stop_ends_the_computation_and_keeps_the_partial_answer(do, engine):
     assert engine.streams[0].said < 5000
 
 
+def test_a_new_picture_waits_for_the_last_piece_and_is_not_overwritten(do, engine):
+    engine.padding, engine.delay = 10_000, 0.05
+    talk = asked(do)
+    steps = do.answer(talk)
+    next(steps)
+    shown: list = []
+    thread = threading.Thread(target=lambda: shown.extend(do.open_example(talk, SimpleNamespace(index=0))))
+    thread.start()
+    rest = list(steps)  # the page takes what is left
+    thread.join(5)
+    assert shown[1].turns == () and shown[2] == []
+    assert rest[-1] == (gr.skip(), gr.skip()) and engine.closed == 1
+
+
 def test_a_closed_tab_ends_the_computation(do, engine):
     engine.padding, engine.delay = 10_000, 0.05
     steps = do.answer(asked(do))
