@@ -11,8 +11,7 @@ here, once.
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.generation import GenerationConfig
 
 from rgpt.errors import InputError
@@ -21,6 +20,7 @@ REFINEMENT_FACTOR = {"deconv": 4, "residual": 4, "bilinear": 4, "none": 1}
 """How many refined cells lie along one cell of the tower's grid, for every kind of refinement."""
 
 CLIP_L_336 = {
+    "model_type": "clip_vision_model",
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -40,6 +40,7 @@ SIGLIP_SO400M_384 = {
 }
 # Vicuna-7B v1.5 [D]. 32,064 rows: its 32,000 tokens, <image>, <region>, rounded up to a multiple of 64.
 VICUNA_7B = {
+    "model_type": "llama",
     "vocab_size": 32064,
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -88,10 +89,7 @@ class RegionGPTConfig(PreTrainedConfig):
     """
 
     model_type = "regiongpt"
-    sub_configs_defaults = {
-        "vision_config": SubConfigSpec(AutoConfig, model_type="clip_vision_model", init_kwargs=CLIP_L_336),
-        "text_config": SubConfigSpec(AutoConfig, model_type="llama", init_kwargs=VICUNA_7B),
-    }
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -110,8 +108,9 @@ class RegionGPTConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_unknown(kwargs)
-        if self.vision_config is None and self.profile == "spatialrgpt":
-            self.vision_config = dict(SIGLIP_SO400M_384)
+        default = SIGLIP_SO400M_384 if self.profile == "spatialrgpt" else CLIP_L_336
+        self.vision_config = _sub_config(self.vision_config, default)
+        self.text_config = _sub_config(self.text_config, VICUNA_7B)
         super().__post_init__(**kwargs)
         if self.vision_hidden_size is None:
             self.vision_hidden_size = _channels(self.vision_config, self.vision_feature_layer)
@@ -182,6 +181,19 @@ class RegionGPTConfig(PreTrainedConfig):
     def image_size(self) -> int | None:
         """Side of the tower's input in pixels, where its config says so."""
         return _side(self.vision_config, "image_size")
+
+
+def _sub_config(given: Any, default: dict[str, Any]) -> PreTrainedConfig:
+    """A configuration from a configuration, a dict or nothing; a dict may lack the default's model type."""
+    if isinstance(given, PreTrainedConfig):
+        return given
+    values = dict(default) if given is None else {"model_type": default["model_type"], **given}
+    model_type = values.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise InputError(
+            f"transformers knows no model type {model_type!r}: check the spelling or its version."
+        )
+    return CONFIG_MAPPING[model_type](**values)
 
 
 def _side(vision_config: Any, name: str) -> int | None:

@@ -59,36 +59,46 @@ class RegionGenerationMixin:
             chosen["region_features"] = rows[self.config.region_token_id]
         return chosen
 
-    def _prepare_multimodal_encoder_kwargs_for_generation(
-        self, model_kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        # The library encodes only when it sees `pixel_values`; cached tower features are as good.
-        if model_kwargs.get("pixel_values") is None and model_kwargs.get("vision_features") is not None:
-            names = ("vision_features", "region_masks", "region_index")
-            inputs = {name: model_kwargs.pop(name, None) for name in names}
-            given = model_kwargs.get("mm_encoder_outputs") or {}
-            model_kwargs["mm_encoder_outputs"] = {**given, "image": self.model.get_image_features(**inputs)}
-            return model_kwargs
-        return super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)  # type: ignore[misc]
+    @torch.no_grad()
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. Takes what `forward` takes in place of pictures: `pixel_values` or
+        `vision_features` with `region_masks` and `region_index`, or `mm_encoder_outputs`; pictures are
+        encoded once, before the first step.
+        """
+        names = ("pixel_values", "vision_features", "region_masks", "region_index")
+        inputs = {name: value for name in names if (value := kwargs.pop(name, None)) is not None}
+        if inputs:
+            given = kwargs.get("mm_encoder_outputs") or {}
+            if given.get("image") is not None:
+                raise InputError("generate takes pictures and regions, or mm_encoder_outputs, not both.")
+            features = self.model.get_image_features(**inputs)
+            kwargs["mm_encoder_outputs"] = {**given, "image": features}
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
 
-    def _expand_multimodal_outputs(
+    def _expand_inputs_for_generation(
         self,
-        input_ids: Tensor | None,
-        mm_encoder_output: dict[str, Any],
         expand_size: int = 1,
-        inputs_embeds: Tensor | None = None,
-    ) -> dict[str, Any]:
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
         # Beams and num_return_sequences repeat every row of text; its pictures and regions must follow row
         # by row.
-        features = mm_encoder_output.get("image")
-        if features is None:
-            return mm_encoder_output
+        outputs = model_kwargs.pop("mm_encoder_outputs", None)
+        if outputs and outputs.get("image") is not None and expand_size > 1:
 
-        def repeat(mask: Tensor, numbers: Tensor) -> Tensor:
-            mask = mask.repeat_interleave(expand_size, dim=0)
-            return numbers.repeat_interleave(expand_size, dim=0)[mask]
+            def repeat(mask: Tensor, numbers: Tensor) -> Tensor:
+                mask = mask.repeat_interleave(expand_size, dim=0)
+                return numbers.repeat_interleave(expand_size, dim=0)[mask]
 
-        return {**mm_encoder_output, "image": self._select(features, repeat, input_ids, inputs_embeds)}
+            embeds = model_kwargs.get("inputs_embeds")
+            outputs = {**outputs, "image": self._select(outputs["image"], repeat, input_ids, embeds)}
+        expanded_ids, expanded = super()._expand_inputs_for_generation(  # type: ignore[misc]
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        if outputs:
+            expanded["mm_encoder_outputs"] = outputs
+        return expanded_ids, expanded
 
     # `inputs_embeds` is named because generate() looks for it in this signature before it accepts embeddings.
     def prepare_inputs_for_generation(
@@ -100,11 +110,14 @@ class RegionGenerationMixin:
     ) -> dict[str, Any]:
         # A conversation that goes on from cached keys reads only the new end of the prompt: the features of
         # placeholders that lie in the cache are left out, or they would be written over the new ones.
+        first_step = bool(kwargs.get("is_first_iteration"))
+        if not first_step and kwargs.get("use_cache", True):
+            kwargs.pop("mm_encoder_outputs", None)
         outputs = kwargs.get("mm_encoder_outputs") or {}
         features = outputs.get("image")
         length = input_ids.shape[1]
         if (
-            kwargs.get("is_first_iteration")
+            first_step
             and features is not None
             and inputs_embeds is None
             and next_sequence_length is not None

@@ -48,6 +48,12 @@ def load(
     config = _open(RegionGPTConfig, path)
     processor = _open(RegionGPTProcessor, path)
     processor.check_model(config)
+    attention = options.get("attn_implementation")
+    tower = config.vision_config
+    convolutional = not hasattr(tower, "num_attention_heads") or getattr(tower, "backbone_config", None)
+    if isinstance(attention, str) and convolutional:
+        # Convolutions have no attention to choose, and transformers refuses the choice for them.
+        options["attn_implementation"] = {"text_config": attention}
     model, report = _open(
         RegionGPTForConditionalGeneration,
         path,

@@ -73,6 +73,14 @@ class RegionGPTPreTrainedModel(PreTrainedModel):
         if std is not None:
             init.normal_(module.weight, std=std)
 
+    # Checkpointing and adapters ask for gradients at the input. Only the language model's input needs them;
+    # the library would also make the frozen tower's, and not every tower's embedding is a tensor.
+    def enable_input_require_grads(self) -> None:
+        self.base_model.language_model.enable_input_require_grads()
+
+    def disable_input_require_grads(self) -> None:
+        self.base_model.language_model.disable_input_require_grads()
+
 
 class RegionGPTModel(RegionGPTPreTrainedModel):
     """Everything but the language model's head."""
@@ -97,19 +105,22 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         return self
 
     def vision_features(self, pixel_values: Tensor) -> Tensor:
-        """`[I, 3, S, S]` normalised pixels -> `[I, C, h, w]`, the tower's map before refinement (worth
-        caching)."""
-        return tower_features(
-            self.vision_tower,
-            pixel_values,
-            layer=self.config.vision_feature_layer,
-            strategy=self.config.vision_feature_select_strategy,
-            grid=self.config.vision_grid,
-        )
+        """`[I, 3, S, S]` normalised pixels -> `[I, C, h, w]`, the tower's map before refinement.
+
+        Worth caching: a frozen tower gives the same map in every epoch. It keeps no graph then.
+        """
+        learns = pixel_values.requires_grad or not is_frozen(self.vision_tower)
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return tower_features(
+                self.vision_tower,
+                pixel_values,
+                layer=self.config.vision_feature_layer,
+                strategy=self.config.vision_feature_select_strategy,
+                grid=self.config.vision_grid,
+            )
 
     def encode(self, pixel_values: Tensor | None = None, vision_features: Tensor | None = None) -> Tensor:
-        """`[I, 3, S, S]` pixels, or the `[I, C, h, w]` features of `vision_features`, -> refined `[I, C, G,
-        G]`."""
+        """`[I, 3, S, S]` pixels or the `[I, C, h, w]` of `vision_features` -> refined `[I, C, G, G]`."""
         if pixel_values is not None and vision_features is None:
             features = self.vision_features(pixel_values)
         elif vision_features is not None and pixel_values is None:

@@ -285,7 +285,9 @@ class RegionGPTProcessor(ProcessorMixin):
         """Prompts, and in each the character spans of the assistant's words ({% generation %} in the
         template)."""
         if template is None:
-            template = self._resolve_chat_template(None)
+            template = self.chat_template
+            if not isinstance(template, str):
+                raise InputError("this processor has no chat template: give one, e.g. chat_template='plain'.")
         elif "{" not in template:
             template = chat_template(template)
         # transformers cannot track the spans and cut the last message at once; a prompt to continue needs

@@ -80,7 +80,8 @@ class Conversation:
         self.pictures: list[Any] = []
         self.regions: dict[int, Any] = {}
         self._control, self._mention = control, mention
-        self._highest = max(taken, default=0)
+        self._taken = set(taken)
+        self._highest = max(self._taken, default=0)
         self.messages = [self._message(message) for message in conversation]
 
     def _message(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +113,12 @@ class Conversation:
                 number = self._highest + 1
             self._highest = max(self._highest, number)
             if block.get("region") is not None:
+                if number in self._taken:
+                    raise InputError(
+                        f"<region{number}> is given twice, by a region block and before it: "
+                        "give each number once."
+                    )
+                self._taken.add(number)
                 self.regions[number] = block["region"]
             self.mentions.append(number)
             return {"type": "text", "text": self._mention(number)}

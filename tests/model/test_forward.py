@@ -168,6 +168,21 @@ def test_gradients_reach_every_part_but_what_is_frozen(built: Built) -> None:
     model.requires_grad_(True)
 
 
+def test_a_frozen_tower_keeps_no_graph(built: Built) -> None:
+    model, _ = built
+    size = PICTURE_SIZE[_kind_of(model)]
+    model.model.vision_tower.requires_grad_(False)
+    model.enable_input_require_grads()  # as adapters and checkpointing do
+    try:
+        pixels = torch.randn(1, 3, size, size)
+        assert not model.model.vision_features(pixels).requires_grad
+        assert model.model.vision_features(pixels.requires_grad_()).requires_grad
+        assert model.get_input_embeddings()(torch.tensor([[1]])).requires_grad
+    finally:
+        model.disable_input_require_grads()
+        model.requires_grad_(True)
+
+
 def test_regions_of_the_first_row_need_no_list() -> None:
     model = make_model()
     processor = make_processor(model.config)

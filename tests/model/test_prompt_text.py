@@ -90,6 +90,13 @@ def test_an_unknown_block_is_named() -> None:
         Conversation([{"role": "user", "content": [{"type": "video"}]}], CONTROL, str)
 
 
+def test_a_number_given_twice_is_refused() -> None:
+    blocks = [{"type": "region", "number": 2, "region": "R"}, {"type": "region", "number": 2, "region": "S"}]
+    for content, taken in ((blocks, ()), (blocks[:1], (2,))):
+        with pytest.raises(InputError, match="<region2> is given twice"):
+            Conversation([{"role": "user", "content": content}], CONTROL, str, taken)
+
+
 def test_an_unknown_template_is_named() -> None:
     with pytest.raises(InputError, match="vicuna, llama-3, qwen, plain"):
         chat_template("alpaca")
@@ -158,6 +165,12 @@ def test_a_system_message_takes_the_place_of_the_default(
 def test_a_message_can_be_continued(processor: RegionGPTProcessor) -> None:
     prompt = processor.apply_chat_template(TALK[:2], continue_final_message=True)
     assert prompt.endswith("A cat.")
+
+
+def test_a_processor_without_a_template_says_so(processor: RegionGPTProcessor) -> None:
+    bare = RegionGPTProcessor(processor.tokenizer)
+    with pytest.raises(InputError, match="no chat template"):
+        bare.apply_chat_template(TALK)
 
 
 def test_an_unknown_role_is_refused(processor: RegionGPTProcessor) -> None:
