@@ -51,8 +51,7 @@ VICUNA_7B = {
     "pad_token_id": 0,
 }
 
-# Keys that transformers itself writes into a config.json or hands to a constructor; everything else must be
-# a field.
+# Keys that transformers itself writes into a config.json or hands to a constructor; others must be fields.
 _LIBRARY_KEYS = {
     "model_type", "torch_dtype", "name_or_path", "num_labels", "output_attentions", "attn_implementation",
     "experts_implementation", "quantization_config", "tie_last_hidden_states",
@@ -126,8 +125,7 @@ class RegionGPTConfig(PreTrainedConfig):
         self._check_values()
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
-        # Trainers write generation settings such as `use_cache` onto a config; a reload must not stumble on
-        # them.
+        # Trainers leave settings such as `use_cache` on a config; a reload must not stumble on them.
         known = _LIBRARY_KEYS | set(GenerationConfig._get_default_generation_params())
         unknown = sorted(key for key in kwargs if key not in known and not key.startswith("_"))
         if unknown:
@@ -153,6 +151,12 @@ class RegionGPTConfig(PreTrainedConfig):
         for name in ("vision_hidden_size", "vision_grid", "merge_grid"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        layers, layer = getattr(self.vision_config, "num_hidden_layers", None), self.vision_feature_layer
+        if isinstance(layers, int) and layer is not None and not -layers - 1 <= layer <= layers:
+            raise InputError(
+                f"vision_feature_layer is {layer} but the tower has {layers} layers: "
+                f"choose one from {-layers - 1} to {layers}."
+            )
         assert self.merge_grid is not None
         if self.merge_grid > self.refined_grid:
             raise InputError(
@@ -174,6 +178,12 @@ class RegionGPTConfig(PreTrainedConfig):
     @property
     def image_tokens(self) -> int:
         """T: image tokens that one picture becomes."""
+        layers, layer = getattr(self.vision_config, "num_hidden_layers", None), self.vision_feature_layer
+        if isinstance(layers, int) and layer is not None and not -layers - 1 <= layer <= layers:
+            raise InputError(
+                f"vision_feature_layer is {layer} but the tower has {layers} layers: "
+                f"choose one from {-layers - 1} to {layers}."
+            )
         assert self.merge_grid is not None
         return self.merge_grid**2
 

@@ -1,7 +1,7 @@
 """The few hooks by which `generate` learns about regions.
 
-transformers knows how to encode pictures before the first step, and how to repeat and slice image features.
-It knows nothing of region features; each hook below does for both kinds what the library does for one.
+Pictures are encoded once, before the first step; then their features and those of the regions are repeated
+for beams and cut for a cached prompt. transformers does the like for image features only.
 `tests/model/test_hf_contract.py` fails on the day an upgrade renames one of them.
 """
 
@@ -19,8 +19,7 @@ from rgpt.errors import InputError
 def placeholder_mask(
     input_ids: Tensor | None, inputs_embeds: Tensor | None, embeddings: nn.Module, token_id: int
 ) -> Tensor:
-    """`[B, L]` bool: where the placeholder stands; by id, or by embedding when only `inputs_embeds` are
-    known."""
+    """`[B, L]` bool: where the placeholder stands, by id, or by embedding when there are no ids."""
     if input_ids is not None and input_ids.numel() > 0:
         return input_ids == token_id
     assert inputs_embeds is not None
@@ -42,8 +41,7 @@ class RegionGenerationMixin:
     def _select(
         self, features: Any, choose: Any, input_ids: Tensor | None, inputs_embeds: Tensor | None
     ) -> Any:
-        """A copy of `features` with the rows that `choose(mask, row_numbers)` keeps, for both placeholder
-        kinds."""
+        """A copy of `features` with the rows that `choose(mask, row_numbers)` keeps, of both kinds."""
         tokens = features.pooler_output
         tokens = tokens if torch.is_tensor(tokens) else torch.cat(list(tokens))
         rows = {self.config.image_token_id: tokens.reshape(-1, tokens.shape[-1])}
@@ -61,9 +59,10 @@ class RegionGenerationMixin:
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers. Takes what `forward` takes in place of pictures: `pixel_values` or
-        `vision_features` with `region_masks` and `region_index`, or `mm_encoder_outputs`; pictures are
-        encoded once, before the first step.
+        """As in transformers, with the pictures and regions that `forward` takes; they are encoded once.
+
+        That is `pixel_values` or `vision_features`, with `region_masks` and `region_index`, or the finished
+        `mm_encoder_outputs`.
         """
         names = ("pixel_values", "vision_features", "region_masks", "region_index")
         inputs = {name: value for name in names if (value := kwargs.pop(name, None)) is not None}
@@ -82,8 +81,7 @@ class RegionGenerationMixin:
         input_ids: Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        # Beams and num_return_sequences repeat every row of text; its pictures and regions must follow row
-        # by row.
+        # Beams and num_return_sequences repeat every row of text; its pictures and regions must follow it.
         outputs = model_kwargs.pop("mm_encoder_outputs", None)
         if outputs and outputs.get("image") is not None and expand_size > 1:
 

@@ -1,5 +1,4 @@
-"""RegionGPT: picture -> tower -> refinement -> (pooled regions, merged patches) -> connector -> language
-model.
+"""RegionGPT: picture -> tower -> refinement -> pooled regions and merged patches -> connector -> text model.
 
 Legend of axes: B rows of text, L tokens a row, I pictures in the batch (of all rows, in reading order), R
 regions a picture (padded), M region mentions in the batch, C tower channels, h = w the tower's grid, G the
@@ -166,8 +165,7 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         vision_features: Tensor | None = None,
         **kwargs: Any,
     ) -> RegionGPTImageFeatures:
-        """Pixels (or tower features) and regions -> image tokens and region vectors; see `encode` and
-        `project`."""
+        """Pixels or tower features, and regions -> image tokens and region vectors: `encode`, `project`."""
         return self.project(self.encode(pixel_values, vision_features), region_masks, region_index)
 
     def _write(

@@ -21,8 +21,7 @@ _LARGEST_SQUARE = 12_000
 
 
 def as_picture(source: Picture) -> Image.Image:
-    """An upright RGB picture from a PIL image, path, URL, encoded bytes or uint8 array `[H, W, 3]` or `[H,
-    W]`."""
+    """An upright RGB picture from a PIL image, path, URL, encoded bytes or uint8 array `[H, W(, 3)]`."""
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
         source = load_image(source)
     if isinstance(source, np.ndarray):

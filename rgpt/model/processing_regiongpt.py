@@ -190,8 +190,7 @@ class RegionGPTProcessor(ProcessorMixin):
         sanitize_control_tokens: bool = True,
         **options: Any,
     ) -> Any:
-        """Conversations to prompts (`tokenize=False`) or to model inputs; see `encode_chat` for the
-        arguments.
+        """Conversations to prompts (`tokenize=False`) or to model inputs; arguments as in `encode_chat`.
 
         Control tokens that a person typed are always neutralised, whatever `sanitize_control_tokens` says.
         """
@@ -282,16 +281,14 @@ class RegionGPTProcessor(ProcessorMixin):
         generation_prompt: bool,
         continue_final: bool | str,
     ) -> tuple[list[str], list[list[tuple[int, int]]]]:
-        """Prompts, and in each the character spans of the assistant's words ({% generation %} in the
-        template)."""
+        """Prompts, and in each the character spans of the assistant's words (`{% generation %}`)."""
         if template is None:
             template = self.chat_template
             if not isinstance(template, str):
                 raise InputError("this processor has no chat template: give one, e.g. chat_template='plain'.")
         elif "{" not in template:
             template = chat_template(template)
-        # transformers cannot track the spans and cut the last message at once; a prompt to continue needs
-        # no labels.
+        # transformers cannot track spans in a message that it cuts; a prompt to continue has no labels.
         prompts, spans = render_jinja_template(
             conversations=[item.messages for item in prepared],
             chat_template=template,
@@ -408,8 +405,7 @@ class RegionGPTProcessor(ProcessorMixin):
     # ---------------------------------------------------------------------------------------------- pictures
 
     def pixel_values(self, pictures: Sequence[Any]) -> torch.Tensor:
-        """Pictures -> float32 `[I, 3, S, S]`: padded to a square with the mean colour, resized,
-        normalised."""
+        """Pictures -> float32 `[I, 3, S, S]`: padded to a square, resized, normalised."""
         pixels = [
             to_pixels(as_picture(item), self.image_size, self.image_mean, self.image_std) for item in pictures
         ]

@@ -34,11 +34,9 @@ def control_pattern(tokens: Iterable[str]) -> re.Pattern[str]:
 
 
 def neutralise(text: str, control: re.Pattern[str]) -> str:
-    """A blank after the first character of every control token: `<image>` typed by a person becomes `<
-    image>`.
+    """A blank after the first character of every control token: a typed `<image>` becomes `< image>`.
 
-    Words stay readable and no tokenizer setting is needed; a blank can only part characters, never join a
-    new token.
+    Words stay readable and no tokenizer setting is needed; a blank parts characters and never joins a token.
     """
     while control.search(text):  # the tail of a token may be a token itself
         text = control.sub(lambda match: match.group()[0] + " " + match.group()[1:], text)
@@ -88,7 +86,7 @@ class Conversation:
         content = message.get("content") or ""
         if isinstance(content, str):
             return {**message, "content": self._text(content, message["role"])}
-        return {**message, "content": [self._block(block, message["role"]) for block in content]}
+        return {**message, "content": [self._block(block, message["role"]) for block in _joined(content)]}
 
     def _text(self, text: str, role: str) -> str:
         text = neutralise(text, self._control)
@@ -123,3 +121,14 @@ class Conversation:
             self.mentions.append(number)
             return {"type": "text", "text": self._mention(number)}
         raise InputError(f"a content block has type {kind!r}: it must be 'text', 'image' or 'region'.")
+
+
+def _joined(blocks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring text blocks as one: a control token cut in two would be whole again in the prompt."""
+    joined: list[dict[str, Any]] = []
+    for block in blocks:
+        if block.get("type") == "text" and joined and joined[-1].get("type") == "text":
+            joined[-1] = {"type": "text", "text": joined[-1]["text"] + block["text"]}
+        else:
+            joined.append(block)
+    return joined

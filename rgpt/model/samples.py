@@ -42,8 +42,7 @@ class Sample:
         image_token: str,
         region_token: str,
     ) -> Sample:
-        """Raises InputError when text, pictures and regions do not fit together; a region may go
-        unmentioned."""
+        """Raises InputError when text, pictures and regions do not fit; a region may go unmentioned."""
         wanted = text.count(image_token)
         if wanted != len(pictures):
             raise InputError(

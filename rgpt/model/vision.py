@@ -34,8 +34,7 @@ def tower_features(
 
 
 def as_map(features: Tensor, *, strategy: str, grid: int) -> Tensor:
-    """`[B, (1+)N, C]` tokens or a `[B, C, h, w]` map -> `[B, C, h, w]`; checks shapes only, so it costs no
-    sync."""
+    """`[B, (1+)N, C]` tokens or a `[B, C, h, w]` map -> `[B, C, h, w]`; only shapes are looked at."""
     if features.ndim == 4:
         if tuple(features.shape[-2:]) != (grid, grid):
             raise ValueError(

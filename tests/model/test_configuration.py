@@ -76,6 +76,8 @@ def test_the_refined_grid_follows_the_refinement(refinement: str, factor: int) -
         ({"region_token_id": 100, "image_token_id": 100}, ["both 100"]),
         ({"merge_grid": 17}, ["17", "16"]),
         ({"merge_grid": 0}, ["merge_grid is 0"]),
+        ({"vision_feature_layer": -5}, ["-5", "3 layers", "-4 to 3"]),
+        ({"text_config": {"model_type": "lama"}}, ["'lama'"]),
         ({"vision_config": ResNetConfig(**RESNET)}, ["vision_grid"]),
         ({"vision_config": ResNetConfig(**RESNET), "vision_feature_layer": 1}, ["vision_hidden_size"]),
         ({"vision_config": CLIPVisionConfig(**{**VIT, "image_size": [28, 35]})}, ["image_size", "square"]),
@@ -94,8 +96,7 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], words: list[str])
     ids=str,
 )
 def test_wrong_types_are_refused(changes: dict[str, Any]) -> None:
-    # @strict checks types only while annotations are real types, so this also guards the imports of that
-    # file.
+    # @strict checks types only while annotations are real types: this also guards the imports of that file.
     with pytest.raises(Exception, match=next(iter(changes))):
         make_config(**changes)
 

@@ -85,6 +85,12 @@ def test_a_conversation_made_ready() -> None:
     assert item.messages[2]["content"] == "<region1> it is< /s>"
 
 
+def test_a_control_token_cut_in_two_blocks_is_a_word() -> None:
+    blocks = [{"type": "text", "text": text} for text in ("a <", "/s", "> <regi", "on1>")]
+    item = Conversation([{"role": "user", "content": blocks}], CONTROL, lambda number: f"#{number}")
+    assert item.messages[0]["content"] == [{"type": "text", "text": "a < /s> #1"}] and item.mentions == [1]
+
+
 def test_an_unknown_block_is_named() -> None:
     with pytest.raises(InputError, match="video"):
         Conversation([{"role": "user", "content": [{"type": "video"}]}], CONTROL, str)
