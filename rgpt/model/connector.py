@@ -14,7 +14,7 @@ def scaled_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Connector(nn.Module):
-    """Linear, activation, Linear: `[..., C]` -> `[..., D]`; image and region vectors share it ([P] fig. 2)."""
+    """Linear, activation, Linear: `[..., C]` -> `[..., D]`, for image and region vectors ([P] fig. 2)."""
 
     def __init__(self, vision_size: int, text_size: int, activation: str = "gelu") -> None:
         super().__init__()
