@@ -1,9 +1,10 @@
 """`ChatSession`: one picture, its regions, a conversation about them. The only loop that talks to the model.
 
-The app, the server, the terminal and the evaluation all ask through this class. A picture is encoded once; keys and
-values of earlier turns are kept, so that a follow-up question computes its own tokens only.
+The app, the server, the terminal and the evaluation all ask through this class. A picture is encoded once;
+keys and values of earlier turns are kept, so that a follow-up question computes its own tokens only.
 
-Sessions are independent: many may share one model, from several threads. One session is used by one thread at a time.
+Sessions are independent: many may share one model, from several threads. One session is used by one thread
+at a time.
 """
 
 from __future__ import annotations
@@ -65,12 +66,13 @@ class ChatSession:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str = "tiny", **options: Any) -> ChatSession:
-        """A session over a freshly loaded model: `tiny`, a folder, or a hub id. Options go to `rgpt.model.load`."""
+        """A session over a freshly loaded model: `tiny`, a folder, or a hub id. Options go to
+        `rgpt.model.load`."""
         from rgpt.model import load
 
         return cls(*load(name_or_path, **options))
 
-    # ------------------------------------------------------------------------------------- picture and regions
+    # ------------------------------------------------------------------------------------- picture
 
     @property
     def image(self) -> Any:
@@ -198,12 +200,15 @@ class ChatSession:
     # ------------------------------------------------------------------------------------------- likelihoods
 
     def score(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """log p(answer | conversation so far, question) of each pair: the sum over the answer's tokens, end included.
+        """log p(answer | conversation so far, question) of each pair: the sum over the answer's tokens, end
+        included.
 
         One batched pass; the conversation itself is not changed.
         """
         if len(questions) != len(answers):
-            raise InputError(f"score got {len(questions)} questions but {len(answers)} answers: give one answer each.")
+            raise InputError(
+                f"score got {len(questions)} questions but {len(answers)} answers: give one answer each."
+            )
         rows, lengths, features = [], [], []
         for question, answer in zip(questions, answers, strict=True):
             batch = self._encode(question)
@@ -218,7 +223,9 @@ class ChatSession:
         with torch.inference_mode():
             outputs = self.model(
                 input_ids=ids,
-                attention_mask=torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows], device=ids.device),
+                attention_mask=torch.tensor(
+                    [[1] * len(r) + [0] * (longest - len(r)) for r in rows], device=ids.device
+                ),
                 mm_encoder_outputs=None if joined is None else {"image": joined},
                 use_cache=False,
             )
@@ -229,7 +236,8 @@ class ChatSession:
         ]
 
     def choose(self, description: str, numbers: Sequence[int] | None = None) -> tuple[int, dict[int, float]]:
-        """Referring by likelihood: which region fits the description best. The answer is computed, not generated.
+        """Referring by likelihood: which region fits the description best. The answer is computed, not
+        generated.
 
         Every candidate is asked "Is <regionN> …?" and scored by log p("Yes.") - log p("No.").
 
@@ -249,10 +257,13 @@ class ChatSession:
     # -------------------------------------------------------------------------------------------- the machine
 
     def _encode(self, question: str) -> Any:
-        """The conversation with the new question as model inputs (pixels left out: the picture is encoded)."""
+        """The conversation with the new question as model inputs (pixels left out: the picture is
+        encoded)."""
         if not question.strip():
             raise InputError("The question is empty: type one.")
-        regions = {number: region for turn in self.turns for number, region in turn.regions.items()} | self.regions
+        regions = {
+            number: region for turn in self.turns for number, region in turn.regions.items()
+        } | self.regions
         asked = {int(n) for n in MENTION.findall(question)}
         if missing := sorted(asked - set(self.regions)):
             raise InputError(f"The question mentions {', '.join(map(mention, missing))} but {self._known()}.")
@@ -271,7 +282,9 @@ class ChatSession:
         if self._refined is None:
             return None
         with torch.inference_mode():
-            return self.model.model.project(self._refined, batch.get("region_masks"), batch.get("region_index"))
+            return self.model.model.project(
+                self._refined, batch.get("region_masks"), batch.get("region_index")
+            )
 
     def _prefill(self, ids: list[int], batch: Any) -> Tensor:
         """Compute what is not in the cache yet and return the logits `[V]` of the next token."""
@@ -287,7 +300,8 @@ class ChatSession:
             self._prefix = _Prefix([], [], DynamicCache(config=self.model.config.get_text_config()))
             keep = 0
         prefix = self._prefix
-        prefix.cache.crop(keep)
+        if surplus := len(prefix.ids) - keep:
+            prefix.cache.crop(-surplus)
         prefix.ids, prefix.mentioned = ids[:keep], mentioned
         features = _after(self._project(batch), ids[:keep], self.processor)
         return self._forward(ids[keep:], features)
@@ -327,7 +341,9 @@ class _Picker:
 
     def __init__(self, temperature: float, top_p: float, seed: int | None, never: Sequence[int]) -> None:
         if temperature < 0 or not 0 < top_p <= 1:
-            raise InputError(f"temperature {temperature} and top_p {top_p} must be at least 0, and in (0, 1].")
+            raise InputError(
+                f"temperature {temperature} and top_p {top_p} must be at least 0, and in (0, 1]."
+            )
         self.temperature, self.never = temperature, list(never)
         self.warpers = LogitsProcessorList()
         if temperature > 0:

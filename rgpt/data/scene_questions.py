@@ -18,7 +18,6 @@ from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, Scene, SceneObjec
 GUIDE = prompts.classification_guide("shape")
 DIRECTIONS = ("left", "right", "above", "below")
 DIRECTION_WORDS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
-OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES, "size": SIZES}
 MAX_CANDIDATES = 6
 
@@ -291,13 +290,20 @@ def verify(n: Numbered, rng: random.Random) -> Exchange:
     return Exchange("verify", question, "Yes." if truth else "No.", truth, {"region": number})
 
 
+def wrong_sides(a: SceneObject, b: SceneObject) -> list[str]:
+    """The sides of `b` on which `a` is not at all: an object above and a little to the left is not called
+    wrong there."""
+    holds = {"left": a.x < b.x, "right": a.x > b.x, "above": a.y < b.y, "below": a.y > b.y}
+    return [side for side in DIRECTIONS if not holds[side]]
+
+
 def verify_relation(n: Numbered, rng: random.Random) -> Exchange | None:
     for _ in range(4):
         pair = _pair(n, rng)
         if pair and (where := direction(n[pair[0]], n[pair[1]])):
             a, b = pair
             truth = rng.random() < 0.5
-            said = where if truth else rng.choice([OPPOSITE[where], *[d for d in DIRECTIONS if d != where]])
+            said = where if truth else rng.choice(wrong_sides(n[a], n[b]))
             wording = prompts.choose_wording("verify_relation", rng)
             question = wording.format(
                 region=prompts.mention(a), other=prompts.mention(b), text=DIRECTION_WORDS[said]

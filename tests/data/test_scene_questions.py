@@ -18,6 +18,7 @@ from rgpt.data import scene_questions as asking
 from rgpt.data.scene_questions import MAKERS, Exchange, Numbered, conversation, number_objects
 from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, Scene, SceneObject, sample_scene
 
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 WORDS = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES, "size": SIZES}
 RANK = {"small": 0, "medium": 1, "large": 2}
 
@@ -194,7 +195,7 @@ def test_directions_are_opposite_from_the_other_side() -> None:
     for numbered, exchange in of("relation"):
         a, b = numbered[exchange.details["region"]], numbered[exchange.details["other"]]
         there = asking.direction(a, b)
-        assert there and asking.direction(b, a) == asking.OPPOSITE[there]
+        assert there and asking.direction(b, a) == OPPOSITE[there]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The language model of `tiny`: its tokenizer, and its warm-up on symbolic scenes before it sees a picture.
 
-A 7B model comes to region tuning already able to speak and compare; a model of a million parameters has to learn that
-first. In the warm-up a region's slot holds the sum of embeddings of its true attributes and position (`SymbolicEyes`),
-so the language model learns to read, compare, choose, count and answer without waiting for a vision tower.
+A 7B model comes to region tuning already able to speak and compare; a model of a million parameters has to
+learn that first. In the warm-up a region's slot holds the sum of embeddings of its true attributes and
+position (`SymbolicEyes`), so the language model learns to read, compare, choose, count and answer without
+waiting for a vision tower.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,18 +34,29 @@ PIECES = r" ?\[\d+\]| ?[A-Za-z]+| ?\d+| ?[^\sA-Za-z\d]|\s"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which every word of the drawn-scene questions is one token and any other text still works."""
+    """A byte-level BPE in which every word of the drawn-scene questions is one token and any other text
+    still works."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("“", '"'), normalizers.Replace("”", '"')])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace("“", '"'), normalizers.Replace("”", '"')]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=4096, min_frequency=1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=4096,
+        min_frequency=1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(sorted(_texts()), trainer)
-    tokenizer.add_special_tokens([PAD_TOKEN, END_TOKEN, IMAGE_TOKEN, AddedToken(REGION_TOKEN, lstrip=True, special=True)])
+    tokenizer.add_special_tokens(
+        [PAD_TOKEN, END_TOKEN, IMAGE_TOKEN, AddedToken(REGION_TOKEN, lstrip=True, special=True)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD_TOKEN,
@@ -72,7 +84,8 @@ def _texts() -> set[str]:
 
 
 def written(text: str) -> str:
-    """`<region2>` -> `[2] <region>`: the number stands before the slot, so that an answer can say "Region [2]"."""
+    """`<region2>` -> `[2] <region>`: the number stands before the slot, so that an answer can say "Region
+    [2]"."""
     return re.sub(r"<region(\d+)>", r"[\1] <region>", text)
 
 
@@ -95,7 +108,8 @@ def language_config(vocab_size: int, end_id: int, pad_id: int) -> LlamaConfig:
 
 @dataclass
 class Conversation:
-    """One training sequence: ids, which of them are supervised, and the region number of every region slot."""
+    """One training sequence: ids, which of them are supervised, and the region number of every region
+    slot."""
 
     scene: Scene
     numbered: Numbered
@@ -114,7 +128,9 @@ class Writer:
         self.region = tokenizer.convert_tokens_to_ids(REGION_TOKEN)
         self.pad = tokenizer.convert_tokens_to_ids(PAD_TOKEN)
 
-    def write(self, numbered: Numbered, exchanges: Sequence[Exchange], image: bool, rng: random.Random) -> Conversation:
+    def write(
+        self, numbered: Numbered, exchanges: Sequence[Exchange], image: bool, rng: random.Random
+    ) -> Conversation:
         texts: list[str] = []
         numbers: list[int] = []
         for i, e in enumerate(exchanges):
@@ -128,7 +144,9 @@ class Writer:
             piece = encoding.ids + ([self.end] if i % 2 else [])
             ids += piece
             supervised += [bool(i % 2)] * len(piece)
-        return Conversation(numbered.scene, numbered, ids, supervised, [numbered.order[n - 1] for n in numbers])
+        return Conversation(
+            numbered.scene, numbered, ids, supervised, [numbered.order[n - 1] for n in numbers]
+        )
 
 
 def _as_typed(question: str, rng: random.Random) -> str:
@@ -141,16 +159,21 @@ def _as_typed(question: str, rng: random.Random) -> str:
 
 
 class SymbolicEyes(nn.Module):
-    """True attributes and positions of objects -> region slots `[R, 128]` and image tokens `[36, 128]` a picture."""
+    """True attributes and positions of objects -> region slots `[R, 128]` and image tokens `[36, 128]` a
+    picture."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attributes = nn.ModuleList(nn.Embedding(len(v), HIDDEN) for v in (SHAPES, COLOURS, TEXTURES, SIZES))
+        self.attributes = nn.ModuleList(
+            nn.Embedding(len(v), HIDDEN) for v in (SHAPES, COLOURS, TEXTURES, SIZES)
+        )
         for table in self.attributes:
-            nn.init.normal_(table.weight, std=0.02)  # type: ignore[arg-type]
+            nn.init.normal_(table.weight, std=0.04)  # type: ignore[arg-type]
         self.place = nn.Linear(16, HIDDEN)
-        self.cells = nn.Parameter(torch.randn(MERGE_GRID**2, HIDDEN) * 0.02)
+        self.cells = nn.Parameter(torch.randn(MERGE_GRID**2, HIDDEN) * 0.04)
+        # Half as loud as the attributes: a position that drowns them, or the reverse, is learned alone.
         nn.init.normal_(self.place.weight, std=0.014)
+        nn.init.zeros_(self.place.bias)
 
     def content(self, attributes: Tensor) -> Tensor:
         return sum(table(attributes[..., i]) for i, table in enumerate(self.attributes))  # type: ignore[return-value]
@@ -162,7 +185,8 @@ class SymbolicEyes(nn.Module):
         return self.content(attributes) + self.place(features)
 
     def pictures(self, attributes: Tensor, centres: Tensor, present: Tensor) -> Tensor:
-        """int `[B, 6, 4]`, `[B, 6, 2]`, bool `[B, 6]` -> image tokens `[B, 36, 128]`: objects splat around their centres."""
+        """int `[B, 6, 4]`, `[B, 6, 2]`, bool `[B, 6]` -> image tokens `[B, 36, 128]`: objects splat around
+        their centres."""
         axis = (torch.arange(MERGE_GRID) + 0.5) / MERGE_GRID
         near = (1 - (centres[..., None] - axis).abs() * MERGE_GRID).clamp_min(0)  # [B, 6, 2, 6], bilinear
         weights = (near[:, :, 1, :, None] * near[:, :, 0, None, :]).flatten(2) * present[..., None]
@@ -177,7 +201,12 @@ def scene_tensors(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
     for i, scene in enumerate(scenes):
         left, top = (SIDE - scene.width) / 2, (SIDE - scene.height) / 2
         for j, o in enumerate(scene.objects):
-            values = SHAPES.index(o.shape), COLOURS.index(o.colour), TEXTURES.index(o.texture), SIZES.index(o.size)
+            values = (
+                SHAPES.index(o.shape),
+                COLOURS.index(o.colour),
+                TEXTURES.index(o.texture),
+                SIZES.index(o.size),
+            )
             attributes[i, j] = torch.tensor(values)
             centres[i, j] = torch.tensor([(o.x + left) / SIDE, (o.y + top) / SIDE])
             present[i, j] = True
@@ -185,7 +214,8 @@ def scene_tensors(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pad_batch(conversations: Sequence[Conversation], pad: int, multiple: int = 16) -> tuple[Tensor, Tensor]:
-    """Right-padded ids `[B, L]` and labels `[B, L]` (-100 where nothing is supervised), L a multiple of `multiple`."""
+    """Right-padded ids `[B, L]` and labels `[B, L]` (-100 where nothing is supervised), L a multiple of
+    `multiple`."""
     length = -(-max(len(c.ids) for c in conversations) // multiple) * multiple
     ids = torch.full((len(conversations), length), pad)
     labels = torch.full((len(conversations), length), -100)
@@ -211,35 +241,65 @@ def sequence_loss(language: LlamaForCausalLM, embeddings: Tensor, labels: Tensor
 
 BATCH_TOKENS = 2560
 
-SHORT_WEIGHTS = {
-    "referring": 4.0, "verify": 2.0, "verify_relation": 1.5, "relation": 1.5, "compare_size": 1.0,
-    "compare_attribute": 1.5, "classification": 0.5, "brief_caption": 0.5,
+# Shares of *tokens*, not of conversations: a referring question with six candidates is five times as long as
+# a caption. With shares of conversations nine tenths of all steps were referring, and nothing was learned
+# (docs/decisions.md).
+FIRST_SHARES = {
+    "classification": 1.0, "brief_caption": 2.0, "verify": 1.5, "compare_size": 0.7, "compare_attribute": 0.7,
+    "relation": 0.5,
 }  # fmt: skip
-LONG_WEIGHTS = {
-    "referring": 2.5, "verify": 1.0, "verify_relation": 0.7, "relation": 0.8, "compare_size": 0.6,
-    "compare_attribute": 0.8, "classification": 0.8, "brief_caption": 0.8, "detailed_caption": 0.8, "exists": 1.2,
-    "count": 1.8, "picture_caption": 0.8,
+SHORT_SHARES = {
+    "referring": 4.0, "verify": 2.0, "verify_relation": 1.5, "relation": 1.2, "compare_size": 0.8,
+    "compare_attribute": 1.5, "classification": 0.5, "brief_caption": 0.8,
 }  # fmt: skip
+LONG_SHARES = {
+    "referring": 3.0, "verify": 1.0, "verify_relation": 0.8, "relation": 0.8, "compare_size": 0.5,
+    "compare_attribute": 0.8, "classification": 0.8, "brief_caption": 0.8, "detailed_caption": 1.0,
+    "exists": 1.2,
+    "count": 1.5, "picture_caption": 1.5,
+}  # fmt: skip
+LENGTHS = {
+    "referring": 70, "verify": 16, "verify_relation": 18, "relation": 24, "compare_size": 20,
+    "compare_attribute": 28,
+    "classification": 30, "brief_caption": 18, "detailed_caption": 34, "exists": 12, "count": 11,
+    "picture_caption": 30,
+}  # fmt: skip
+"""Tokens of a task's usual exchange (with its follow-ups), to turn shares of tokens into weights."""
 
 
-def sample_conversation(writer: Writer, scene: Scene, rng: random.Random, long: bool, few: bool = False) -> Conversation:
-    """One training sequence about a scene: short ones (one or two questions, no picture) or long mixtures."""
+def task_weights(shares: Mapping[str, float], tasks: Sequence[str] | None = None) -> dict[str, float]:
+    """Shares of tokens -> how often to draw each task; `tasks` keeps only these."""
+    return {name: share / LENGTHS[name] for name, share in shares.items() if tasks is None or name in tasks}
+
+
+def sample_conversation(
+    writer: Writer, scene: Scene, rng: random.Random, long: bool, progress: float = 1.0
+) -> Conversation:
+    """One training sequence about a scene: short ones (one question, no picture) or long mixtures.
+
+    `progress` in 0..1 sets how far the curriculum of short ones is: single objects and pairs first, then
+    choosing among two or three candidates, then among up to six.
+    """
     if long:
         numbered = number_objects(scene, rng)
-        exchanges = conversation(numbered, rng, rng.randint(3, 6), LONG_WEIGHTS)
+        exchanges = conversation(numbered, rng, rng.randint(2, 5), task_weights(LONG_SHARES))
         return writer.write(numbered, exchanges, True, rng)
-    count = min(len(scene.objects), 2 if few else rng.randint(2, 6))
-    numbered = number_objects(scene, rng, count)
-    return writer.write(numbered, conversation(numbered, rng, 1, SHORT_WEIGHTS), False, rng)
+    most = 2 if progress < 0.1 else 3 if progress < 0.25 else 6
+    numbered = number_objects(scene, rng, min(len(scene.objects), rng.randint(2, most)))
+    shares = FIRST_SHARES if progress < 0.1 else SHORT_SHARES
+    return writer.write(numbered, conversation(numbered, rng, 1, task_weights(shares)), False, rng)
 
 
-def length_grouped(writer: Writer, rng: random.Random, long: bool, few: bool = False) -> list[list[Conversation]]:
-    """Shuffled batches of about `BATCH_TOKENS` tokens whose rows have like lengths, so that little is padding."""
+def length_grouped(
+    writer: Writer, rng: random.Random, long: bool, progress: float
+) -> list[list[Conversation]]:
+    """Shuffled batches of about `BATCH_TOKENS` tokens whose rows have like lengths, so that little is
+    padding."""
     pool: list[Conversation] = []
     while len(pool) < 400:
         scene = sample_scene(rng.randrange(2_000_000, 2_000_000_000), 2, 6)
         if len(scene.objects) > 1:
-            pool.append(sample_conversation(writer, scene, rng, long, few))
+            pool.append(sample_conversation(writer, scene, rng, long, progress))
     pool.sort(key=lambda c: len(c.ids))
     batches: list[list[Conversation]] = [[]]
     for c in pool:
@@ -250,19 +310,30 @@ def length_grouped(writer: Writer, rng: random.Random, long: bool, few: bool = F
     return batches
 
 
-def build_optimizers(language: LlamaForCausalLM, others: list[nn.Parameter], lr: float, muon: bool) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the transformer layers, AdamW for embeddings, norms and whatever stands outside."""
+def build_optimizers(
+    language: LlamaForCausalLM, others: list[nn.Parameter], lr: float, muon: bool
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the transformer layers, AdamW for embeddings, norms and whatever stands
+    outside."""
     matrices = [p for p in language.model.layers.parameters() if p.ndim == 2] if muon else []
     taken = {id(p) for p in matrices}
     rest = [p for p in language.parameters() if id(p) not in taken] + others
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    ]
     if matrices:
         optimizers.append(StackedMuon(matrices, lr=2 * lr))
     return optimizers
 
 
 def warm_up(
-    out: Path, steps: int, *, lr: float = 1e-3, seed: int = 0, max_seconds: float = math.inf, muon: bool = True
+    out: Path,
+    steps: int,
+    *,
+    lr: float = 1e-3,
+    seed: int = 0,
+    max_seconds: float = math.inf,
+    muon: bool = True,
 ) -> dict[str, float]:
     """Train the language model on symbolic scenes and save it with its tokenizer to `out`."""
     torch.manual_seed(seed)
@@ -287,9 +358,9 @@ def warm_up(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
-        long = done > 0.3 and step % 3 == 0
+        long = done > 0.4 and step % 3 == 0
         if not pools[long]:
-            pools[long] = length_grouped(writer, rng, long, few=done < 0.05)
+            pools[long] = length_grouped(writer, rng, long, done)
         batch = pools[long].pop()
         ids, labels = pad_batch(batch, writer.pad)
         attributes, centres, present = scene_tensors([c.scene for c in batch])
@@ -297,7 +368,9 @@ def warm_up(
         rows, objects = (torch.tensor(x) for x in zip(*slots, strict=True))
         embeddings = language.get_input_embeddings()(ids)
         vectors = eyes.regions(attributes[rows, objects], centres[rows, objects])
-        vectors = vectors + 0.15 * vectors.detach().std() * torch.randn_like(vectors)  # towers are not exact either
+        vectors = vectors + 0.15 * vectors.detach().std() * torch.randn_like(
+            vectors
+        )  # towers are not exact either
         embeddings = embeddings.masked_scatter((ids == writer.region)[..., None], vectors)
         if long:
             pictures = eyes.pictures(attributes, centres, present)
@@ -312,10 +385,16 @@ def warm_up(
         losses[long] += 0.02 * (loss.item() - losses[long])
         if step % 20 == 0:
             progress.set_postfix_str(
-                f"short {losses[False]:.3f} {right[False]:.3f} long {losses[True]:.3f} {right[True]:.3f} tokens {ids.numel()}"
+                f"loss short {losses[False]:.3f} long {losses[True]:.3f} "
+                f"right short {right[False]:.3f} long {right[True]:.3f}"
             )
-        if step % 500 == 499:
+        if step % 250 == 249:
             language.save_pretrained(out)
             torch.save({k: v for k, v in eyes.state_dict().items()}, out / "eyes.pt")
     language.save_pretrained(out)
-    return {"seconds": time.time() - began, "steps": step + 1, "right_short": right[False], "right_long": right[True]}
+    return {
+        "seconds": time.time() - began,
+        "steps": step + 1,
+        "right_short": right[False],
+        "right_long": right[True],
+    }

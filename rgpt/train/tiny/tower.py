@@ -1,12 +1,14 @@
 """The vision tower of `tiny`: its shape, and its pretraining on drawn scenes before it is frozen.
 
-The tower is a stock `transformers` DPT hybrid encoder: a convolutional stem (HGNetV2) in front of a few transformer layers
-with learned positions. A plain ViT of this size needs many times the steps to tell shapes apart (docs/decisions.md).
+The tower is a stock `transformers` DPT hybrid encoder: a convolutional stem (HGNetV2) in front of a few
+transformer layers with learned positions. A plain ViT of this size needs many times the steps to tell shapes
+apart (docs/decisions.md).
 
-Pretraining is contrastive, region to words [D]: a region's pooled feature is matched with the word of each of its
-attributes against all other words of that attribute, and with whole phrases against the other phrases of the batch.
-Colour alone tells most phrases of a batch apart, so without the word-wise part shape would get almost no gradient. Two
-more objectives keep what a contrastive loss throws away: where the region is, and what is centred in each cell.
+Pretraining is contrastive, region to words [D]: a region's pooled feature is matched with the word of each
+of its attributes against all other words of that attribute, and with whole phrases against the other phrases
+of the batch. Colour alone tells most phrases of a batch apart, so without the word-wise part shape would get
+almost no gradient. Two more objectives keep what a contrastive loss throws away: where the region is, and
+what is centred in each cell.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def pool(features: Tensor, weights: Tensor) -> Tensor:
 
 
 class PretrainingHeads(nn.Module):
-    """What stands on the tower during pretraining only: word embeddings, projections, position and cell heads."""
+    """What stands on the tower during pretraining only: word embeddings, projections, position and cell
+    heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +103,8 @@ class PretrainingHeads(nn.Module):
         ]
 
     def phrase_loss(self, regions: Tensor, attributes: Tensor) -> Tensor:
-        """Contrast with the batch's whole phrases; equal phrases share the target instead of being each other's negative."""
+        """Contrast with the batch's whole phrases; equal phrases share the target instead of being each
+        other's negative."""
         z = F.normalize(self.phrase(regions), dim=-1)
         text = sum(words[attributes[:, i]] for i, words in enumerate(self.phrase_words))
         logits = self.log_scale.exp().clamp(max=50.0) * z @ F.normalize(text, dim=-1).T
@@ -150,11 +154,20 @@ def _losses(features: Tensor, heads: PretrainingHeads, batch: dict[str, Tensor])
 
 
 def pretrain_tower(
-    store: Path, out: Path, steps: int, *, batch_size: int = 64, lr: float = 2e-3, seed: int = 0, max_seconds: float = math.inf
+    store: Path,
+    out: Path,
+    steps: int,
+    *,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    seed: int = 0,
+    max_seconds: float = math.inf,
 ) -> dict[str, float]:
-    """Pretrain the tower on a scene store and save it to `out` (safetensors, `AutoModel.from_pretrained` reads it).
+    """Pretrain the tower on a scene store and save it to `out` (safetensors, `AutoModel.from_pretrained`
+    reads it).
 
-    The schedule follows steps or seconds, whichever is further along, so that a time limit still ends with a low rate.
+    The schedule follows steps or seconds, whichever is further along, so that a time limit still ends with a
+    low rate.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -177,7 +190,9 @@ def pretrain_tower(
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = (
+                lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            )
         shard = shards[rng.integers(len(shards))]
         rows = rng.choice(len(shard.seeds), batch_size, replace=False)
         batch = _batch(shard, rows, rng)
@@ -190,10 +205,15 @@ def pretrain_tower(
         right = 0.98 * right + 0.02 * share.detach() if step else share.detach()
         if step % 20 == 0:
             progress.set_postfix_str(
-                f"loss {loss.item():.3f} shape {right[0]:.3f} colour {right[1]:.3f} texture {right[2]:.3f} size {right[3]:.3f}"
+                f"loss {loss.item():.3f} shape {right[0]:.3f} colour {right[1]:.3f} "
+                f"texture {right[2]:.3f} size {right[3]:.3f}"
             )
         if step % 300 == 299:
             tower.save_pretrained(out)
     tower.save_pretrained(out)
     names = ("shape", "colour", "texture", "size")
-    return {"seconds": time.time() - began, "steps": step + 1, **{n: float(v) for n, v in zip(names, right, strict=True)}}
+    return {
+        "seconds": time.time() - began,
+        "steps": step + 1,
+        **{n: float(v) for n, v in zip(names, right, strict=True)},
+    }

@@ -1,21 +1,24 @@
 """The two stages of `tiny`, on cached features of its frozen tower.
 
-Stage `align` trains refinement and connector against a frozen language model, stage `tune` everything but the tower: the
-paper's recipe, with drawn scenes as data. Because the tower is frozen in both, every picture passes through it once.
+Stage `align` trains refinement and connector against a frozen language model, stage `tune` everything but
+the tower: the paper's recipe, with drawn scenes as data. Because the tower is frozen in both, every picture
+passes through it once.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModel, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,13 +26,13 @@ from transformers import AutoModel, LlamaForCausalLM, PreTrainedTokenizerFast
 import rgpt.model as rgpt_model
 from rgpt.data.scene_questions import conversation, number_objects
 from rgpt.train.stages import apply_stage
-from rgpt.train.tiny.language import LONG_WEIGHTS, MERGE_GRID, Conversation, Writer, pad_batch
+from rgpt.train.tiny.language import LONG_SHARES, MERGE_GRID, Conversation, Writer, pad_batch, task_weights
 from rgpt.train.tiny.muon import StackedMuon
 from rgpt.train.tiny.scene_store import MAX_OBJECTS, Shard, pixel_values, read_shards, region_weights
 from rgpt.train.tiny.tower import tower_map
 
 BATCH_TOKENS = 6000
-TUNE_WEIGHTS = {**LONG_WEIGHTS, "referring": 3.0, "exists": 1.5, "count": 2.0, "picture_caption": 1.0}
+TUNE_SHARES = {**LONG_SHARES, "exists": 1.5, "count": 2.0}
 
 
 @dataclass
@@ -43,18 +46,24 @@ class Features:
         return sum(len(m) for m in self.maps)
 
 
-def cache_features(store: Path, tower: nn.Module) -> Features:
-    """Run every picture of the store through the frozen tower once."""
+def cache_features(store: Path, tower: nn.Module, cache: Path) -> Features:
+    """Run every picture of the store through the frozen tower once; shards found in `cache` are read
+    instead."""
     tower.eval()
+    cache.mkdir(parents=True, exist_ok=True)
     shards = list(read_shards(store))
     maps = []
-    for shard in tqdm(shards, desc="tower features", unit="shard", mininterval=5):
-        pieces = []
-        for start in range(0, len(shard.seeds), 128):
-            pixels = torch.from_numpy(pixel_values(shard.images[start : start + 128]))
-            with torch.inference_mode():
-                pieces.append(tower_map(tower, pixels.to(memory_format=torch.channels_last)).half())
-        maps.append(torch.cat(pieces))
+    for k, shard in enumerate(tqdm(shards, desc="tower features", unit="shard", mininterval=5)):
+        path = cache / f"{k:05d}.safetensors"
+        if not path.exists():
+            pieces = []
+            for start in range(0, len(shard.seeds), 128):
+                pixels = torch.from_numpy(pixel_values(shard.images[start : start + 128]))
+                with torch.inference_mode():
+                    pieces.append(tower_map(tower, pixels.to(memory_format=torch.channels_last)).half())
+            save_file({"features": torch.cat(pieces).contiguous()}, path.with_suffix(".partial"))
+            os.replace(path.with_suffix(".partial"), path)
+        maps.append(load_file(path)["features"])
         shard.images = shard.images[:0]  # no longer needed: the features stand for the pictures
     return Features(shards, maps)
 
@@ -76,17 +85,21 @@ def build_model(tower_folder: Path, language_folder: Path) -> nn.Module:
     model = rgpt_model.RegionGPTForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(language.model.state_dict())
-    # The connector starts at the scale of the word embeddings: slots much louder than words drown the comparison of
-    # regions, much quieter ones are not read at all.
+    # The connector starts at the scale of the word embeddings: slots much louder than words drown the
+    # comparison of regions, much quieter ones are not read at all.
     with torch.no_grad():
         rms = language.get_input_embeddings().weight.square().mean().sqrt()
         model.model.connector.linear_2.weight.mul_(rms / 0.6)
     return model
 
 
-def batches(features: Features, writer: Writer, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Endless length-grouped batches: ids, labels, tower features, masks, and which slot shows which region."""
+def batches(
+    features: Features, writer: Writer, seed: int, tasks: Sequence[str] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Endless length-grouped batches: ids, labels, tower features, masks, and which slot shows which
+    region."""
     rng, generator = random.Random(seed), np.random.default_rng(seed)
+    weights = task_weights(TUNE_SHARES, tasks)
     while True:
         k = rng.randrange(len(features.shards))
         shard, maps = features.shards[k], features.maps[k]
@@ -95,7 +108,7 @@ def batches(features: Features, writer: Writer, seed: int) -> Iterator[dict[str,
             scene = shard.scene(int(row))
             if len(scene.objects) > 1:
                 numbered = number_objects(scene, rng)
-                exchanges = conversation(numbered, rng, rng.randint(2, 5), TUNE_WEIGHTS)
+                exchanges = conversation(numbered, rng, rng.randint(2, 5), weights)
                 pool.append((writer.write(numbered, exchanges, True, rng), int(row)))
         pool.sort(key=lambda pair: len(pair[0].ids))
         groups: list[list[tuple[Conversation, int]]] = [[]]
@@ -120,8 +133,8 @@ def batches(features: Features, writer: Writer, seed: int) -> Iterator[dict[str,
 def batch_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Mean loss over supervised tokens, and the share of them that are the likeliest token.
 
-    Rows are right-padded under causal attention, so no mask is needed; the vocabulary projection runs on supervised
-    positions only.
+    Rows are right-padded under causal attention, so no mask is needed; the vocabulary projection runs on
+    supervised positions only.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     hidden = model.model(**inputs, use_cache=False).last_hidden_state  # type: ignore[operator, union-attr]
@@ -132,12 +145,15 @@ def batch_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tens
 
 
 def optimizers_for(groups: dict[str, list[nn.Parameter]], lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the language model's matrices, AdamW for all else; the embedding is a table, not a matrix to rotate."""
+    """Muon for the language model's matrices, AdamW for all else; the embedding is a table, not a matrix to
+    rotate."""
     language = groups.get("language_model", []) + groups.get("lm_head", [])
     matrices = [p for p in language if p.ndim == 2 and p.shape[0] < 1000]
     taken = {id(p) for p in matrices}
     rest = [p for parameters in groups.values() for p in parameters if id(p) not in taken]
-    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))]
+    result: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    ]
     if matrices:
         result.append(StackedMuon(matrices, lr=lr))
     return result
@@ -154,12 +170,15 @@ def train_stage(
     seed: int,
     out: Path | None = None,
     max_seconds: float = math.inf,
+    tasks: Sequence[str] | None = None,
 ) -> dict[str, float | list[float]]:
-    """One stage. Cosine over steps or seconds, whichever is further along; saves to `out` every 250 steps."""
+    """One stage. Cosine over steps or seconds, whichever is further along; saves to `out` every 250 steps.
+
+    `tasks` restricts the questions (a smoke test asks few kinds)."""
     groups = apply_stage(model, stage)
     optimizers = optimizers_for(groups, lr)
     trained = [p for parameters in groups.values() for p in parameters]
-    source = batches(features, writer, seed)
+    source = batches(features, writer, seed, tasks)
     curve: list[float] = []
     loss_mean = right_mean = float("nan")
     began = time.time()
@@ -188,4 +207,10 @@ def train_stage(
     if out is not None:
         model.save_pretrained(out)  # type: ignore[operator]
     model.eval()
-    return {"seconds": time.time() - began, "steps": len(curve), "loss": loss_mean, "right": right_mean, "curve": curve}
+    return {
+        "seconds": time.time() - began,
+        "steps": len(curve),
+        "loss": loss_mean,
+        "right": right_mean,
+        "curve": curve,
+    }

@@ -1,0 +1,1 @@
+"""Evaluation: predictions first, scores second. Run from the repository: `python -m eval.run TASK …`."""

@@ -1,0 +1,218 @@
+"""Train `tiny` from nothing: five phases, each a file or folder that is kept when the run is started again.
+
+    scenes/    drawn pictures with masks and truth
+    tower/     vision tower, pretrained on them, from here on frozen
+    language/  tokenizer and language model, warmed up on symbolic scenes
+    features/  what the frozen tower sees in each scene
+    align/     stage 1: refinement + connector
+    tune/      stage 2: everything but the tower
+    model/     the finished folder, float16 safetensors, what `rgpt.model.load` opens
+
+Tower and language model do not need each other; they train side by side, one thread each.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import multiprocessing
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedTokenizerFast
+
+import rgpt.model as rgpt_model
+from rgpt.train.stages import stage_table
+from rgpt.train.tiny import language, scene_store, tower, tune
+
+SCENE_SEED = 1_000_000
+WARM_UP_SEEDS = (2_000_000, 2_000_000_000)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long each phase may take; a phase ends with its steps or its seconds, whichever comes first."""
+
+    scenes: int = 40_960
+    tower_steps: int = 2_600
+    tower_seconds: float = 2_400
+    language_steps: int = 7_000
+    language_seconds: float = 2_400
+    align_steps: int = 500
+    align_seconds: float = 420
+    tune_steps: int = 8_000
+    tune_seconds: float = 3_600
+    seed: int = 0
+    tasks: tuple[str, ...] | None = None
+    """Only these tasks in both stages; None: all."""
+
+
+SMOKE = Recipe(
+    scenes=512,
+    tower_steps=60,
+    language_steps=120,
+    align_steps=20,
+    tune_steps=60,
+    tasks=("classification", "brief_caption"),
+)
+"""Everything once, in under three minutes on two cores. Good for a test, not for answers."""
+
+
+def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
+    """Run what is not there yet and return the report, which is also written to `work/report.json`."""
+    work.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = (
+        json.loads((work / "report.json").read_text()) if (work / "report.json").exists() else {}
+    )
+    report["recipe"] = asdict(recipe)
+    _side_by_side(work, recipe, report)
+    torch.set_num_threads(threads)
+    model = tune.build_model(work / "tower", work / "language")
+    writer = language.Writer(PreTrainedTokenizerFast.from_pretrained(work / "language"))
+    frozen = _digest(model.model.vision_tower)  # type: ignore[union-attr, arg-type]
+    features: tune.Features | None = None
+    for stage, steps, seconds, lr in (
+        ("align", recipe.align_steps, recipe.align_seconds, 2e-3),
+        ("tune", recipe.tune_steps, recipe.tune_seconds, 1e-3),
+    ):
+        folder = work / stage
+        if (folder / "done").exists():
+            model = rgpt_model.RegionGPTForConditionalGeneration.from_pretrained(folder)
+            continue
+        if features is None:
+            features = tune.cache_features(
+                work / "scenes", AutoModel.from_pretrained(work / "tower"), work / "features"
+            )
+        print(stage_table(model, stage), flush=True)
+        result = tune.train_stage(
+            model, stage, features, writer, steps, lr=lr, seed=recipe.seed, out=folder, max_seconds=seconds,
+            tasks=recipe.tasks,
+        )  # fmt: skip
+        report[stage] = result
+        (folder / "done").touch()
+        _write_report(work, report)
+    if _digest(model.model.vision_tower) != frozen:  # type: ignore[union-attr, arg-type]
+        raise AssertionError("the vision tower changed in a stage that must leave it frozen")
+    report["parameters"] = sum(p.numel() for p in model.parameters())
+    export(model, work / "language", work / "model")
+    _write_report(work, report)
+    return report
+
+
+def _side_by_side(work: Path, recipe: Recipe, report: dict[str, Any]) -> None:
+    """Scenes and tower in this process, the language model in another: they need nothing of each other."""
+    # spawn, not fork: torch's thread pools do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        waiting = pool.apply_async(_language, (work / "language", recipe))
+        torch.set_num_threads(1)
+        scene_store.write_store(work / "scenes", SCENE_SEED, recipe.scenes)
+        if not (work / "tower" / "done").exists():
+            report["tower"] = tower.pretrain_tower(
+                work / "scenes",
+                work / "tower",
+                recipe.tower_steps,
+                seed=recipe.seed,
+                max_seconds=recipe.tower_seconds,
+            )
+            (work / "tower" / "done").touch()
+        result = waiting.get()
+    if result is not None:
+        report["language"] = result
+    _write_report(work, report)
+
+
+def _language(folder: Path, recipe: Recipe) -> dict[str, float] | None:
+    if (folder / "done").exists():
+        return None
+    torch.set_num_threads(1)
+    result = language.warm_up(
+        folder, recipe.language_steps, seed=recipe.seed, max_seconds=recipe.language_seconds
+    )
+    (folder / "done").touch()
+    return result
+
+
+def _digest(module: nn.Module) -> list[tuple[str, int]]:
+    """Something that differs when any number of the module does (buffers included)."""
+    return [(name, hash(value.detach().numpy().tobytes())) for name, value in module.state_dict().items()]
+
+
+def _write_report(work: Path, report: dict[str, Any]) -> None:
+    partial = work / "report.json.partial"
+    partial.write_text(json.dumps(report, indent=1))
+    os.replace(partial, work / "report.json")
+
+
+def export(model: Any, language_folder: Path, out: Path) -> None:
+    """Write the finished model with its processor: float16, one safetensors file, `out` appears only when
+    complete."""
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(language_folder)
+    processor = rgpt_model.RegionGPTProcessor.for_model(
+        model.config,
+        tokenizer,
+        "plain",
+        image_size=scene_store.IMAGE_SIZE,
+        image_mean=scene_store.IMAGE_MEAN,
+        image_std=scene_store.IMAGE_STD,
+    )
+    half = rgpt_model.RegionGPTForConditionalGeneration(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(partial)
+    processor.save_pretrained(partial)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+
+
+def write_card(work: Path, scores: dict[str, Any], code_revision: str) -> str:
+    """The model card: what it is, how it was trained, what it scores. Every figure comes from this run's
+    files."""
+    report = json.loads((work / "report.json").read_text())
+    recipe, parameters = report["recipe"], report["parameters"]
+    minutes = {
+        phase: report[phase]["seconds"] / 60
+        for phase in ("tower", "language", "align", "tune")
+        if phase in report
+    }
+    rows = "\n".join(
+        f"| {k} | {v:.4f} |" for k, v in scores.items() if isinstance(v, float) and not math.isnan(v)
+    )
+    phases = "\n".join(
+        f"| {phase} | {report[phase]['steps']:,} | {minute:.1f} |" for phase, minute in minutes.items()
+    )
+    return f"""# tiny
+
+A RegionGPT of {parameters / 1e6:.2f} million parameters that knows drawn scenes only: shapes, their colours,
+textures, sizes and places. It is the default of `rgpt chat`, the app and the tests; it knows nothing about
+photographs.
+
+Trained from nothing by `bash scripts/train_tiny.sh` ({datetime.date.today().isoformat()}, code
+{code_revision}) on two CPU cores.
+
+| phase | steps | minutes |
+|---|---|---|
+{phases}
+
+Seeds: pictures {SCENE_SEED:,} to {SCENE_SEED + recipe["scenes"] - 1:,}; symbolic scenes {WARM_UP_SEEDS[0]:,}
+to {WARM_UP_SEEDS[1]:,}; evaluation from 3,000,000,000 up (`eval/tasks/shapes.py`), so none is shared. Order
+of training data: seed {recipe["seed"]}.
+
+## Scores
+
+`python -m eval.run shapes --model tiny --seed {scores.get("seed")} --count {scores.get("scenes")}`, regions
+{scores.get("regions")}:
+
+| figure | share |
+|---|---|
+{rows}
+
+`referring_likelihood` is computed from likelihoods, not generated (`ChatSession.choose`).
+"""
