@@ -12,7 +12,7 @@ from eval import run
 from eval.tasks import shapes
 from rgpt import prompts
 from rgpt.errors import InputError
-from rgpt.train.tiny import recipe
+from rgpt.train.tiny import language, recipe
 
 SEED, COUNT = 7, 12
 TRUTH = [item for i in range(COUNT) for item in shapes.items(shapes.scene_for(SEED, i))]
@@ -96,7 +96,7 @@ def test_referring_is_among_five() -> None:
 
 
 def test_scenes_are_disjoint_from_training_and_between_seeds() -> None:
-    assert max(recipe.SCENE_SEED + recipe.Recipe().scenes, recipe.WARM_UP_SEEDS[1]) < shapes.FIRST_SEED
+    assert max(recipe.SCENE_SEED + recipe.Recipe().scenes, language.WARM_UP_SEEDS[1]) < shapes.FIRST_SEED
     first = {shapes.scene_for(0, i).scene.seed for i in range(3)}
     assert first.isdisjoint({shapes.scene_for(1, i).scene.seed for i in range(3)})
 

@@ -12,12 +12,14 @@ import math
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,6 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rgpt.data.scene_questions import MAKERS, Exchange, Numbered, conversation, number_objects
 from rgpt.data.scenes import COLOURS, SHAPES, SIDE, SIZES, TEXTURES, Scene, sample_scene
 from rgpt.train.tiny.muon import StackedMuon
+
+Item = TypeVar("Item")
 
 HIDDEN = 128
 MERGE_GRID = 6
@@ -240,6 +244,7 @@ def sequence_loss(language: LlamaForCausalLM, embeddings: Tensor, labels: Tensor
 
 
 BATCH_TOKENS = 2560
+WARM_UP_SEEDS = (2_000_000, 2_000_000_000)
 
 # Shares of *tokens*, not of conversations: a referring question with six candidates is five times as long as
 # a caption. With shares of conversations nine tenths of all steps were referring, and nothing was learned
@@ -255,14 +260,18 @@ SHORT_SHARES = {
 LONG_SHARES = {
     "referring": 3.0, "verify": 1.0, "verify_relation": 0.8, "relation": 0.8, "compare_size": 0.5,
     "compare_attribute": 0.8, "classification": 0.8, "brief_caption": 0.8, "detailed_caption": 1.0,
-    "exists": 1.2,
-    "count": 1.5, "picture_caption": 1.5,
+    "exists": 1.2, "count": 1.5, "picture_caption": 1.5,
 }  # fmt: skip
+DIRECTION_SHARES = {
+    **SHORT_SHARES, "relation": 3.5, "verify_relation": 3.0, "verify": 1.2, "compare_attribute": 1.2,
+}  # fmt: skip
+DIRECTIONS_FROM = 0.5
+"""From this share of the warm-up on, positions are three times as loud and asked about more. Loud from the
+start, they drown the attributes; quiet to the end, directions stay at chance (docs/decisions.md)."""
 LENGTHS = {
     "referring": 70, "verify": 16, "verify_relation": 18, "relation": 24, "compare_size": 20,
-    "compare_attribute": 28,
-    "classification": 30, "brief_caption": 18, "detailed_caption": 34, "exists": 12, "count": 11,
-    "picture_caption": 30,
+    "compare_attribute": 28, "classification": 30, "brief_caption": 18, "detailed_caption": 34, "exists": 12,
+    "count": 11, "picture_caption": 30,
 }  # fmt: skip
 """Tokens of a task's usual exchange (with its follow-ups), to turn shares of tokens into weights."""
 
@@ -273,7 +282,12 @@ def task_weights(shares: Mapping[str, float], tasks: Sequence[str] | None = None
 
 
 def sample_conversation(
-    writer: Writer, scene: Scene, rng: random.Random, long: bool, progress: float = 1.0
+    writer: Writer,
+    scene: Scene,
+    rng: random.Random,
+    long: bool,
+    progress: float = 1.0,
+    tasks: Sequence[str] | None = None,
 ) -> Conversation:
     """One training sequence about a scene: short ones (one question, no picture) or long mixtures.
 
@@ -282,32 +296,39 @@ def sample_conversation(
     """
     if long:
         numbered = number_objects(scene, rng)
-        exchanges = conversation(numbered, rng, rng.randint(2, 5), task_weights(LONG_SHARES))
+        exchanges = conversation(numbered, rng, rng.randint(2, 5), task_weights(LONG_SHARES, tasks))
         return writer.write(numbered, exchanges, True, rng)
     most = 2 if progress < 0.1 else 3 if progress < 0.25 else 6
     numbered = number_objects(scene, rng, min(len(scene.objects), rng.randint(2, most)))
-    shares = FIRST_SHARES if progress < 0.1 else SHORT_SHARES
-    return writer.write(numbered, conversation(numbered, rng, 1, task_weights(shares)), False, rng)
+    shares = SHORT_SHARES if progress < DIRECTIONS_FROM else DIRECTION_SHARES
+    weights = task_weights(FIRST_SHARES if progress < 0.1 else shares, tasks)
+    return writer.write(numbered, conversation(numbered, rng, 1, weights), False, rng)
 
 
-def length_grouped(
-    writer: Writer, rng: random.Random, long: bool, progress: float
-) -> list[list[Conversation]]:
-    """Shuffled batches of about `BATCH_TOKENS` tokens whose rows have like lengths, so that little is
+def groups_of_like_length(
+    pool: list[Item], length: Callable[[Item], int], tokens: int, rng: random.Random
+) -> list[list[Item]]:
+    """The pool as shuffled batches of about `tokens` tokens whose rows are alike in length: little
     padding."""
-    pool: list[Conversation] = []
-    while len(pool) < 400:
-        scene = sample_scene(rng.randrange(2_000_000, 2_000_000_000), 2, 6)
-        if len(scene.objects) > 1:
-            pool.append(sample_conversation(writer, scene, rng, long, progress))
-    pool.sort(key=lambda c: len(c.ids))
-    batches: list[list[Conversation]] = [[]]
-    for c in pool:
-        if (len(batches[-1]) + 1) * len(c.ids) > BATCH_TOKENS:
+    batches: list[list[Item]] = [[]]
+    for item in sorted(pool, key=length):
+        if (len(batches[-1]) + 1) * length(item) > tokens:
             batches.append([])
-        batches[-1].append(c)
+        batches[-1].append(item)
     rng.shuffle(batches)
     return batches
+
+
+def symbolic_pool(
+    writer: Writer, rng: random.Random, long: bool, progress: float, tasks: Sequence[str] | None
+) -> list[list[Conversation]]:
+    """Batches of 400 fresh conversations about scenes that are never drawn."""
+    pool: list[Conversation] = []
+    while len(pool) < 400:
+        scene = sample_scene(rng.randrange(*WARM_UP_SEEDS), 2, 6)
+        if len(scene.objects) > 1:
+            pool.append(sample_conversation(writer, scene, rng, long, progress, tasks))
+    return groups_of_like_length(pool, lambda c: len(c.ids), BATCH_TOKENS, rng)
 
 
 def build_optimizers(
@@ -334,8 +355,17 @@ def warm_up(
     seed: int = 0,
     max_seconds: float = math.inf,
     muon: bool = True,
+    resume: Path | None = None,
+    first_progress: float = 0.0,
+    tasks: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Train the language model on symbolic scenes and save it with its tokenizer to `out`."""
+    """Train the language model on symbolic scenes and save it with its tokenizer to `out`.
+
+    Args:
+        resume: a folder this function saved; go on from its weights.
+        first_progress: where in the curriculum and the learning-rate schedule to begin, in 0..1.
+        tasks: only these tasks; None: all.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = build_tokenizer()
@@ -343,6 +373,10 @@ def warm_up(
     writer = Writer(tokenizer)
     language = LlamaForCausalLM(language_config(len(tokenizer), writer.end, writer.pad))
     eyes = SymbolicEyes()
+    if resume is not None:
+        language = LlamaForCausalLM.from_pretrained(resume)
+        eyes.load_state_dict(load_file(resume / "eyes.safetensors"))
+    loud = False
     parameters = [*language.parameters(), *eyes.parameters()]
     optimizers = build_optimizers(language, [*eyes.parameters()], lr, muon)
     right = {False: 0.0, True: 0.0}
@@ -351,7 +385,7 @@ def warm_up(
     began = time.time()
     progress = tqdm(range(steps), desc="language", mininterval=5)
     for step in progress:
-        done = max(step / steps, (time.time() - began) / max_seconds)
+        done = first_progress + (1 - first_progress) * max(step / steps, (time.time() - began) / max_seconds)
         if done >= 1:
             break
         factor = min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
@@ -359,8 +393,11 @@ def warm_up(
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
         long = done > 0.4 and step % 3 == 0
+        if done > DIRECTIONS_FROM and not loud:
+            loud = True
+            eyes.place.weight.data.mul_(3.0)
         if not pools[long]:
-            pools[long] = length_grouped(writer, rng, long, done)
+            pools[long] = symbolic_pool(writer, rng, long, done, tasks)
         batch = pools[long].pop()
         ids, labels = pad_batch(batch, writer.pad)
         attributes, centres, present = scene_tensors([c.scene for c in batch])
@@ -390,7 +427,7 @@ def warm_up(
             )
         if step % 250 == 249:
             language.save_pretrained(out)
-            torch.save({k: v for k, v in eyes.state_dict().items()}, out / "eyes.pt")
+            save_file(eyes.state_dict(), out / "eyes.safetensors")
     language.save_pretrained(out)
     return {
         "seconds": time.time() - began,

@@ -32,7 +32,6 @@ from rgpt.train.stages import stage_table
 from rgpt.train.tiny import language, scene_store, tower, tune
 
 SCENE_SEED = 1_000_000
-WARM_UP_SEEDS = (2_000_000, 2_000_000_000)
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,11 @@ def _language(folder: Path, recipe: Recipe) -> dict[str, float] | None:
         return None
     torch.set_num_threads(1)
     result = language.warm_up(
-        folder, recipe.language_steps, seed=recipe.seed, max_seconds=recipe.language_seconds
+        folder,
+        recipe.language_steps,
+        seed=recipe.seed,
+        max_seconds=recipe.language_seconds,
+        tasks=recipe.tasks,
     )
     (folder / "done").touch()
     return result
@@ -201,9 +204,9 @@ Trained from nothing by `bash scripts/train_tiny.sh` ({datetime.date.today().iso
 |---|---|---|
 {phases}
 
-Seeds: pictures {SCENE_SEED:,} to {SCENE_SEED + recipe["scenes"] - 1:,}; symbolic scenes {WARM_UP_SEEDS[0]:,}
-to {WARM_UP_SEEDS[1]:,}; evaluation from 3,000,000,000 up (`eval/tasks/shapes.py`), so none is shared. Order
-of training data: seed {recipe["seed"]}.
+Seeds: pictures {SCENE_SEED:,} to {SCENE_SEED + recipe["scenes"] - 1:,}; symbolic scenes
+{language.WARM_UP_SEEDS[0]:,} to {language.WARM_UP_SEEDS[1]:,}; evaluation from 3,000,000,000 up
+(`eval/tasks/shapes.py`), so none is shared. Order of training data: seed {recipe["seed"]}.
 
 ## Scores
 

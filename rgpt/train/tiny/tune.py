@@ -26,13 +26,21 @@ from transformers import AutoModel, LlamaForCausalLM, PreTrainedTokenizerFast
 import rgpt.model as rgpt_model
 from rgpt.data.scene_questions import conversation, number_objects
 from rgpt.train.stages import apply_stage
-from rgpt.train.tiny.language import LONG_SHARES, MERGE_GRID, Conversation, Writer, pad_batch, task_weights
+from rgpt.train.tiny.language import (
+    LONG_SHARES,
+    MERGE_GRID,
+    Conversation,
+    Writer,
+    groups_of_like_length,
+    pad_batch,
+    task_weights,
+)
 from rgpt.train.tiny.muon import StackedMuon
 from rgpt.train.tiny.scene_store import MAX_OBJECTS, Shard, pixel_values, read_shards, region_weights
 from rgpt.train.tiny.tower import tower_map
 
-BATCH_TOKENS = 6000
-TUNE_SHARES = {**LONG_SHARES, "exists": 1.5, "count": 2.0}
+BATCH_TOKENS = 7000
+TUNE_SHARES = {**LONG_SHARES, "exists": 1.5, "count": 2.0, "relation": 1.5, "verify_relation": 1.2}
 
 
 @dataclass
@@ -85,12 +93,27 @@ def build_model(tower_folder: Path, language_folder: Path) -> nn.Module:
     model = rgpt_model.RegionGPTForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(language.model.state_dict())
-    # The connector starts at the scale of the word embeddings: slots much louder than words drown the
-    # comparison of regions, much quieter ones are not read at all.
-    with torch.no_grad():
-        rms = language.get_input_embeddings().weight.square().mean().sqrt()
-        model.model.connector.linear_2.weight.mul_(rms / 0.6)
     return model
+
+
+@torch.no_grad()
+def calibrate_connector(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    """Give the fresh connector's outputs the mean and spread of the word embeddings.
+
+    Slots much louder than words drown the comparison of regions, much quieter ones are not read at all; and
+    an offset that all slots share is what an untrained GELU network mostly says.
+    """
+    core = model.model
+    features = core.get_image_features(  # type: ignore[operator, union-attr]
+        None, batch["region_masks"], batch["region_index"], batch["vision_features"]
+    )
+    slots = features.region_features
+    centre = slots.mean(0)
+    spread = (slots - centre).square().mean().sqrt()
+    words = model.get_input_embeddings().weight.square().mean().sqrt()  # type: ignore[operator]
+    last = core.connector.linear_2  # type: ignore[union-attr]
+    last.weight.mul_(words / spread)  # type: ignore[union-attr, operator]
+    last.bias.sub_(centre).mul_(words / spread)  # type: ignore[union-attr, operator]
 
 
 def batches(
@@ -108,15 +131,9 @@ def batches(
             scene = shard.scene(int(row))
             if len(scene.objects) > 1:
                 numbered = number_objects(scene, rng)
-                exchanges = conversation(numbered, rng, rng.randint(2, 5), weights)
+                exchanges = conversation(numbered, rng, rng.randint(4, 7), weights)
                 pool.append((writer.write(numbered, exchanges, True, rng), int(row)))
-        pool.sort(key=lambda pair: len(pair[0].ids))
-        groups: list[list[tuple[Conversation, int]]] = [[]]
-        for pair in pool:
-            if (len(groups[-1]) + 1) * len(pair[0].ids) > BATCH_TOKENS:
-                groups.append([])
-            groups[-1].append(pair)
-        rng.shuffle(groups)
+        groups = groups_of_like_length(pool, lambda pair: len(pair[0].ids), BATCH_TOKENS, rng)
         for group in groups:
             rows = np.array([row for _, row in group])
             ids, labels = pad_batch([c for c, _ in group], writer.pad)
@@ -179,6 +196,8 @@ def train_stage(
     optimizers = optimizers_for(groups, lr)
     trained = [p for parameters in groups.values() for p in parameters]
     source = batches(features, writer, seed, tasks)
+    if stage == "align":
+        calibrate_connector(model, next(source))
     curve: list[float] = []
     loss_mean = right_mean = float("nan")
     began = time.time()
