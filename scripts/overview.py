@@ -1,0 +1,92 @@
+"""Draw docs/overview.png, the picture of the README: a scene, real questions, the model's real answers, the way
+through the model.
+
+    python -m scripts.overview [--model tiny] [--seed 3000000042]
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from rgpt.chat import ChatSession
+from rgpt.data.scenes import draw_scene
+from rgpt.regions import Mask, draw_regions
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH, INK, GREY, ACCENT = 1200, (30, 34, 42), (112, 120, 132), (38, 84, 164)
+FLOW = (
+    ("picture + regions", "box, mask, scribble, point"),
+    ("vision tower", "frozen"),
+    ("refinement ×4", "two deconvolutions"),
+    ("mask pooling", "one vector a region"),
+    ("patch merge", "image tokens"),
+    ("connector", "one shared MLP"),
+    ("language model", "streams the answer"),
+)
+
+
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, so that the picture is the same on every machine."""
+    return ImageFont.load_default(size + (1 if bold else 0))
+
+
+def questions(session: ChatSession, phrase: str) -> list[tuple[str, str]]:
+    """Ask the questions of the picture in one conversation and return them with their answers."""
+    listed = ", ".join(f"<region{n}>" for n in session.regions)
+    asked = (
+        "What is <region1>? Answer the question using shape category names.",
+        "Describe <region2>.",
+        "Where is <region1> relative to <region2>?",
+        f"From the provided masks denoted by {listed}, which one fits “the {phrase}”? "
+        "Answer the question using the template Region [x].",
+        "How many objects are in the picture?",
+    )
+    return [(question, session.ask(question)) for question in asked]
+
+
+def render(model: str, seed: int) -> Image.Image:
+    scene = draw_scene(seed, scale=5.0, min_objects=4)
+    session = ChatSession.from_pretrained(model)
+    session.set_image(scene.image)
+    for o in scene.objects[:4]:
+        session.add_region(Mask(o.mask))
+    phrase = f"{scene.objects[2].colour} {scene.objects[2].shape}"
+    marked = draw_regions(scene.image, session.regions)
+    canvas = Image.new("RGB", (WIDTH, 700), "white")
+    draw = ImageDraw.Draw(canvas)
+    marked.thumbnail((500, 500))
+    canvas.paste(marked, (30, 30))
+    y = 30
+    for question, answer in questions(session, phrase):
+        for line in textwrap.wrap(question, 66):
+            draw.text((570, y), line, INK, font=font(18))
+            y += 24
+        draw.text((590, y), answer, ACCENT, font=font(20, bold=True))
+        y += 46
+    box, gap, top = 146, 20, 570
+    for i, (name, note) in enumerate(FLOW):
+        x = 30 + i * (box + gap)
+        draw.rounded_rectangle((x, top, x + box, top + 84), 10, outline=ACCENT, width=2)
+        draw.text((x + box / 2, top + 30), name, INK, font=font(16, bold=True), anchor="mm")
+        draw.text((x + box / 2, top + 56), note, GREY, font=font(12), anchor="mm")
+        if i:
+            draw.line((x - gap, top + 42, x, top + 42), ACCENT, 2)
+    return canvas
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.overview", description=__doc__)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--seed", type=int, default=3_000_000_042)
+    args = parser.parse_args()
+    target = ROOT / "docs" / "overview.png"
+    render(args.model, args.seed).save(target, optimize=True)
+    print(f"wrote {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
