@@ -36,12 +36,19 @@ def as_picture(source: Picture) -> Image.Image:
     return open_image(source)
 
 
-def to_pixels(picture: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+def to_pixels(
+    picture: Image.Image,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    fill: Sequence[float] | None = None,
+) -> np.ndarray:
     """RGB picture -> float32 `[3, size, size]`: LLaVA's "pad" [D], bicubic with antialiasing, then (x -
     mean) / std.
 
     The square is the longer side of the picture, filled with the mean colour, the picture centred: the same
-    geometry as `rgpt.regions.square_padding`, which places the region masks.
+    geometry as `rgpt.regions.square_padding`, which places the region masks. `fill` is the colour of the padding
+    in 0..1 where it is not the mean.
     """
     side, (left, top) = square_padding(picture.height, picture.width)
     if side > _LARGEST_SQUARE:
@@ -50,7 +57,7 @@ def to_pixels(picture: Image.Image, size: int, mean: Sequence[float], std: Seque
         picture = picture.resize(shape, Image.Resampling.BICUBIC)
         side, (left, top) = square_padding(picture.height, picture.width)
     if picture.width != picture.height:
-        square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
+        square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in fill or mean))
         square.paste(picture, (left, top))
         picture = square
     if picture.size != (size, size):

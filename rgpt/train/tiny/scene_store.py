@@ -18,7 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, DrawnScene, Scene, SceneObject, draw_scene
-from rgpt.regions import area_weights
+from rgpt.model.pictures import to_pixels
+from rgpt.regions import area_weights, square_padding
 
 IMAGE_SIZE = 96
 GRID = 48
@@ -62,17 +63,14 @@ class Shard:
 
 
 def picture_array(image: Image.Image) -> np.ndarray:
-    """RGB picture -> uint8 `[96, 96, 3]`: padded to a square with the mean colour, then resized."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in IMAGE_MEAN))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return np.asarray(square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+    """RGB picture -> uint8 `[96, 96, 3]`: the processor's own padding and resizing, not yet normalised."""
+    values = to_pixels(image, IMAGE_SIZE, mean=(0.0,) * 3, std=(1.0,) * 3, fill=IMAGE_MEAN)
+    return np.round(255 * values).astype(np.uint8).transpose(1, 2, 0)
 
 
 def _row(drawn: DrawnScene) -> dict[str, Any]:
     """One row of every array of a `Shard`."""
-    side = max(drawn.image.size)
-    offset = ((side - drawn.image.width) // 2, (side - drawn.image.height) // 2)
+    side, offset = square_padding(drawn.image.height, drawn.image.width)
     masks = np.zeros((MAX_OBJECTS, GRID, GRID), np.uint8)
     boxes = np.zeros((MAX_OBJECTS, 4), np.float32)
     attributes = np.zeros((MAX_OBJECTS, 4), np.int8)

@@ -25,6 +25,8 @@ from tqdm import tqdm
 from transformers import AutoModel, DPTConfig, HGNetV2Config
 
 from rgpt.data.scenes import COLOURS, SHAPES, SIDE, SIZES, TEXTURES
+from rgpt.model.pooling import pool_regions
+from rgpt.model.vision import tower_features
 from rgpt.train.tiny.scene_store import Shard, pixel_values, read_shards, region_weights
 
 TOWER_GRID = 12
@@ -70,14 +72,7 @@ def tower_config() -> DPTConfig:
 
 def tower_map(tower: nn.Module, pixels: Tensor) -> Tensor:
     """`[B, 3, 96, 96]` -> the tower's last hidden state as `[B, C, 12, 12]`, class token dropped."""
-    tokens = tower(pixels).last_hidden_state[:, 1:]
-    return tokens.transpose(1, 2).unflatten(2, (TOWER_GRID, TOWER_GRID))
-
-
-def pool(features: Tensor, weights: Tensor) -> Tensor:
-    """`[B, C, h, w]` and `[B, R, h, w]` -> area-weighted means `[B, R, C]`; zero weights give zeros."""
-    w = weights.flatten(2)
-    return (w @ features.flatten(2).transpose(1, 2)) / w.sum(-1, keepdim=True).clamp_min(1e-6)
+    return tower_features(tower, pixels, layer=None, strategy="default", grid=TOWER_GRID)
 
 
 class PretrainingHeads(nn.Module):
@@ -131,7 +126,7 @@ def _batch(shard: Shard, rows: np.ndarray, rng: np.random.Generator) -> dict[str
 def _losses(features: Tensor, heads: PretrainingHeads, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Total loss, and the share of right words an attribute `[4]`."""
     present = batch["present"]
-    regions = pool(features, batch["weights"])[present]
+    regions = pool_regions(features, batch["weights"])[present]
     attributes = batch["attributes"][present]
     total = 0.3 * heads.phrase_loss(regions, attributes)
     right = []
