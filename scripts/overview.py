@@ -1,5 +1,4 @@
-"""Draw docs/overview.png, the picture of the README: a scene, real questions, the model's real answers, the way
-through the model.
+"""Draw docs/overview.png, the picture of the README: a drawn scene, the model's real answers, the way through it.
 
     python -m scripts.overview [--model tiny] [--seed 3000000042]
 """

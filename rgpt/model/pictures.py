@@ -47,8 +47,8 @@ def to_pixels(
     mean) / std.
 
     The square is the longer side of the picture, filled with the mean colour, the picture centred: the same
-    geometry as `rgpt.regions.square_padding`, which places the region masks. `fill` is the colour of the padding
-    in 0..1 where it is not the mean.
+    geometry as `rgpt.regions.square_padding`, which places the region masks. `fill` is the colour of the
+    padding in 0..1 where it is not the mean.
     """
     side, (left, top) = square_padding(picture.height, picture.width)
     if side > _LARGEST_SQUARE:

@@ -1,0 +1,76 @@
+"""The recipe of `tiny` in small: both stages run, frozen parts stay, the loss falls, answers beat chance."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rgpt.chat import ChatSession
+from rgpt.data.scenes import COLOURS, draw_scene
+from rgpt.regions import Mask
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    subprocess.run(
+        ["bash", "scripts/train_tiny.sh", "--smoke", "--work", str(folder)], cwd=ROOT, check=True, timeout=900
+    )
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_loss_falls_in_both_stages(work: Path) -> None:
+    report = json.loads((work / "report.json").read_text())
+    for stage in ("align", "tune"):
+        curve = report[stage]["curve"]
+        assert sum(curve[-5:]) < 0.8 * sum(curve[:5]), stage
+
+
+def test_what_a_stage_freezes_is_bit_equal(work: Path) -> None:
+    tower, language = weights(work / "tower"), weights(work / "language")
+    for stage in ("align", "tune"):
+        trained = weights(work / stage)
+        for name, value in tower.items():
+            assert torch.equal(trained[f"model.vision_tower.{name}"], value), (stage, name)
+    aligned, tuned = weights(work / "align"), weights(work / "tune")
+    for name, value in language.items():
+        renamed = name.replace("model.", "model.language_model.", 1)
+        if renamed in aligned:
+            assert torch.equal(aligned[renamed], value), name
+            assert value.ndim < 2 or not torch.equal(tuned[renamed], value), name
+    for part in ("refinement", "connector"):
+        names = [name for name in aligned if f".{part}." in name]
+        assert names and all(not torch.equal(aligned[n], tuned[n]) for n in names)
+
+
+def test_answers_beat_chance_clearly(work: Path) -> None:
+    session = ChatSession.from_pretrained(str(work / "model"))
+    right = []
+    for seed in range(3_950_000_000, 3_950_000_030):
+        scene = draw_scene(seed, 2.0)
+        session.set_image(scene.image)
+        for o in scene.objects:
+            session.reset()
+            answer = session.ask(f"Describe <region{session.add_region(Mask(o.mask))}>.", max_new_tokens=12)
+            right.append(o.colour in answer)
+    assert len(right) > 80 and sum(right) / len(right) > 2.5 / len(COLOURS)
+
+
+def test_a_second_run_keeps_what_is_done(work: Path) -> None:
+    before = (work / "tune" / "model.safetensors").stat().st_mtime_ns
+    subprocess.run(
+        ["bash", "scripts/train_tiny.sh", "--smoke", "--work", str(work)], cwd=ROOT, check=True, timeout=300
+    )
+    assert (work / "tune" / "model.safetensors").stat().st_mtime_ns == before
