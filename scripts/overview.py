@@ -1,4 +1,4 @@
-"""Draw docs/overview.png, the picture of the README: a drawn scene, the model's real answers, the way through it.
+"""Draw docs/overview.png, the picture of the README: a drawn scene, real answers, the way through the model.
 
     python -m scripts.overview [--model tiny] [--seed 3000000042]
 """
