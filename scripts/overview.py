@@ -1,6 +1,6 @@
 """Draw docs/overview.png, the picture of the README: a drawn scene, real answers, the way through the model.
 
-    python -m scripts.overview [--model tiny] [--seed 3000000042]
+python -m scripts.overview [--model tiny] [--seed 3000000042]
 """
 
 from __future__ import annotations

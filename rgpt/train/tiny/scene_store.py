@@ -141,8 +141,32 @@ def box_weights(boxes: np.ndarray, grid: int = GRID) -> np.ndarray:
     return (along_y[..., :, None] * along_x[..., None, :]).astype(np.float32)
 
 
-def region_weights(shard: Shard, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """float32 `[n, 6, 48, 48]`: each region as its mask or, half of the time, as its box [A]."""
-    masks = shard.masks[rows].astype(np.float32) / 255.0
+def region_weights(
+    shard: Shard, rows: np.ndarray, rng: np.random.Generator, loose: bool = False
+) -> np.ndarray:
+    """float32 `[n, 6, 48, 48]`: each region as its mask or, half of the time, as its box [A].
+
+    `loose` adds what a hand draws [D]: of the boxes most have every side off by up to a fifth of the object,
+    and of the masks a quarter is a stripe through the object, as a brush would paint it.
+    """
+    masks, boxes = shard.masks[rows].astype(np.float32) / 255.0, shard.boxes[rows]
     as_box = rng.random(masks.shape[:2]) < 0.5
-    return np.where(as_box[..., None, None], box_weights(shard.boxes[rows]), masks)
+    if loose:
+        off = rng.uniform(-0.1, 0.2, boxes.shape) * (rng.random(masks.shape[:2]) < 0.7)[..., None]
+        extent = np.concatenate([boxes[..., 2:] - boxes[..., :2]] * 2, -1)
+        boxes = boxes + off.astype(np.float32) * extent * np.array([-1, -1, 1, 1], np.float32)
+        striped = rng.random(masks.shape[:2]) < 0.25
+        masks = np.where(striped[..., None, None], _stripes(masks, shard.boxes[rows], rng), masks)
+    return np.where(as_box[..., None, None], box_weights(boxes), masks)
+
+
+def _stripes(masks: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of each mask `[n, 6, 48, 48]` the part in a stripe through the middle of its box, at a random angle."""
+    cells = np.arange(GRID, dtype=np.float32) + 0.5
+    angle = rng.uniform(0, np.pi, masks.shape[:2]).astype(np.float32)[..., None, None]
+    x = cells[None, None, None, :] - ((boxes[..., 0] + boxes[..., 2]) / 2)[..., None, None]
+    y = cells[None, None, :, None] - ((boxes[..., 1] + boxes[..., 3]) / 2)[..., None, None]
+    half = np.maximum(0.2 * (boxes[..., 2:] - boxes[..., :2]).max(-1), 1.0)[..., None, None]
+    inside = np.abs(x * np.sin(angle) - y * np.cos(angle)) < half
+    part = masks * inside
+    return np.where(part.sum((-1, -2), keepdims=True) > 0, part, masks)

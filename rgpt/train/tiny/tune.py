@@ -40,7 +40,16 @@ from rgpt.train.tiny.scene_store import MAX_OBJECTS, Shard, pixel_values, read_s
 from rgpt.train.tiny.tower import tower_map
 
 BATCH_TOKENS = 7000
-TUNE_SHARES = {**LONG_SHARES, "exists": 1.5, "count": 2.0, "relation": 1.5, "verify_relation": 1.2}
+STAGE_SHARES = {
+    # The language model comes knowing directions; what the fresh connector learns last is where things are.
+    "align": {**LONG_SHARES, "relation": 6.0, "verify_relation": 3.0, "detailed_caption": 2.0},
+    "tune": {
+        "referring": 4.0, "verify": 0.7, "verify_relation": 2.0, "relation": 2.5, "compare_size": 0.4,
+        "compare_attribute": 1.2, "classification": 0.7, "brief_caption": 0.7, "detailed_caption": 1.2,
+        "exists": 1.4, "count": 1.8, "picture_caption": 1.6,
+    },
+}  # fmt: skip
+"""Shares of tokens by task in each stage (see `task_weights`)."""
 
 
 @dataclass
@@ -117,12 +126,12 @@ def calibrate_connector(model: nn.Module, batch: dict[str, Tensor]) -> None:
 
 
 def batches(
-    features: Features, writer: Writer, seed: int, tasks: Sequence[str] | None = None
+    features: Features, writer: Writer, seed: int, stage: str, tasks: Sequence[str] | None = None
 ) -> Iterator[dict[str, Tensor]]:
     """Endless length-grouped batches: ids, labels, tower features, masks, and which slot shows which
     region."""
     rng, generator = random.Random(seed), np.random.default_rng(seed)
-    weights = task_weights(TUNE_SHARES, tasks)
+    weights = task_weights(STAGE_SHARES[stage], tasks)
     while True:
         k = rng.randrange(len(features.shards))
         shard, maps = features.shards[k], features.maps[k]
@@ -142,7 +151,7 @@ def batches(
                 "input_ids": ids,
                 "labels": labels,
                 "vision_features": maps[torch.from_numpy(rows)].float(),
-                "region_masks": torch.from_numpy(region_weights(shard, rows, generator)),
+                "region_masks": torch.from_numpy(region_weights(shard, rows, generator, loose=True)),
                 "region_index": torch.tensor(index, dtype=torch.long),
             }
 
@@ -195,7 +204,7 @@ def train_stage(
     groups = apply_stage(model, stage)
     optimizers = optimizers_for(groups, lr)
     trained = [p for parameters in groups.values() for p in parameters]
-    source = batches(features, writer, seed, tasks)
+    source = batches(features, writer, seed, stage, tasks)
     if stage == "align":
         calibrate_connector(model, next(source))
     curve: list[float] = []
