@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from eval.tasks import shapes
+from eval.tasks.shapes import KINDS
 from rgpt.errors import InputError
 
 HEADLINE = (
@@ -46,7 +48,6 @@ def table(scores: dict[str, Any]) -> str:
 def run_shapes(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from eval.tasks import shapes
     from rgpt.chat import ChatSession
 
     torch.set_num_threads(args.threads)
@@ -68,23 +69,34 @@ def run_shapes(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True)
-    shapes = tasks.add_parser("shapes", help="drawn scenes that no training run has seen")
-    shapes.add_argument("--model", default="tiny", help="tiny, a folder, or a hub id")
-    shapes.add_argument("--seed", type=int, default=0, help="which block of a million scenes")
-    shapes.add_argument("--count", type=int, default=500, help="scenes; each gets about 14 questions")
-    shapes.add_argument("--regions", choices=("mixed", "mask", "box"), default="mixed")
-    shapes.add_argument("--only", help="comma-separated kinds, e.g. classification,relation")
-    shapes.add_argument("--threads", type=int, default=2)
-    shapes.add_argument("--json", help="write the scores here")
-    shapes.add_argument("--out", help="write predictions.jsonl and scores.json into this folder")
+    verb = tasks.add_parser("shapes", help="drawn scenes that no training run has seen")
+    verb.add_argument("--model", default="tiny", help="tiny, a folder, or a hub id")
+    verb.add_argument("--seed", type=int, default=0, help="which block of a million scenes")
+    verb.add_argument("--count", type=int, default=500, help="scenes; each gets about 14 questions")
+    verb.add_argument("--regions", choices=("mixed", "mask", "box"), default="mixed")
+    verb.add_argument("--only", help="comma-separated kinds, e.g. classification,relation")
+    verb.add_argument("--threads", type=int, default=2)
+    verb.add_argument("--json", help="write the scores here")
+    verb.add_argument("--out", help="write predictions.jsonl and scores.json into this folder")
     args = parser.parse_args(argv)
     try:
         if args.count < 1 or args.seed < 0:
             raise InputError(
                 f"--count {args.count} and --seed {args.seed}: expected at least 1 and at least 0."
             )
+        if unknown := set((args.only or "").split(",")) - {"", *KINDS}:
+            raise InputError(
+                f"--only names {', '.join(sorted(unknown))}: expected some of {', '.join(KINDS)}."
+            )
+        if args.threads < 1 or args.count > 1_000_000:
+            raise InputError(
+                f"--threads {args.threads} and --count {args.count}: expected at least 1 and at most 1,000,000."
+            )
+        for target in filter(None, (args.json, args.out)):
+            parent = Path(target) if target == args.out else Path(target).parent
+            parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
         scores = run_shapes(args)
-    except InputError as problem:
+    except (InputError, OSError) as problem:
         print(f"eval: {problem}", file=sys.stderr)
         return 2
     print(table(scores))

@@ -9,6 +9,7 @@ at a time.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from rgpt.errors import InputError
 from rgpt.prompts import mention
 from rgpt.regions import Region, open_image
 
-MENTION = re.compile(r"<region(\d+)>")
+MENTION = re.compile(r"<region([0-9]{1,9})>")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ChatSession:
         self.regions: dict[int, Region] = {}
         self._image: Any = None
         self._refined: Tensor | None = None
-        self._last_number = 0
+        self._used: set[int] = set()
         self._prefix: _Prefix | None = None
         ends = model.generation_config.eos_token_id
         ends = processor.tokenizer.eos_token_id if ends is None else ends
@@ -90,7 +91,7 @@ class ChatSession:
         with torch.inference_mode():
             refined = self.model.model.encode(pixels.to(self.model.device))
         self._image, self._refined = opened, refined
-        self.regions, self._last_number = {}, 0
+        self.regions, self._used = {}, set()
         self.reset()
 
     def add_region(self, region: Region, number: int | None = None) -> int:
@@ -102,12 +103,13 @@ class ChatSession:
         if self._image is None:
             raise InputError("There is no picture to draw a region on: set one first.")
         if number is None:
-            number = self._last_number + 1
-        elif number < 1 or number in self.regions:
-            raise InputError(f"Region number {number} cannot be given: expected a free number of at least 1.")
+            number = max(self._used | set(self.regions), default=0) + 1
+        elif number < 1 or number in self._used | set(self.regions):
+            # Also a number that was removed: an old <region1> in the chat must not come to mean another region.
+            raise InputError(f"Region number {number} cannot be given: expected one never used, from 1 on.")
         region.check_inside(self._image.height, self._image.width)
         self.regions[number] = region
-        self._last_number = max(self._last_number, number)
+        self._used.add(number)
         return number
 
     def remove_region(self, number: int) -> None:
@@ -160,10 +162,15 @@ class ChatSession:
         Args:
             temperature: 0 takes the likeliest token; above it, tokens are drawn, with `seed` if given.
             choices: only these answers can come out (a closed set); decoding follows a trie of their tokens.
+                One that is longer than `max_new_tokens` is cut short.
 
         Raises:
             InputError: as `check`, when the first piece is asked for.
         """
+        if choices is not None and not choices:
+            raise InputError("choices is empty: give at least one answer that may come out.")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}: expected at least 1.")
         batch = self._encode(question)
         regions = dict(self.regions)
         ids = batch["input_ids"][0].tolist()
@@ -172,6 +179,7 @@ class ChatSession:
         trie = None if choices is None else self._trie(choices)
         answer_ids: list[int] = []
         said = ""
+        failed = False
         try:
             logits = self._prefill(ids, batch)
             for step in range(min(max_new_tokens, room)):
@@ -187,9 +195,13 @@ class ChatSession:
                     yield piece
                 if step + 1 < min(max_new_tokens, room):
                     logits = self._step(token)
+        except Exception:
+            failed = True
+            raise
         finally:
             # Also reached by close() in the middle of an answer: nothing runs on, and the turn is kept.
-            self.turns.append(Turn(question, said.strip(), regions))
+            if not failed:
+                self.turns.append(Turn(question, said.strip(), regions))
 
     def ask(self, question: str, **options: Any) -> str:
         """The whole answer at once; options as in `stream`."""
@@ -205,6 +217,8 @@ class ChatSession:
 
         One batched pass; the conversation itself is not changed.
         """
+        if not questions and not answers:
+            return []
         if len(questions) != len(answers):
             raise InputError(
                 f"score got {len(questions)} questions but {len(answers)} answers: give one answer each."
@@ -212,7 +226,10 @@ class ChatSession:
         rows, lengths, features = [], [], []
         for question, answer in zip(questions, answers, strict=True):
             batch = self._encode(question)
-            tail = [*self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"], min(self._ends)]
+            tail = [
+                *self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"],
+                self.processor.tokenizer.eos_token_id,
+            ]
             rows.append(batch["input_ids"][0].tolist() + tail)
             lengths.append(len(tail))
             features.append(self._project(batch))
@@ -247,6 +264,8 @@ class ChatSession:
         numbers = list(self.regions) if numbers is None else list(numbers)
         if not numbers:
             raise InputError("There is nothing to choose from: add regions first.")
+        if not description.strip():
+            raise InputError("The description is empty: say what to look for.")
         bare = re.sub(r"^(the|an?)\s+", "", description.strip(), flags=re.IGNORECASE)
         phrase = ("an " if bare[:1].lower() in "aeiou" else "a ") + bare
         questions = [f"Is {mention(n)} {phrase}?" for n in numbers]
@@ -261,6 +280,8 @@ class ChatSession:
         encoded)."""
         if not question.strip():
             raise InputError("The question is empty: type one.")
+        if not question.isprintable() and any("\ud800" <= c <= "\udfff" for c in question):
+            raise InputError("The question is not valid text (it holds half a character): type it again.")
         regions = {
             number: region for turn in self.turns for number, region in turn.regions.items()
         } | self.regions
@@ -274,9 +295,16 @@ class ChatSession:
         messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
         if self._image is not None:
             messages[0]["content"].insert(0, {"type": "image", "image": self._image})
-        return self.processor.encode_chat(
+        batch = self.processor.encode_chat(
             messages, regions=regions or None, add_generation_prompt=True, return_pixel_values=False
         )
+        length, limit = batch["input_ids"].shape[1], self.processor.max_length
+        if limit is not None and length >= limit:
+            raise InputError(
+                f"The conversation has {length} tokens but the context holds {limit}: no room for an answer; "
+                "shorten the question or start a new conversation."
+            )
+        return batch
 
     def _project(self, batch: Any) -> Any:
         if self._refined is None:
@@ -311,14 +339,19 @@ class ChatSession:
 
     def _forward(self, new: list[int], features: Any) -> Tensor:
         assert self._prefix is not None
-        with torch.inference_mode():
-            outputs = self.model(
-                input_ids=torch.tensor([new], device=self.model.device),
-                past_key_values=self._prefix.cache,
-                mm_encoder_outputs=None if features is None else {"image": features},
-                use_cache=True,
-                logits_to_keep=1,
-            )
+        try:
+            with torch.inference_mode():
+                outputs = self.model(
+                    input_ids=torch.tensor([new], device=self.model.device),
+                    past_key_values=self._prefix.cache,
+                    mm_encoder_outputs=None if features is None else {"image": features},
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+        except BaseException:
+            # Some layers may hold keys of these tokens and others not: half a cache is no cache.
+            self._prefix = None
+            raise
         self._prefix.ids += new
         return outputs.logits[0, -1]
 
@@ -331,8 +364,6 @@ class ChatSession:
                 node = node.setdefault(token, {})
             for end in self._ends:
                 node[end] = {}
-        if not root:
-            raise InputError("choices is empty: give at least one answer that may come out.")
         return root
 
 
@@ -340,13 +371,16 @@ class _Picker:
     """The next token from logits: the likeliest, or drawn at a temperature."""
 
     def __init__(self, temperature: float, top_p: float, seed: int | None, never: Sequence[int]) -> None:
-        if temperature < 0 or not 0 < top_p <= 1:
+        if not (math.isfinite(temperature) and temperature >= 0) or not 0 < top_p <= 1:
             raise InputError(
                 f"temperature {temperature} and top_p {top_p} must be at least 0, and in (0, 1]."
             )
-        self.temperature, self.never = temperature, list(never)
+        if seed is not None and not 0 <= seed < 2**63:
+            raise InputError(f"seed is {seed}: expected a whole number from 0 to 2**63 - 1.")
+        # Logits divided by almost nothing overflow; the likeliest token is what the limit means.
+        self.temperature, self.never = (temperature if temperature > 1e-4 else 0.0), list(never)
         self.warpers = LogitsProcessorList()
-        if temperature > 0:
+        if self.temperature > 0:
             self.warpers.append(TemperatureLogitsWarper(float(temperature)))
             self.warpers.append(TopPLogitsWarper(float(top_p)))
         self.generator = torch.Generator()

@@ -31,7 +31,7 @@ def revision() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.train_tiny", description=__doc__)
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "tiny")
+    parser.add_argument("--work", type=Path, help="default: runs/tiny, or runs/tiny-smoke")
     parser.add_argument("--smoke", action="store_true", help="every phase once, for tests")
     parser.add_argument("--install", action="store_true", help="put the result into rgpt/model/tiny")
     parser.add_argument("--seed", type=int, default=0)
@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from rgpt.train.tiny import recipe
 
+    args.work = args.work or ROOT / "runs" / ("tiny-smoke" if args.smoke else "tiny")
     chosen = replace(recipe.SMOKE if args.smoke else recipe.Recipe(), seed=args.seed)
     try:
         report = recipe.train(args.work, chosen, threads=args.threads)

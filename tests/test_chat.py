@@ -194,6 +194,51 @@ def test_numbers_are_never_given_twice(session: ChatSession) -> None:
     assert session.add_region(Box(1, 1, 5, 5)) == 3
 
 
+def test_a_removed_number_cannot_be_given_again(session: ChatSession) -> None:
+    """An old <region1> in the chat must not come to mean another region."""
+    session.remove_region(1)
+    with pytest.raises(InputError, match="never used"):
+        session.add_region(Box(1, 1, 5, 5), number=1)
+
+
+def test_a_failure_in_the_model_leaves_no_turn_and_no_half_cache(
+    session: ChatSession, parts: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = session.ask("a <region1>?", max_new_tokens=5)
+    session.reset()
+    with monkeypatch.context() as patch:
+        patch.setattr(parts[0], "forward", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.ask("a <region1>?", max_new_tokens=5)
+    assert session.turns == []
+    assert session.ask("a <region1>?", max_new_tokens=5) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": float("nan")},
+        {"temperature": -1.0},
+        {"temperature": float("inf")},
+        {"top_p": 0.0},
+        {"seed": 2**70},
+        {"max_new_tokens": 0},
+        {"choices": []},
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_used(session: ChatSession, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        session.ask("a?", **options)
+    assert session.turns == []
+
+
+def test_a_temperature_of_almost_nothing_is_greedy(session: ChatSession) -> None:
+    greedy = session.ask("a <region1>?", max_new_tokens=5)
+    session.reset()
+    assert session.ask("a <region1>?", max_new_tokens=5, temperature=1e-45) == greedy
+
+
 def test_a_new_picture_forgets_regions_and_turns(session: ChatSession, picture: Image.Image) -> None:
     session.ask("a?", max_new_tokens=2)
     session.set_image(picture)
@@ -218,6 +263,7 @@ def test_without_a_picture_text_alone_is_answered(parts: tuple[Any, Any]) -> Non
         ("  \n", "empty"),
         ("What is <region3>?", "<region3> but 2 given"),
         ("<region0>?", "<region0>"),
+        ("half a character \ud83d", "not valid text"),
         ("x" * 2000, "tokens but the context holds"),
     ],
 )
@@ -236,7 +282,7 @@ def test_regions_that_cannot_be_added(session: ChatSession, parts: tuple[Any, An
         session.add_region(Mask(np.ones((7, 7), bool)))
     with pytest.raises(InputError, match="picture"):
         ChatSession(*parts).add_region(Box(0, 0, 1, 1))
-    with pytest.raises(InputError, match="free number"):
+    with pytest.raises(InputError, match="never used"):
         session.add_region(Box(0, 0, 5, 5), number=1)
     with pytest.raises(InputError, match="undo"):
         session.undo()

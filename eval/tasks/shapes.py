@@ -27,6 +27,12 @@ CANDIDATES = 5
 SCALES = (1.5, 2.0, 3.0, 4.0)
 
 
+KINDS = (
+    "classification", "classification_small", "brief_caption", "unguided", "detailed_caption", "relation",
+    "comparison", "yes_no", "count", "picture_caption", "referring", "no_match",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Item:
     """One question: `kind` names the figure it counts for."""
@@ -42,12 +48,12 @@ def scene_for(seed: int, index: int) -> DrawnScene:
     """Scene `index` of block `seed`; every second one has five or six objects, enough to refer among."""
     scene_seed = FIRST_SEED + seed * BLOCK + index
     crowd = index % 2 == 0
-    return draw_scene(scene_seed, random.Random(scene_seed).choice(SCALES), 5 if crowd else 2, 6)
+    return draw_scene(scene_seed, random.Random(f"scale {scene_seed}").choice(SCALES), 5 if crowd else 2, 6)
 
 
 def items(scene: DrawnScene, as_: str = "mixed") -> Iterator[Item]:
     """The questions asked about one scene."""
-    rng = random.Random(scene.scene.seed)
+    rng = random.Random(f"questions {scene.scene.seed}")
     n = questions.number_objects(scene.scene, rng)
     count = min(CANDIDATES, len(n.order))
     n = questions.Numbered(n.scene, n.order[:count])
@@ -143,6 +149,7 @@ def predict(
                 row["answer"] = session.ask(item.exchange.question, max_new_tokens=80)
                 row["right"] = right(item, row["answer"])
                 if item.kind == "referring":
+                    session.reset()  # or the candidates would be judged after the answer just generated
                     number, scores = session.choose(item.exchange.details["text"])
                     row["likelihood_answer"], row["likelihood_scores"] = number, scores
                     row["likelihood_right"] = number == item.exchange.truth
@@ -153,16 +160,21 @@ def predict(
         each()
 
 
+def is_right(row: dict[str, Any], key: str = "right") -> bool:
+    """A failed item is wrong, whatever else its row holds."""
+    return bool(row.get(key)) and "failed" not in row
+
+
 def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares of 1 by kind. A failed item counts as wrong and is counted in `failed`."""
     scores: dict[str, Any] = {}
     for kind in sorted({row["kind"] for row in rows}):
         these = [row for row in rows if row["kind"] == kind]
-        scores[kind] = sum(bool(row.get("right")) for row in these) / len(these)
+        scores[kind] = sum(is_right(row) for row in these) / len(these)
         scores[f"n_{kind}"] = len(these)
     referring = [row for row in rows if row["kind"] == "referring"]
     if referring:
-        scores["referring_likelihood"] = sum(bool(r.get("likelihood_right")) for r in referring) / len(
+        scores["referring_likelihood"] = sum(is_right(r, "likelihood_right") for r in referring) / len(
             referring
         )
     closed = [row for row in rows if row["kind"] in ("classification", "classification_small")]
@@ -171,5 +183,5 @@ def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
         scores["inside_vocabulary"] = inside / len(closed)
     for task in sorted({row["task"] for row in rows if row["kind"] in ("yes_no", "comparison")}):
         these = [row for row in rows if row["task"] == task]
-        scores[f"by_task/{task}"] = sum(bool(row.get("right")) for row in these) / len(these)
+        scores[f"by_task/{task}"] = sum(is_right(row) for row in these) / len(these)
     return scores | {"n": len(rows), "failed": sum("failed" in row for row in rows)}

@@ -1,7 +1,8 @@
 """`rgpt chat`: a picture, its regions, questions; the answers are streamed to stdout as they are generated.
 
 What a person gave is checked in the order in which checking is cheap: picture and regions before the model is
-loaded, every question before the first answer is computed.
+loaded, every question before the first answer is computed. Earlier answers lengthen the conversation, so a
+later question may still turn out not to fit; what was answered until then is printed.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `rgpt chat` and return the exit code.
 
     Raises:
-        InputError: an argument, the picture, a region or a question is wrong; nothing has been answered then.
+        InputError: an argument, the picture, a region or a question is wrong.
     """
     options = build_parser().parse_args(arguments)
     if options.json and not options.ask:
@@ -101,9 +102,12 @@ def main(arguments: Sequence[str]) -> int:
     for question in options.ask:
         session.check(question)
     if options.json:
-        for question in options.ask:
-            session.ask(question, **generation)
-        print(json.dumps(_report(options, session), ensure_ascii=False))
+        try:
+            for question in options.ask:
+                session.ask(question, **generation)
+        finally:
+            if session.turns:
+                print(json.dumps(_report(options, session), ensure_ascii=False))
         return 0
     for question in options.ask:
         if not stream_answer(session, question, generation):
@@ -142,9 +146,12 @@ def open_session(model_name: str) -> ChatSession:
     Raises:
         InputError: there is no such model.
     """
+    from transformers.utils import logging
+
     from rgpt.chat import ChatSession
     from rgpt.model import load
 
+    logging.disable_progress_bar()  # stderr is for the one sentence that says what is wrong
     return ChatSession(*load(model_name))
 
 

@@ -39,7 +39,7 @@ def load(
     path = str(TINY if name_or_path == "tiny" else name_or_path)
     if name_or_path == "tiny" and not (TINY / "config.json").is_file():
         raise InputError(
-            "the embedded model 'tiny' is missing from this installation: run scripts/train_tiny.sh."
+            "the embedded model 'tiny' is missing from this installation: run bash scripts/train_tiny.sh --install."
         )
     if device is None and "device_map" not in options:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -99,7 +99,7 @@ def _open(kind: Any, path: str, **options: Any) -> Any:
             if found.get("model_type") != RegionGPTConfig.model_type:
                 raise InputError(
                     f"the model {path!r} is of type {found.get('model_type')!r}, not 'regiongpt': "
-                    "build a RegionGPT from it with rgpt assemble."
+                    "give a folder that a RegionGPT was saved to."
                 )
         return kind.from_pretrained(path, **options)
     except InputError:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rgpt.errors import InputError
 
-MENTION = re.compile(r"<region(\d+)>")
+MENTION = re.compile(r"<region([0-9]{1,9})>")
 CHAT_TEMPLATES = ("vicuna", "llama-3", "qwen", "plain")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,7 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
     if isinstance(source, bytes | bytearray):
         name, data = "picture", bytes(source)
     elif isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))  # Path.expanduser raises for an unknown ~user
         name = f"picture {str(source)[:200]!r}"
         try:
             data = path.read_bytes()
@@ -88,7 +90,9 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
         # Without init() only the commonest formats are known; some builds of Pillow lack AVIF or WebP.
         Image.init()
         known = [kind for kind in FORMATS if kind in Image.OPEN]
-        return name, Image.open(io.BytesIO(data), formats=known)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit speaks instead
+            return name, Image.open(io.BytesIO(data), formats=known)
     except Image.DecompressionBombError as error:
         # Pillow's own limit lies above ours and speaks first; it does so before decoding, too.
         found = re.search(r"\d+", str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def parse_region(text: str) -> Region:
     if kind == "mask":
         return mask_from_image(open_encoded(content))
     if kind == "rle":
-        return _rle_file(Path(content).expanduser())
+        return _rle_file(Path(os.path.expanduser(content)))
     values = _split(content, text)
     if kind == "box":
         return Box(*_numbers(values, "box", (4,)))

@@ -23,17 +23,23 @@ class Fake:
 
     def __init__(self, answers: Any, best: Any = lambda text: 1) -> None:
         self.answers, self.best, self.asked, self.regions = answers, best, 0, {}
+        self.turns: list[str] = []
 
-    def set_image(self, image: Any) -> None: ...
+    def set_image(self, image: Any) -> None:
+        self.reset()
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        self.turns.clear()
 
     def ask(self, question: str, **options: Any) -> str:
+        assert not self.turns, "every question in a conversation of its own"
         item, self.asked = TRUTH[self.asked], self.asked + 1
+        self.turns.append(question)
         assert question == item.exchange.question and list(self.regions) == list(item.regions)
         return self.answers(item)
 
     def choose(self, text: str) -> tuple[int, dict[int, float]]:
+        assert not self.turns, "likelihoods must not see the answer generated before"
         return self.best(text), {}
 
 
@@ -121,7 +127,7 @@ def test_a_missing_model_is_one_sentence_and_exit_code_2(
     assert capsys.readouterr().err.startswith("eval: ")
 
 
-@pytest.mark.parametrize("bad", [["--count", "0"], ["--seed", "-1"]])
+@pytest.mark.parametrize("bad", [["--count", "0"], ["--seed", "-1"], ["--only", "typo"], ["--threads", "0"]])
 def test_bad_counts_are_refused_before_any_work(bad: list[str]) -> None:
     assert run.main(["shapes", *bad]) == 2
 

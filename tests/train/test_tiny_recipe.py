@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,15 @@ from rgpt.data.scenes import COLOURS, draw_scene
 from rgpt.regions import Mask
 
 ROOT = Path(__file__).parents[2]
+# What scripts/train_tiny.sh runs after its setup; the setup would build an environment inside a test.
+TRAIN = [sys.executable, "-m", "scripts.train_tiny", "--smoke"]
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    subprocess.run(
-        ["bash", "scripts/train_tiny.sh", "--smoke", "--work", str(folder)], cwd=ROOT, check=True, timeout=900
-    )
+    subprocess.run([*TRAIN, "--work", str(folder)], cwd=ROOT, check=True, timeout=900)
     return folder
 
 
@@ -44,12 +45,15 @@ def test_what_a_stage_freezes_is_bit_equal(work: Path) -> None:
         trained = weights(work / stage)
         for name, value in tower.items():
             assert torch.equal(trained[f"model.vision_tower.{name}"], value), (stage, name)
+    seen = 0
     aligned, tuned = weights(work / "align"), weights(work / "tune")
     for name, value in language.items():
         renamed = name.replace("model.", "model.language_model.", 1)
         if renamed in aligned:
+            seen += 1
             assert torch.equal(aligned[renamed], value), name
             assert value.ndim < 2 or not torch.equal(tuned[renamed], value), name
+    assert seen > 30
     for part in ("refinement", "connector"):
         names = [name for name in aligned if f".{part}." in name]
         assert names and all(not torch.equal(aligned[n], tuned[n]) for n in names)
@@ -68,9 +72,14 @@ def test_answers_beat_chance_clearly(work: Path) -> None:
     assert len(right) > 80 and sum(right) / len(right) > 2.5 / len(COLOURS)
 
 
+def test_another_recipe_in_the_same_folder_is_refused(work: Path) -> None:
+    done = subprocess.run(
+        [*TRAIN, "--seed", "5", "--work", str(work)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2 and "another recipe (seed 0 not 5)" in done.stderr
+
+
 def test_a_second_run_keeps_what_is_done(work: Path) -> None:
     before = (work / "tune" / "model.safetensors").stat().st_mtime_ns
-    subprocess.run(
-        ["bash", "scripts/train_tiny.sh", "--smoke", "--work", str(work)], cwd=ROOT, check=True, timeout=300
-    )
+    subprocess.run([*TRAIN, "--work", str(work)], cwd=ROOT, check=True, timeout=300)
     assert (work / "tune" / "model.safetensors").stat().st_mtime_ns == before

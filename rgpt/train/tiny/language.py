@@ -376,7 +376,7 @@ def warm_up(
     if resume is not None:
         language = LlamaForCausalLM.from_pretrained(resume)
         eyes.load_state_dict(load_file(resume / "eyes.safetensors"))
-    loud = False
+    loud = first_progress > DIRECTIONS_FROM  # saved eyes of that time are loud already
     parameters = [*language.parameters(), *eyes.parameters()]
     optimizers = build_optimizers(language, [*eyes.parameters()], lr, muon)
     right = {False: 0.0, True: 0.0}
@@ -429,6 +429,7 @@ def warm_up(
             language.save_pretrained(out)
             save_file(eyes.state_dict(), out / "eyes.safetensors")
     language.save_pretrained(out)
+    save_file(eyes.state_dict(), out / "eyes.safetensors")
     return {
         "seconds": time.time() - began,
         "steps": step + 1,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -28,6 +27,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 import rgpt.model as rgpt_model
+from rgpt.errors import InputError
 from rgpt.train.stages import stage_table
 from rgpt.train.tiny import language, scene_store, tower, tune
 
@@ -69,7 +69,15 @@ def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
     report: dict[str, Any] = (
         json.loads((work / "report.json").read_text()) if (work / "report.json").exists() else {}
     )
-    report["recipe"] = asdict(recipe)
+    asked = json.loads(json.dumps(asdict(recipe)))
+    if report.setdefault("recipe", asked) != asked:
+        differ = ", ".join(
+            f"{k} {report['recipe'].get(k)} not {v}" for k, v in asked.items() if report["recipe"].get(k) != v
+        )
+        raise InputError(
+            f"{work} holds a run with another recipe ({differ}): give another --work or delete it."
+        )
+    _write_report(work, report)
     _side_by_side(work, recipe, report)
     torch.set_num_threads(threads)
     model = tune.build_model(work / "tower", work / "language")
@@ -112,24 +120,24 @@ def _side_by_side(work: Path, recipe: Recipe, report: dict[str, Any]) -> None:
         waiting = pool.apply_async(_language, (work / "language", recipe))
         torch.set_num_threads(1)
         scene_store.write_store(work / "scenes", SCENE_SEED, recipe.scenes)
-        if not (work / "tower" / "done").exists():
-            report["tower"] = tower.pretrain_tower(
+        done = work / "tower" / "done"
+        if not done.exists():
+            result = tower.pretrain_tower(
                 work / "scenes",
                 work / "tower",
                 recipe.tower_steps,
                 seed=recipe.seed,
                 max_seconds=recipe.tower_seconds,
             )
-            (work / "tower" / "done").touch()
-        result = waiting.get()
-    if result is not None:
-        report["language"] = result
+            done.write_text(json.dumps(result))
+        report["tower"] = json.loads(done.read_text())
+        report["language"] = waiting.get()
     _write_report(work, report)
 
 
-def _language(folder: Path, recipe: Recipe) -> dict[str, float] | None:
+def _language(folder: Path, recipe: Recipe) -> dict[str, float]:
     if (folder / "done").exists():
-        return None
+        return json.loads((folder / "done").read_text())
     torch.set_num_threads(1)
     result = language.warm_up(
         folder,
@@ -138,7 +146,7 @@ def _language(folder: Path, recipe: Recipe) -> dict[str, float] | None:
         max_seconds=recipe.language_seconds,
         tasks=recipe.tasks,
     )
-    (folder / "done").touch()
+    (folder / "done").write_text(json.dumps(result))
     return result
 
 
@@ -176,42 +184,43 @@ def export(model: Any, language_folder: Path, out: Path) -> None:
 
 
 def write_card(work: Path, scores: dict[str, Any], code_revision: str) -> str:
-    """The model card: what it is, how it was trained, what it scores. Every figure comes from this run's
-    files."""
+    """The model card: what it is, how it was trained, what it scores.
+
+    Every figure comes from this run's files; `notes` in report.json (a list of sentences) are printed as they are.
+    """
     report = json.loads((work / "report.json").read_text())
-    recipe, parameters = report["recipe"], report["parameters"]
-    minutes = {
-        phase: report[phase]["seconds"] / 60
-        for phase in ("tower", "language", "align", "tune")
-        if phase in report
-    }
+    recipe = report["recipe"]
     rows = "\n".join(
-        f"| {k} | {v:.4f} |" for k, v in scores.items() if isinstance(v, float) and not math.isnan(v)
+        f"| {name} | {value:.4f} |" for name, value in scores.items() if isinstance(value, float)
     )
     phases = "\n".join(
-        f"| {phase} | {report[phase]['steps']:,} | {minute:.1f} |" for phase, minute in minutes.items()
+        f"| {phase} | {report[phase]['steps']:,} | {report[phase]['seconds'] / 60:.1f} |"
+        for phase in ("tower", "language", "align", "tune")
     )
+    notes = "\n".join(f"- {note}" for note in report.get("notes", ()))
+    first, last = language.WARM_UP_SEEDS
     return f"""# tiny
 
-A RegionGPT of {parameters / 1e6:.2f} million parameters that knows drawn scenes only: shapes, their colours,
+A RegionGPT of {report["parameters"] / 1e6:.2f} million parameters that knows drawn scenes only: shapes, their colours,
 textures, sizes and places. It is the default of `rgpt chat`, the app and the tests; it knows nothing about
 photographs.
 
-Trained from nothing by `bash scripts/train_tiny.sh` ({datetime.date.today().isoformat()}, code
-{code_revision}) on two CPU cores.
+Trained from nothing with `rgpt/train/tiny` (`bash scripts/train_tiny.sh`), {datetime.date.today().isoformat()}, code
+{code_revision}, on a CPU.
 
 | phase | steps | minutes |
 |---|---|---|
 {phases}
 
-Seeds: pictures {SCENE_SEED:,} to {SCENE_SEED + recipe["scenes"] - 1:,}; symbolic scenes
-{language.WARM_UP_SEEDS[0]:,} to {language.WARM_UP_SEEDS[1]:,}; evaluation from 3,000,000,000 up
-(`eval/tasks/shapes.py`), so none is shared. Order of training data: seed {recipe["seed"]}.
+Drawing the scenes and running them through the frozen tower once is not counted. Seeds: pictures {SCENE_SEED:,} to
+{SCENE_SEED + recipe["scenes"] - 1:,}; symbolic scenes {first:,} to {last:,}; evaluation from 3,000,000,000 up
+(`eval/tasks/shapes.py`), so none is shared.
+{notes}
 
 ## Scores
 
-`python -m eval.run shapes --model tiny --seed {scores.get("seed")} --count {scores.get("scenes")}`, regions
-{scores.get("regions")}:
+`python -m eval.run shapes --model tiny --seed {scores.get("seed")} --count {scores.get("scenes")}` (regions:
+{scores.get("regions")}):
 
 | figure | share |
 |---|---|

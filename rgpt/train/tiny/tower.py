@@ -189,7 +189,7 @@ def pretrain_tower(
                 lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
             )
         shard = shards[rng.integers(len(shards))]
-        rows = rng.choice(len(shard.seeds), batch_size, replace=False)
+        rows = rng.choice(len(shard.seeds), min(batch_size, len(shard.seeds)), replace=False)
         batch = _batch(shard, rows, rng)
         features = tower_map(tower, batch["pixels"].to(memory_format=torch.channels_last))
         loss, share = _losses(features, heads, batch)

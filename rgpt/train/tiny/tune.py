@@ -25,6 +25,7 @@ from transformers import AutoModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import rgpt.model as rgpt_model
 from rgpt.data.scene_questions import conversation, number_objects
+from rgpt.errors import InputError
 from rgpt.train.stages import apply_stage
 from rgpt.train.tiny.language import (
     LONG_SHARES,
@@ -81,7 +82,12 @@ def cache_features(store: Path, tower: nn.Module, cache: Path) -> Features:
             save_file({"features": torch.cat(pieces).contiguous()}, path.with_suffix(".partial"))
             os.replace(path.with_suffix(".partial"), path)
         maps.append(load_file(path)["features"])
-        shard.images = shard.images[:0]  # no longer needed: the features stand for the pictures
+        if len(maps[-1]) != len(shard.seeds):
+            raise InputError(
+                f"{path} has features of {len(maps[-1])} scenes, its shard {len(shard.seeds)}: delete it."
+            )
+        # No longer needed, the features stand for the pictures; a view would keep all of them in memory.
+        shard.images = np.empty((0, *shard.images.shape[1:]), np.uint8)
     return Features(shards, maps)
 
 
@@ -170,11 +176,13 @@ def batch_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tens
     return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean()
 
 
-def optimizers_for(groups: dict[str, list[nn.Parameter]], lr: float) -> list[torch.optim.Optimizer]:
+def optimizers_for(
+    groups: dict[str, list[nn.Parameter]], table: nn.Parameter, lr: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the language model's matrices, AdamW for all else; the embedding is a table, not a matrix to
     rotate."""
     language = groups.get("language_model", []) + groups.get("lm_head", [])
-    matrices = [p for p in language if p.ndim == 2 and p.shape[0] < 1000]
+    matrices = [p for p in language if p.ndim == 2 and p is not table]
     taken = {id(p) for p in matrices}
     rest = [p for parameters in groups.values() for p in parameters if id(p) not in taken]
     result: list[torch.optim.Optimizer] = [
@@ -202,7 +210,7 @@ def train_stage(
 
     `tasks` restricts the questions (a smoke test asks few kinds)."""
     groups = apply_stage(model, stage)
-    optimizers = optimizers_for(groups, lr)
+    optimizers = optimizers_for(groups, model.get_input_embeddings().weight, lr)  # type: ignore[operator]
     trained = [p for parameters in groups.values() for p in parameters]
     source = batches(features, writer, seed, stage, tasks)
     if stage == "align":
