@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         if args.threads < 1 or args.count > 1_000_000:
             raise InputError(
-                f"--threads {args.threads} and --count {args.count}: expected at least 1 and at most 1,000,000."
+                f"--threads {args.threads} and --count {args.count}: expected 1 or more, at most 1,000,000."
             )
         for target in filter(None, (args.json, args.out)):
             parent = Path(target) if target == args.out else Path(target).parent

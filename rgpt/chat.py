@@ -106,7 +106,7 @@ class ChatSession:
             number = max(self._used | set(self.regions), default=0) + 1
         elif number < 1 or number in self._used | set(self.regions):
             # Also a number that was removed: an old <region1> in the chat must not come to mean another region.
-            raise InputError(f"Region number {number} cannot be given: expected one never used, from 1 on.")
+            raise InputError(f"Region number {number} is below 1 or taken: give one never used.")
         region.check_inside(self._image.height, self._image.width)
         self.regions[number] = region
         self._used.add(number)

@@ -39,7 +39,7 @@ def load(
     path = str(TINY if name_or_path == "tiny" else name_or_path)
     if name_or_path == "tiny" and not (TINY / "config.json").is_file():
         raise InputError(
-            "the embedded model 'tiny' is missing from this installation: run bash scripts/train_tiny.sh --install."
+            "the embedded model 'tiny' is not installed: run bash scripts/train_tiny.sh --install."
         )
     if device is None and "device_map" not in options:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -186,7 +186,7 @@ def export(model: Any, language_folder: Path, out: Path) -> None:
 def write_card(work: Path, scores: dict[str, Any], code_revision: str) -> str:
     """The model card: what it is, how it was trained, what it scores.
 
-    Every figure comes from this run's files; `notes` in report.json (a list of sentences) are printed as they are.
+    Every figure comes from this run's files; `notes` in report.json (a list of sentences) are printed too.
     """
     report = json.loads((work / "report.json").read_text())
     recipe = report["recipe"]
@@ -201,20 +201,20 @@ def write_card(work: Path, scores: dict[str, Any], code_revision: str) -> str:
     first, last = language.WARM_UP_SEEDS
     return f"""# tiny
 
-A RegionGPT of {report["parameters"] / 1e6:.2f} million parameters that knows drawn scenes only: shapes, their colours,
-textures, sizes and places. It is the default of `rgpt chat`, the app and the tests; it knows nothing about
-photographs.
+A RegionGPT of {report["parameters"] / 1e6:.2f} million parameters that knows drawn scenes only: shapes, their
+colours, textures, sizes and places. It is the default of `rgpt chat`, the app and the tests; it knows nothing
+about photographs.
 
-Trained from nothing with `rgpt/train/tiny` (`bash scripts/train_tiny.sh`), {datetime.date.today().isoformat()}, code
-{code_revision}, on a CPU.
+Trained from nothing with `rgpt/train/tiny` (`bash scripts/train_tiny.sh`) on a CPU,
+{datetime.date.today().isoformat()}, code {code_revision}.
 
 | phase | steps | minutes |
 |---|---|---|
 {phases}
 
-Drawing the scenes and running them through the frozen tower once is not counted. Seeds: pictures {SCENE_SEED:,} to
-{SCENE_SEED + recipe["scenes"] - 1:,}; symbolic scenes {first:,} to {last:,}; evaluation from 3,000,000,000 up
-(`eval/tasks/shapes.py`), so none is shared.
+Drawing the scenes and running them through the frozen tower once is not counted. Seeds: pictures
+{SCENE_SEED:,} to {SCENE_SEED + recipe["scenes"] - 1:,}; symbolic scenes {first:,} to {last:,};
+evaluation from 3,000,000,000 up (`eval/tasks/shapes.py`), so none is shared.
 {notes}
 
 ## Scores
