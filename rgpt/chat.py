@@ -105,7 +105,7 @@ class ChatSession:
         if number is None:
             number = max(self._used | set(self.regions), default=0) + 1
         elif number < 1 or number in self._used | set(self.regions):
-            # Also a number that was removed: an old <region1> in the chat must not come to mean another region.
+            # Also one that was removed: an old <region1> in the chat must not come to mean another region.
             raise InputError(f"Region number {number} is below 1 or taken: give one never used.")
         region.check_inside(self._image.height, self._image.width)
         self.regions[number] = region
