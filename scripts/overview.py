@@ -12,7 +12,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from rgpt.chat import ChatSession
+from rgpt.data.scene_questions import article
 from rgpt.data.scenes import draw_scene
+from rgpt.errors import InputError
 from rgpt.regions import Mask, draw_regions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +22,7 @@ WIDTH, INK, GREY, ACCENT = 1200, (30, 34, 42), (112, 120, 132), (38, 84, 164)
 FLOW = (
     ("picture + regions", "box, mask, scribble, point"),
     ("vision tower", "frozen"),
-    ("refinement ×4", "two deconvolutions"),
+    ("refinement x4", "two deconvolutions"),
     ("mask pooling", "one vector a region"),
     ("patch merge", "image tokens"),
     ("connector", "one shared MLP"),
@@ -34,31 +36,36 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.Im
 
 
 def questions(session: ChatSession, phrase: str) -> list[tuple[str, str]]:
-    """Ask the questions of the picture in one conversation and return them with their answers."""
-    listed = ", ".join(f"<region{n}>" for n in session.regions)
+    """Ask each question of the picture in a conversation of its own and return them with their answers."""
     asked = (
         "What is <region1>? Answer the question using shape category names.",
         "Describe <region2>.",
-        "Where is <region1> relative to <region2>?",
-        f"From the provided masks denoted by {listed}, which one fits “the {phrase}”? "
-        "Answer the question using the template Region [x].",
-        "How many objects are in the picture?",
+        "Which is larger, <region2> or <region4>?",
+        f"Is <region3> {article(phrase)}?",
+        "Do <region2> and <region4> have the same shape?",
+        "Is there a purple square in the picture?",
     )
-    return [(question, session.ask(question)) for question in asked]
+    answers = []
+    for question in asked:
+        session.reset()
+        answers.append((question, session.ask(question)))
+    return answers
 
 
 def render(model: str, seed: int) -> Image.Image:
     scene = draw_scene(seed, scale=5.0, min_objects=4)
+    if len(scene.objects) < 4:
+        raise InputError(f"Scene {seed} has {len(scene.objects)} objects: choose a seed of one with four.")
     session = ChatSession.from_pretrained(model)
     session.set_image(scene.image)
     for o in scene.objects[:4]:
         session.add_region(Mask(o.mask))
     phrase = f"{scene.objects[2].colour} {scene.objects[2].shape}"
-    marked = draw_regions(scene.image, session.regions)
-    canvas = Image.new("RGB", (WIDTH, 700), "white")
+    marked = draw_regions(scene.image, session.regions, tint=0.0)
+    canvas = Image.new("RGB", (WIDTH, 560), "white")
     draw = ImageDraw.Draw(canvas)
     marked.thumbnail((500, 500))
-    canvas.paste(marked, (30, 30))
+    canvas.paste(marked, (30, 60))
     y = 30
     for question, answer in questions(session, phrase):
         for line in textwrap.wrap(question, 66):
@@ -66,7 +73,7 @@ def render(model: str, seed: int) -> Image.Image:
             y += 24
         draw.text((590, y), answer, ACCENT, font=font(20, bold=True))
         y += 46
-    box, gap, top = 146, 20, 570
+    box, gap, top = 146, 20, 450
     for i, (name, note) in enumerate(FLOW):
         x = 30 + i * (box + gap)
         draw.rounded_rectangle((x, top, x + box, top + 84), 10, outline=ACCENT, width=2)

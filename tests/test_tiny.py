@@ -18,11 +18,6 @@ from rgpt.errors import InputError
 from rgpt.model.loading import TINY
 from rgpt.regions import Box, Mask, Point, Polygon, Region
 
-pytestmark = pytest.mark.skipif(
-    not (TINY / "config.json").is_file(),
-    reason="rgpt/model/tiny is missing: run scripts/train_tiny.sh --install",
-)
-
 FIRST_SEED = 3_900_000_000
 GUIDE = prompts.classification_guide("shape")
 

@@ -35,8 +35,10 @@ def color_of(number: int) -> tuple[int, int, int]:
     return PALETTE[(number - 1) % len(PALETTE)]
 
 
-def draw_regions(image: Image.Image, regions: Mapping[int, Region]) -> Image.Image:
+def draw_regions(image: Image.Image, regions: Mapping[int, Region], tint: float = TINT) -> Image.Image:
     """A new RGB picture with every region tinted, outlined and numbered; the numbers do not overlap.
+
+    `tint` is the share of the region's colour inside it; 0 leaves the picture's own colours.
 
     Raises InputError, naming the number, when a region lies outside the picture.
     """
@@ -52,7 +54,7 @@ def draw_regions(image: Image.Image, regions: Mapping[int, Region]) -> Image.Ima
         bounds[number] = mask_bounds(masks[number])
         y1 = bounds[number][1]
         tips[number] = (int(np.argmax(masks[number][y1])), y1)
-        _paint(pixels, masks[number], bounds[number], color_of(number), thickness)
+        _paint(pixels, masks[number], bounds[number], color_of(number), thickness, tint)
     drawn = Image.fromarray(pixels)
     _write_numbers(drawn, bounds, tips)
     return drawn
@@ -64,6 +66,7 @@ def _paint(
     bounds: tuple[int, int, int, int],
     color: tuple[int, int, int],
     thickness: int,
+    tint: float,
 ) -> None:
     """Tint, outline and halo of one mask, in place, working only on the window around it."""
     x1, y1, x2, y2 = bounds
@@ -73,7 +76,7 @@ def _paint(
     window = pixels[top:bottom, left:right]
     inside = mask[top:bottom, left:right]
     paint = np.array(color)
-    window[inside] = (window[inside] * (1 - TINT) + paint * TINT).astype(np.uint8)
+    window[inside] = (window[inside] * (1 - tint) + paint * tint).astype(np.uint8)
     # Outline inside the region, thin halo outside: visible on any background and true to the region's area.
     # Padded with "outside", so that a region at the border of the picture is closed there, too.
     outside = np.pad(~inside, thickness, constant_values=True)

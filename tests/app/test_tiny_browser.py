@@ -17,9 +17,6 @@ SEED = 42  # training draws from 1,000,000 up
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[str]:
     """The address of the app with the embedded model."""
-    loading = pytest.importorskip("rgpt.model.loading")
-    if not (loading.TINY / "config.json").is_file():
-        pytest.skip("needs the embedded model (scripts/train_tiny.sh writes rgpt/model/tiny)")
     from app.engine import ModelEngine
 
     page, address = serve(ModelEngine.load("tiny"))
