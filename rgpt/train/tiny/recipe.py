@@ -215,6 +215,7 @@ Trained from nothing with `rgpt/train/tiny` (`bash scripts/train_tiny.sh`) on a 
 Drawing the scenes and running them through the frozen tower once is not counted. Seeds: pictures
 {SCENE_SEED:,} to {SCENE_SEED + recipe["scenes"] - 1:,}; symbolic scenes {first:,} to {last:,};
 evaluation from 3,000,000,000 up (`eval/tasks/shapes.py`), so none is shared.
+
 {notes}
 
 ## Scores
