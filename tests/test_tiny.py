@@ -160,4 +160,5 @@ def test_the_shipped_folder_is_small_safe_and_complete() -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md"} <= set(
         files
     )
+    assert "_name_or_path" not in (TINY / "config.json").read_text()  # a path of the machine that trained it
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]

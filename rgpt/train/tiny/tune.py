@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoModel, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModel, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
 import rgpt.model as rgpt_model
 from rgpt.data.scene_questions import conversation, number_objects
@@ -91,14 +92,19 @@ def cache_features(store: Path, tower: nn.Module, cache: Path) -> Features:
     return Features(shards, maps)
 
 
+def _portable(config: PretrainedConfig) -> dict[str, Any]:
+    """A part's configuration without the folder it was read from: that is a path of this machine."""
+    return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
+
+
 def build_model(tower_folder: Path, language_folder: Path) -> nn.Module:
     """Pretrained tower + warmed-up language model + fresh refinement and connector -> a RegionGPT."""
     tower = AutoModel.from_pretrained(tower_folder)
     language = LlamaForCausalLM.from_pretrained(language_folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(language_folder)
     config = rgpt_model.RegionGPTConfig(
-        vision_config=tower.config.to_dict(),
-        text_config=language.config.to_dict(),
+        vision_config=_portable(tower.config),
+        text_config=_portable(language.config),
         vision_feature_layer=None,
         merge_grid=MERGE_GRID,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
