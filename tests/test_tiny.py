@@ -116,7 +116,7 @@ def test_guide_sentence_decides_the_form(session: ChatSession) -> None:
 
 def test_choosing_by_likelihood_among_five(session: ChatSession) -> None:
     right = []
-    for scene in scenes(20, min_objects=5):
+    for scene in scenes(60, min_objects=5):
         if len({(o.colour, o.shape) for o in scene.objects}) < len(scene.objects):
             continue
         session.set_image(scene.image)
@@ -125,7 +125,7 @@ def test_choosing_by_likelihood_among_five(session: ChatSession) -> None:
         target = random.Random(scene.scene.seed).randrange(len(scene.objects))
         o = scene.objects[target]
         right.append(session.choose(f"the {o.colour} {o.shape}")[0] == target + 1)
-    assert len(right) > 8 and sum(right) / len(right) > 0.85
+    assert len(right) > 30 and sum(right) / len(right) > 0.75
 
 
 def test_multi_turn_keeps_the_conversation(session: ChatSession) -> None:
