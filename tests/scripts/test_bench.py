@@ -51,7 +51,7 @@ def test_the_median_is_held_against_the_bound(figure: Figure, ending: str) -> No
 
 
 def test_run_process_sees_the_memory_of_the_child() -> None:
-    # From a process of its own: Linux counts the parent's peak towards the child's, and pytest's may be large.
+    # From a process of its own: Linux counts the parent's peak towards the child's, and pytest's is large.
     code = """
 import sys
 from scripts.bench import run_process
