@@ -179,7 +179,6 @@ class ChatSession:
         trie = None if choices is None else self._trie(choices)
         answer_ids: list[int] = []
         said = ""
-        failed = False
         try:
             logits = self._prefill(ids, batch)
             for step in range(min(max_new_tokens, room)):
@@ -195,13 +194,10 @@ class ChatSession:
                     yield piece
                 if step + 1 < min(max_new_tokens, room):
                     logits = self._step(token)
-        except Exception:
-            failed = True
-            raise
-        finally:
-            # Also reached by close() in the middle of an answer: nothing runs on, and the turn is kept.
-            if not failed:
-                self.turns.append(Turn(question, said.strip(), regions))
+        except GeneratorExit:
+            pass  # closed in the middle of an answer: nothing runs on, and what was said is kept below
+        # A failure passes by here: a turn that was not answered must not enter later prompts.
+        self.turns.append(Turn(question, said.strip(), regions))
 
     def ask(self, question: str, **options: Any) -> str:
         """The whole answer at once; options as in `stream`."""
