@@ -14,3 +14,7 @@ class InputError(ValueError):
     def about(cls, thing: str, *, expected: str, actual: str, fix: str) -> InputError:
         """Build the usual sentence: ``thing: expected …, got …; fix.``"""
         return cls(f"{thing}: expected {expected}, got {actual}; {fix}.")
+
+
+class ContextLengthError(InputError):
+    """The conversation is longer than the model's context."""
