@@ -286,3 +286,27 @@ def test_regions_that_cannot_be_added(session: ChatSession, parts: tuple[Any, An
         session.add_region(Box(0, 0, 5, 5), number=1)
     with pytest.raises(InputError, match="undo"):
         session.undo()
+
+
+def test_another_session_on_the_same_picture_encodes_nothing(
+    session: ChatSession, parts: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = session.ask("a <region1>?", max_new_tokens=5)
+    monkeypatch.setattr(parts[0].model, "encode", lambda *a, **k: pytest.fail("encoded again"))
+    other = session.another()
+    assert other.turns == [] and other.regions == {}
+    other.add_region(Box(0, 0, 20, 15))
+    assert other.ask("a <region1>?", max_new_tokens=5) == expected
+
+
+def test_usage_counts_tokens_and_tells_how_the_answer_ended(session: ChatSession) -> None:
+    session.ask("a <region1>?", max_new_tokens=3)
+    usage = session.turns[-1].usage
+    assert usage is not None and usage.cached_tokens == 0
+    assert (usage.answer_tokens, usage.ended) in [(3, "length"), (2, "stop"), (1, "stop"), (0, "stop")]
+    stream = session.stream("b <region2>?", max_new_tokens=5)
+    next(stream)
+    stream.close()
+    later = session.turns[-1].usage
+    assert later is not None and later.ended == "closed"
+    assert usage.prompt_tokens <= later.cached_tokens < later.prompt_tokens

@@ -19,11 +19,25 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rgpt.errors import InputError
+from rgpt.errors import ContextLengthError, InputError
 from rgpt.prompts import mention
 from rgpt.regions import Region, open_image
 
 MENTION = re.compile(r"<region([0-9]{1,9})>")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer took, in tokens.
+
+    `ended`: `stop` by itself, `length` cut off, `closed` stopped from outside.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Those of the prompt whose keys and values were there already."""
+    answer_tokens: int
+    ended: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class Turn:
     question: str
     answer: str
     regions: Mapping[int, Region] = field(default_factory=dict)
+    usage: Usage | None = None
 
 
 @dataclass
@@ -60,6 +75,7 @@ class ChatSession:
         self._refined: Tensor | None = None
         self._used: set[int] = set()
         self._prefix: _Prefix | None = None
+        self._reused = 0
         ends = model.generation_config.eos_token_id
         ends = processor.tokenizer.eos_token_id if ends is None else ends
         self._ends = set(ends) if isinstance(ends, (list, tuple)) else {ends}
@@ -124,6 +140,12 @@ class ChatSession:
         names = ", ".join(mention(n) for n in sorted(self.regions))
         return f"{len(self.regions)} given: {names}" if len(self.regions) > 1 else f"1 given: {names}"
 
+    def another(self) -> ChatSession:
+        """A new session about the same picture, which is not encoded again; without regions and turns."""
+        session = ChatSession(self.model, self.processor)
+        session._image, session._refined = self._image, self._refined
+        return session
+
     # ------------------------------------------------------------------------------------------- conversation
 
     def reset(self) -> None:
@@ -179,11 +201,13 @@ class ChatSession:
         trie = None if choices is None else self._trie(choices)
         answer_ids: list[int] = []
         said = ""
+        ended = "length"
         try:
             logits = self._prefill(ids, batch)
             for step in range(min(max_new_tokens, room)):
                 token = pick(logits, None if trie is None else list(trie))
                 if token in self._ends:
+                    ended = "stop"
                     break
                 answer_ids.append(token)
                 trie = None if trie is None else trie[token]
@@ -195,9 +219,10 @@ class ChatSession:
                 if step + 1 < min(max_new_tokens, room):
                     logits = self._step(token)
         except GeneratorExit:
-            pass  # closed in the middle of an answer: nothing runs on, and what was said is kept below
+            ended = "closed"  # in the middle of an answer: nothing runs on, and what was said is kept below
         # A failure passes by here: a turn that was not answered must not enter later prompts.
-        self.turns.append(Turn(question, said.strip(), regions))
+        usage = Usage(len(ids), self._reused, len(answer_ids), ended)
+        self.turns.append(Turn(question, said.strip(), regions, usage))
 
     def ask(self, question: str, **options: Any) -> str:
         """The whole answer at once; options as in `stream`."""
@@ -296,7 +321,7 @@ class ChatSession:
         )
         length, limit = batch["input_ids"].shape[1], self.processor.max_length
         if limit is not None and length >= limit:
-            raise InputError(
+            raise ContextLengthError(
                 f"The conversation has {length} tokens but the context holds {limit}: no room for an answer; "
                 "shorten the question or start a new conversation."
             )
@@ -327,6 +352,7 @@ class ChatSession:
         if surplus := len(prefix.ids) - keep:
             prefix.cache.crop(-surplus)
         prefix.ids, prefix.mentioned = ids[:keep], mentioned
+        self._reused = keep
         features = _after(self._project(batch), ids[:keep], self.processor)
         return self._forward(ids[keep:], features)
 
