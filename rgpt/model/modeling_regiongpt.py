@@ -153,7 +153,28 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         if region_masks is not None and region_index is not None:
             vectors = self.pool_regions(refined, region_masks.to(refined.device))  # [I, R, D]
             regions = vectors.flatten(0, 1).index_select(0, region_index.to(refined.device))  # [M, D]
-        return RegionGPTImageFeatures(pooler_output=self.merge(refined), region_features=regions)
+        idle = 0.0 if regions is not None else self._idle_region(refined)
+        return RegionGPTImageFeatures(pooler_output=self.merge(refined) + idle, region_features=regions)
+
+    # Sharded training (ZeRO-3) gathers the weights of a layer on all ranks at the moment of its call: every
+    # rank must call the same layers in the same order, whatever its rows hold, or all of them wait forever.
+    # While training, a missing picture or region is therefore replaced by one cell that contributes zero.
+    def _idle_region(self, refined: Tensor) -> Tensor | float:
+        """Zero, through the layers that regions pass: for pictures without a region."""
+        if not (self.training and torch.is_grad_enabled()):
+            return 0.0
+        projector = self.connector if self.region_projector is None else self.region_projector
+        return 0.0 * projector(refined[:1, :, 0, 0]).sum()
+
+    def _idle_picture(self, inputs_embeds: Tensor) -> Tensor | float:
+        """Zero, through refinement, region projector and connector: for rows of text only. No tower."""
+        if not (self.training and torch.is_grad_enabled()):
+            return 0.0
+        weight = self.connector.linear_1.weight
+        cell = torch.zeros(1, self.config.vision_hidden_size, 1, 1, dtype=weight.dtype, device=weight.device)
+        refined = self.refinement(cell)  # [1, C, 4, 4]
+        idle = self._idle_region(refined) + 0.0 * self.connector(refined[:1, :, 0, 0]).sum()
+        return idle.to(inputs_embeds.dtype)
 
     # generate() reads this signature to know what to encode before the first step. A name that is missing
     # here would be forwarded, and computed again, at every decoding step.
@@ -223,6 +244,8 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
             inputs_embeds = self._write(
                 inputs_embeds, input_ids, ids.region_token_id, features.region_features, "<region>"
             )
+        else:
+            inputs_embeds = inputs_embeds + self._idle_picture(inputs_embeds)
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
