@@ -1,0 +1,1 @@
+"""Readers: every file layout that people publish ground truth or predictions in, to plain values."""

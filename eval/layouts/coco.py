@@ -1,0 +1,250 @@
+"""COCO-format ground truth (COCO, LVIS, any other) and result lists.
+
+Boxes in these files are `[x, y, w, h]` in pixels, x right, y down, continuous (x2 = x + w, no +1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
+from eval.layouts.rows import check_known, check_score
+from rgpt.errors import InputError
+
+SIZES = ("small", "medium", "large")
+
+
+def clean_name(name: str) -> str:
+    """A category name as it is said: lower case, blanks for underscores. "Sofa_bed" -> "sofa bed"."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def size_of(annotation: Mapping[str, Any]) -> str:
+    """small < 32² <= medium < 96² <= large, by the area of the mask in square pixels (COCO's bins)."""
+    area = annotation["area"]
+    return "small" if area < 32**2 else "medium" if area < 96**2 else "large"
+
+
+@dataclass(frozen=True)
+class CocoTruth:
+    """Ground truth by id. Categories of the same cleaned name are one (the smallest id stands for all)."""
+
+    source: str
+    images: Mapping[int, Mapping[str, Any]]
+    annotations: Mapping[int, Mapping[str, Any]]
+    categories: Mapping[int, Mapping[str, Any]]
+    is_lvis: bool
+    merged: Mapping[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def id_of_name(self) -> dict[str, int]:
+        return {clean_name(c["name"]): i for i, c in self.categories.items()}
+
+    def name(self, category_id: int) -> str:
+        return clean_name(self.categories[category_id]["name"])
+
+    def restricted(self, image_ids: Collection[int]) -> CocoTruth:
+        """The same with these images only."""
+        keep = set(image_ids)
+        return replace(
+            self,
+            images={i: v for i, v in self.images.items() if i in keep},
+            annotations={i: a for i, a in self.annotations.items() if a["image_id"] in keep},
+        )
+
+    def with_annotations(self, ids: Collection[int]) -> CocoTruth:
+        """The same with these annotations and all crowds only."""
+        keep = set(ids)
+        return replace(
+            self, annotations={i: a for i, a in self.annotations.items() if i in keep or a["iscrowd"]}
+        )
+
+    def as_dataset(self) -> dict[str, Any]:
+        """A COCO dictionary of its own, which an evaluator may change."""
+        return {
+            "info": {},
+            "images": [dict(i) for i in self.images.values()],
+            "annotations": [dict(a) for a in self.annotations.values()],
+            "categories": [dict(c) for c in self.categories.values()],
+        }
+
+
+def is_coco(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"images", "annotations", "categories"} <= set(value)
+
+
+def read_truth(source: PathOrValue) -> CocoTruth:
+    """Read and check an instances file. LVIS is known by `neg_category_ids` and `frequency`.
+
+    Raises:
+        InputError: not such a file, ids given twice, or annotations that name unknown images or categories.
+    """
+    value, name = read_json(source), name_of(source)
+    if not is_coco(value):
+        found = f"the keys {', '.join(map(str, value))[:60]}" if isinstance(value, Mapping) else "a list"
+        raise InputError.about(
+            name,
+            expected="a COCO instances file with images, annotations and categories",
+            actual=found,
+            fix="name the ground truth of the split that was predicted",
+        )
+    images = _by_id(value["images"], f"{name}, images")
+    categories = _by_id(value["categories"], f"{name}, categories")
+    merged: dict[int, int] = {}
+    first: dict[str, int] = {}
+    for id_ in sorted(categories):
+        merged[id_] = first.setdefault(clean_name(str(categories[id_].get("name"))), id_)
+    annotations = {}
+    for id_, annotation in _by_id(value["annotations"], f"{name}, annotations").items():
+        thing = f"{name}, annotation {id_}"
+        for key, known in (("image_id", images), ("category_id", categories)):
+            if annotation.get(key) not in known:
+                raise InputError.about(
+                    f"{thing}, {key}",
+                    expected=f"one of the file's {len(known)}",
+                    actual=show(annotation.get(key)),
+                    fix="repair the file",
+                )
+        box = check_box(annotation.get("bbox"), f"{thing}, bbox")
+        annotations[id_] = {
+            **annotation,
+            "bbox": box,
+            "area": annotation.get("area", box[2] * box[3]),
+            "iscrowd": annotation.get("iscrowd", 0),
+            "category_id": merged[annotation["category_id"]],
+        }
+    is_lvis = any("neg_category_ids" in i for i in images.values()) and all(
+        "frequency" in c for c in categories.values()
+    )
+    kept = {i: c for i, c in categories.items() if merged[i] == i}
+    if is_lvis:  # lists of verified absence must speak of the merged categories too
+        lists = ("neg_category_ids", "not_exhaustive_category_ids")
+        images = {
+            i: {**v, **{k: [merged.get(c, c) for c in v.get(k, ())] for k in lists}}
+            for i, v in images.items()
+        }
+    return CocoTruth(name, images, annotations, kept, is_lvis, merged)
+
+
+def _by_id(listed: Any, thing: str) -> dict[int, dict[str, Any]]:
+    if not isinstance(listed, list) or not all(isinstance(v, Mapping) and "id" in v for v in listed):
+        raise InputError.about(
+            thing, expected="a list of objects with ids", actual=show(listed), fix="repair it"
+        )
+    found: dict[int, dict[str, Any]] = {}
+    for value in listed:
+        if value["id"] in found:
+            raise InputError.about(
+                thing, expected="every id once", actual=f"{value['id']} twice", fix="remove one of the two"
+            )
+        found[value["id"]] = dict(value)
+    return found
+
+
+def check_box(value: Any, thing: str) -> list[float]:
+    """`[x, y, w, h]` in pixels as floats, or InputError."""
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        raise InputError.about(thing, expected="[x, y, w, h]", actual=show(value), fix="repair it")
+    box = [check_score(v, thing) for v in value]
+    if box[2] < 0 or box[3] < 0:
+        raise InputError.about(
+            thing,
+            expected="[x, y, w, h] with w, h of at least 0",
+            actual=show(value),
+            fix="is it [x1, y1, x2, y2]?",
+        )
+    return box
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One row of a result list. `bbox` `[x, y, w, h]` px or None; `segmentation` is an RLE or None."""
+
+    image_id: int
+    category_id: int
+    score: float
+    bbox: list[float] | None
+    segmentation: dict[str, Any] | None
+    ann_id: int | None = None
+
+
+def are_results(value: Any) -> bool:
+    """Whether a parsed file is a COCO result list of boxes or masks."""
+    return isinstance(value, list) and all(
+        isinstance(row, Mapping)
+        and {"image_id", "category_id", "score"} <= set(row)
+        and ("bbox" in row or "segmentation" in row)
+        for row in value
+    )
+
+
+def read_results(value: list[Any], truth: CocoTruth, source: PathOrValue) -> list[Detection]:
+    """Checked detections in file order; polygons become one RLE of the picture's size.
+
+    Raises:
+        InputError: unknown images, categories or annotations, NaN scores, the same region and class twice.
+    """
+    check_known((str(r["image_id"]) for r in value), {str(i) for i in truth.images}, source, "image id")
+    known = {str(i) for i in truth.merged}
+    check_known((str(r["category_id"]) for r in value), known, source, "category id")
+    detections, seen = [], {}
+    for index, row in enumerate(value):
+        thing = row_name(source, index)
+        ann_id = row.get("ann_id", row.get("annotation_id"))
+        category = truth.merged[row["category_id"]]
+        if ann_id is not None:
+            annotation = truth.annotations.get(ann_id)
+            if annotation is None or annotation["image_id"] != row["image_id"]:
+                raise InputError.about(
+                    f"{thing}, ann_id",
+                    expected=f"an annotation of image {row['image_id']}",
+                    actual=show(ann_id),
+                    fix="the ground truth may be of another split or data set",
+                )
+            if (ann_id, category) in seen:
+                raise InputError.about(
+                    thing,
+                    expected="one row for each annotation and class",
+                    actual=f"annotation {ann_id} a second time, first in row {seen[ann_id, category] + 1}",
+                    fix="remove one of the two",
+                )
+            seen[ann_id, category] = index
+        box = row.get("bbox") or None
+        detections.append(
+            Detection(
+                image_id=row["image_id"],
+                category_id=category,
+                score=check_score(row["score"], f"{thing}, score"),
+                bbox=None if box is None else check_box(box, f"{thing}, bbox"),
+                segmentation=_rle(row.get("segmentation"), truth.images[row["image_id"]], thing),
+                ann_id=ann_id,
+            )
+        )
+    return detections
+
+
+def _rle(segmentation: Any, image: Mapping[str, Any], thing: str) -> dict[str, Any] | None:
+    if not segmentation:
+        return None
+    from pycocotools import mask as coco_mask
+
+    try:
+        if isinstance(segmentation, list):
+            pieces = coco_mask.frPyObjects(segmentation, image["height"], image["width"])
+            return dict(coco_mask.merge(pieces))
+        if isinstance(segmentation["counts"], list):
+            return dict(coco_mask.frPyObjects(segmentation, *segmentation["size"]))
+        height, width = segmentation["size"]
+        if (height, width) != (image["height"], image["width"]):
+            raise ValueError(f"size {height} x {width} in a picture of {image['height']} x {image['width']}")
+        return dict(segmentation)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError.about(
+            f"{thing}, segmentation",
+            expected="polygons or an RLE of the picture's size",
+            actual=show(str(error)),
+            fix="repair it",
+        ) from error

@@ -1,0 +1,121 @@
+"""JSON and JSON lines, told apart by looking; a half-written file is named as such.
+
+Several published files hold JSON lines under the name `.json` (POPE), so the suffix alone decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rgpt.errors import InputError
+
+PathOrValue = Path | str | list[Any] | dict[str, Any]
+
+
+def show(value: Any, limit: int = 60) -> str:
+    """A value in a message: its repr, cut short."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def name_of(source: PathOrValue) -> str:
+    """What a message calls a file, or values handed over directly."""
+    return str(source) if isinstance(source, str | Path) else "the given values"
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a UTF-8 file. Raises InputError when it is missing, a folder, empty or not UTF-8."""
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing at this path"
+        raise InputError.about(str(path), expected="an existing file", actual=found, fix="check the spelling")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError.about(
+            str(path),
+            expected="UTF-8",
+            actual=f"the byte 0x{error.object[error.start]:02x}",
+            fix="save it as UTF-8",
+        ) from error
+    if not text.strip():
+        raise InputError.about(
+            str(path), expected="JSON or JSON lines", actual="an empty file", fix="run again"
+        )
+    return text
+
+
+def read_json(source: PathOrValue) -> Any:
+    """One JSON document, or a list with one value a line for JSON lines; values pass through.
+
+    Raises:
+        InputError: the file is missing, empty, ends in the middle (a run that was stopped while writing) or
+            is not JSON; the sentence names file and line.
+    """
+    if not isinstance(source, str | Path):
+        return source
+    text = read_text(source)
+    if Path(source).suffix != ".jsonl":
+        try:
+            return json.loads(text)
+        except RecursionError as error:
+            raise InputError.about(
+                str(source), expected="JSON", actual="too many brackets in brackets", fix="check the file"
+            ) from error
+        except json.JSONDecodeError as error:
+            first = text.lstrip().partition("\n")[0]
+            if not (error.msg == "Extra data" or _is_json(first)):
+                raise _broken(source, error, text) from error
+    return _read_lines(source, text)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_lines(source: Path | str, text: str) -> list[Any]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    values = []
+    for number, line in lines:
+        try:
+            values.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            if number == lines[-1][0] and not text.endswith("\n"):
+                raise InputError.about(
+                    f"{source}:{number}",
+                    expected="a whole JSON object on the last line",
+                    actual=f"one that breaks off after {len(line)} characters",
+                    fix="the file is half-written: finish or repeat the run that makes it",
+                ) from error
+            raise InputError.about(
+                f"{source}:{number}",
+                expected="one JSON object a line",
+                actual=str(error)[:80],
+                fix="repair or remove the line",
+            ) from error
+    return values
+
+
+def _broken(source: Path | str, error: json.JSONDecodeError, text: str) -> InputError:
+    unfinished = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+    if unfinished:
+        return InputError.about(
+            str(source),
+            expected="whole JSON",
+            actual=f"a file that breaks off in line {error.lineno}",
+            fix="the file is half-written: finish or repeat the run that makes it",
+        )
+    return InputError.about(
+        f"{source}:{error.lineno}", expected="JSON", actual=error.msg.lower(), fix="repair the line"
+    )
+
+
+def row_name(source: PathOrValue, index: int) -> str:
+    """How a message names row `index` (from 0) of a list or of JSON lines without blank lines."""
+    return f"{name_of(source)}, row {index + 1}"

@@ -1,0 +1,194 @@
+"""`python -m eval.score TASK --gt GT --predictions FILE`: scores of anybody's predictions, from files alone.
+
+Which layouts each task reads is listed in `eval/README.md`. Every result has `n` (items scored), `failed`
+(items recorded as failed: they count as wrong) and `protocol`. Figures are shares of one unless their
+name says otherwise; null means that there was nothing to measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from eval.layouts.files import PathOrValue, read_json
+from eval.scorers.options import Options
+from rgpt.errors import InputError
+
+TASKS = ("region_classification", "pope")
+
+
+def score_task(
+    task: str,
+    gt: PathOrValue | None,
+    predictions: PathOrValue,
+    protocol: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The scores of one predictions file.
+
+    Args:
+        task: one of `TASKS`.
+        gt: path of the ground truth, or its parsed content; None for judged files, which need none.
+        predictions: path of the predictions (a folder means its `predictions.jsonl`), or parsed rows.
+        protocol: one of the task's protocols (`protocols(task)`); None takes the one that suits the layout.
+        options: fields of `eval.scorers.options.Options`.
+
+    Returns:
+        Scores that `json` can write, always with `task`, `n`, `failed`, `protocol`.
+
+    Raises:
+        InputError: with one sentence on whatever is wrong with the files or options.
+    """
+    scorer = _scorer(task)
+    if protocol is not None and protocol not in scorer.PROTOCOLS:
+        raise InputError.about(
+            f"protocol of {task}",
+            expected=", ".join(scorer.PROTOCOLS),
+            actual=repr(protocol),
+            fix="choose one",
+        )
+    known = [f.name for f in dataclasses.fields(Options)]
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError.about(
+            "options",
+            expected=f"some of {', '.join(known)}",
+            actual=", ".join(unknown),
+            fix="remove what is unknown",
+        )
+    if options.get("ids") is not None:
+        options["ids"] = frozenset(str(i) for i in options["ids"])
+    scores: dict[str, Any] = scorer.score(gt, predictions, protocol, Options(**options))
+    return {"task": task, **scores}
+
+
+def protocols(task: str) -> tuple[str, ...]:
+    """The protocols of a task, its usual one first. Raises InputError for an unknown task."""
+    found: tuple[str, ...] = _scorer(task).PROTOCOLS
+    return found
+
+
+def _scorer(task: str) -> Any:
+    if task not in TASKS:
+        raise InputError.about(
+            "task", expected=f"one of {', '.join(TASKS)}", actual=repr(task), fix="choose one"
+        )
+    return importlib.import_module(f"eval.scorers.{task}")
+
+
+def write_scores(path: Path | str, scores: dict[str, Any]) -> None:
+    """Write `scores` to `path`, whole or not at all; a list of ids goes into a file of its own beside it.
+
+    The id list of captions belongs to the score (the choice of a subset moves CIDEr), so `<name>.ids.json`
+    holds it and `scores` its name and SHA-256.
+    """
+    path = Path(path)
+    ids = scores.get("ids")
+    if ids is not None:
+        beside = path.with_name(f"{path.stem}.ids.json")
+        text = json.dumps(ids)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        scores = {k: v for k, v in scores.items() if k != "ids"} | {
+            "ids_file": beside.name,
+            "ids_sha256": digest,
+        }
+        _write(beside, text + "\n")
+    _write(path, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The plain numbers of a result, one a line."""
+    lines = []
+    for name, value in scores.items():
+        if isinstance(value, float):
+            lines.append(f"{name:<28}{value:>12.4f}")
+        elif value is None:
+            lines.append(f"{name:<28}{'–':>12}")
+        elif isinstance(value, int | str):
+            lines.append(f"{name:<28}{value!s:>12}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m eval.score", description=__doc__)
+    made.add_argument("task", choices=TASKS)
+    made.add_argument(
+        "--gt", nargs="+", metavar="FILE", help="ground truth (several reference files: text captions)"
+    )
+    made.add_argument("--predictions", required=True, metavar="FILE", help="or a folder of eval.run")
+    made.add_argument("--protocol", help="how answers are read; eval/README.md lists each task's")
+    made.add_argument(
+        "--json", metavar="OUT", help="write the scores here, and the id list of captions beside it"
+    )
+    made.add_argument(
+        "--ids", metavar="FILE", help="JSON list: score these ids only (pictures for classification)"
+    )
+    made.add_argument("--subset", action="store_true", help="leave out items without a prediction")
+    made.add_argument("--split", help="which split of a file that holds several")
+    made.add_argument("--tokenised", action="store_true", help="the captions are tokenised already")
+    made.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="for COCO results")
+    made.add_argument(
+        "--detections-a-region", type=int, default=1, metavar="K", help="best K names, under scored"
+    )
+    made.add_argument("--embedder", help="sentence embedding model (folder or hub id), or none")
+    made.add_argument(
+        "--instances", metavar="FILE", help="COCO instances with the boxes of a refs or RefExp file"
+    )
+    made.add_argument("--iou", type=float, default=0.5, help="a referred box is found at this IoU")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        if args.json:
+            Path(args.json).resolve().parent.mkdir(
+                parents=True, exist_ok=True
+            )  # before the work, not after it
+        ids = None
+        if args.ids:
+            ids = read_json(args.ids)
+            if not isinstance(ids, list):
+                raise InputError.about(
+                    args.ids, expected="a JSON list of ids", actual="something else", fix="repair it"
+                )
+        gt = args.gt[0] if args.gt and len(args.gt) == 1 else args.gt
+        names = (
+            "subset",
+            "split",
+            "tokenised",
+            "iou_type",
+            "detections_a_region",
+            "embedder",
+            "instances",
+            "iou",
+        )
+        options = {name: getattr(args, name) for name in names}
+        scores = score_task(args.task, gt, args.predictions, args.protocol, ids=ids, **options)
+        print(table(scores))
+        if args.json:
+            write_scores(args.json, scores)
+    except (InputError, OSError) as problem:
+        print(f"eval: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
