@@ -17,6 +17,7 @@ FIELDS = {
     "referring": {"regions", "text"},
     "referring_followup": {"text"},
     "relation": {"region", "other"},
+    "relationship": {"region", "other"},
     "compare_size": {"region", "other"},
     "compare_attribute": {"region", "other", "text"},
     "verify": {"region", "text"},
