@@ -9,16 +9,16 @@ at a time.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from rgpt.chat.branches import answer_each, log_likelihoods
+from rgpt.chat.keys import Keys, Prompt, prompts_of
+from rgpt.chat.picking import Picker, Trie, token_trie
 from rgpt.errors import ContextLengthError, InputError
 from rgpt.prompts import mention
 from rgpt.regions import Region, open_image
@@ -50,15 +50,6 @@ class Turn:
     usage: Usage | None = None
 
 
-@dataclass
-class _Prefix:
-    """Keys and values of the tokens computed so far, and what stood at each position."""
-
-    ids: list[int]
-    mentioned: list[bytes]
-    cache: DynamicCache
-
-
 class ChatSession:
     """A conversation about one picture.
 
@@ -72,10 +63,8 @@ class ChatSession:
         self.turns: list[Turn] = []
         self.regions: dict[int, Region] = {}
         self._image: Any = None
-        self._refined: Tensor | None = None
         self._used: set[int] = set()
-        self._prefix: _Prefix | None = None
-        self._reused = 0
+        self._keys = Keys(model, processor)
         ends = model.generation_config.eos_token_id
         ends = processor.tokenizer.eos_token_id if ends is None else ends
         self._ends = set(ends) if isinstance(ends, (list, tuple)) else {ends}
@@ -106,7 +95,7 @@ class ChatSession:
         pixels = self.processor.pixel_values([opened])
         with torch.inference_mode():
             refined = self.model.model.encode(pixels.to(self.model.device))
-        self._image, self._refined = opened, refined
+        self._image, self._keys.refined = opened, refined
         self.regions, self._used = {}, set()
         self.reset()
 
@@ -143,7 +132,7 @@ class ChatSession:
     def another(self) -> ChatSession:
         """A new session about the same picture, which is not encoded again; without regions and turns."""
         session = ChatSession(self.model, self.processor)
-        session._image, session._refined = self._image, self._refined
+        session._image, session._keys.refined = self._image, self._keys.refined
         return session
 
     # ------------------------------------------------------------------------------------------- conversation
@@ -151,7 +140,7 @@ class ChatSession:
     def reset(self) -> None:
         """Forget the turns; picture and regions stay."""
         self.turns = []
-        self._prefix = None
+        self._keys.clear()
 
     def undo(self) -> Turn:
         """Take the last turn back and return it."""
@@ -165,7 +154,7 @@ class ChatSession:
         Raises:
             InputError: for an empty question, an unknown region, or a conversation longer than the context.
         """
-        self._encode(question)
+        self._encode([question])
 
     def stream(
         self,
@@ -189,23 +178,19 @@ class ChatSession:
         Raises:
             InputError: as `check`, when the first piece is asked for.
         """
-        if choices is not None and not choices:
-            raise InputError("choices is empty: give at least one answer that may come out.")
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens}: expected at least 1.")
-        batch = self._encode(question)
+        self._check_limits(max_new_tokens, choices)
+        prompt = self._encode([question])[0]
         regions = dict(self.regions)
-        ids = batch["input_ids"][0].tolist()
-        room = (self.processor.max_length or len(ids) + max_new_tokens) - len(ids)
-        pick = _Picker(temperature, top_p, seed, self._never)
+        room = self._room(prompt, max_new_tokens)
+        pick = Picker(temperature, top_p, seed, self._never)
         trie = None if choices is None else self._trie(choices)
         answer_ids: list[int] = []
         said = ""
         ended = "length"
         try:
-            logits = self._prefill(ids, batch)
-            for step in range(min(max_new_tokens, room)):
-                token = pick(logits, None if trie is None else list(trie))
+            logits = self._keys.prefill(prompt)
+            for step in range(room):
+                token = pick(logits, trie)
                 if token in self._ends:
                     ended = "stop"
                     break
@@ -216,12 +201,12 @@ class ChatSession:
                 if not text.endswith("\ufffd") and len(text) > len(said):
                     piece, said = text[len(said) :], text
                     yield piece
-                if step + 1 < min(max_new_tokens, room):
-                    logits = self._step(token)
+                if step + 1 < room:
+                    logits = self._keys.step(token)
         except GeneratorExit:
             ended = "closed"  # in the middle of an answer: nothing runs on, and what was said is kept below
         # A failure passes by here: a turn that was not answered must not enter later prompts.
-        usage = Usage(len(ids), self._reused, len(answer_ids), ended)
+        usage = Usage(len(prompt.ids), self._keys.reused, len(answer_ids), ended)
         self.turns.append(Turn(question, said.strip(), regions, usage))
 
     def ask(self, question: str, **options: Any) -> str:
@@ -230,7 +215,110 @@ class ChatSession:
             pass
         return self.turns[-1].answer
 
-    # ------------------------------------------------------------------------------------------- likelihoods
+    # ----------------------------------------------------------------------------------- many at once
+
+    def ask_many(
+        self,
+        question: str,
+        regions: Sequence[int] | None = None,
+        *,
+        as_number: int | None = None,
+        **options: Any,
+    ) -> dict[int, str]:
+        """The same question about many regions: picture and conversation are read once, answers come in one
+        batch.
+
+        Each answer is what `ask` would give in this conversation; the conversation itself is not changed.
+
+        Args:
+            question: `<region>` stands for each region in turn; where there is none, `<region1>` does.
+            regions: numbers; default: all.
+            as_number: write every region under this number, as if it were the only one drawn. (By its own
+                number, region 64 is `<region64>`, which few models have seen.)
+            options: as in `ask_each`.
+
+        Returns:
+            The answer of each number.
+
+        Raises:
+            InputError: for an unknown number or a question that mentions no region.
+        """
+        numbers = list(self.regions) if regions is None else list(dict.fromkeys(regions))
+        if missing := sorted(set(numbers) - set(self.regions)):
+            raise InputError(f"There is no {', '.join(map(mention, missing))}: {self._known()}.")
+        if not numbers:
+            raise InputError("There is no region to ask about: add regions first.")
+        placeholder = "<region>" if "<region>" in question else "<region1>"
+        if placeholder not in question:
+            raise InputError("The question mentions no region: write <region> where each region belongs.")
+        questions = [question.replace(placeholder, mention(as_number or number)) for number in numbers]
+        instead = None if as_number is None else [{as_number: self.regions[number]} for number in numbers]
+        return dict(zip(numbers, self.ask_each(questions, instead, **options), strict=True))
+
+    def ask_each(
+        self,
+        questions: Sequence[str],
+        regions: Sequence[Mapping[int, Region]] | None = None,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        choices: Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> list[str]:
+        """Many questions that do not know of each other, each asked in the conversation so far, in one batch.
+
+        Each answer is what `ask` would give; the conversation itself is not changed.
+
+        Args:
+            regions: for each question, regions that it has instead of or besides the session's.
+            batch_size: so many answers grow together. More is faster until the keys of all answers, which
+                stand in one row, outgrow the processor's cache.
+            others: as in `stream`.
+
+        Raises:
+            InputError: as `stream`, before anything is computed.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: expected at least 1.")
+        if not questions:
+            return []
+        self._check_limits(max_new_tokens, choices)
+        pickers = [Picker(temperature, top_p, seed, self._never) for _ in questions]
+        prompts = self._encode(questions, regions)
+        limits = [self._room(prompt, max_new_tokens) for prompt in prompts]
+        trie = None if choices is None else self._trie(choices)
+        answers = answer_each(self._keys, prompts, pickers, limits, self._ends, trie, batch_size)
+        return [self._text(ids) for ids in answers]
+
+    def rank(self, question: str, names: Sequence[str]) -> dict[str, float]:
+        """Of every name log p(name | conversation so far, question) / tokens, its end token included.
+
+        One pass over the shared prompt; names that begin alike are read together; the conversation is not
+        changed. A softmax of the values gives confidences. Raises InputError as `check`, or without names.
+        """
+        return self.rank_each([question], names)[0]
+
+    def rank_each(
+        self,
+        questions: Sequence[str],
+        names: Sequence[str],
+        regions: Sequence[Mapping[int, Region]] | None = None,
+    ) -> list[dict[str, float]]:
+        """`rank` for many questions that do not know of each other; `regions` as in `ask_each`."""
+        names = list(dict.fromkeys(names))
+        if not names or not all(name.strip() for name in names):
+            raise InputError("names is empty or holds an empty name: give the names to rank.")
+        if not questions:
+            return []
+        tails = [self._tail(name) for name in names]
+        prompts = self._encode(questions, regions)
+        sums = log_likelihoods(self._keys, prompts, [tails] * len(prompts))
+        return [
+            {name: total / len(tail) for name, total, tail in zip(names, row, tails, strict=True)}
+            for row in sums
+        ]
 
     def score(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
         """log p(answer | conversation so far, question) of each pair: the sum over the answer's tokens, end
@@ -238,40 +326,19 @@ class ChatSession:
 
         One batched pass; the conversation itself is not changed.
         """
-        if not questions and not answers:
-            return []
         if len(questions) != len(answers):
             raise InputError(
                 f"score got {len(questions)} questions but {len(answers)} answers: give one answer each."
             )
-        rows, lengths, features = [], [], []
-        for question, answer in zip(questions, answers, strict=True):
-            batch = self._encode(question)
-            tail = [
-                *self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"],
-                self.processor.tokenizer.eos_token_id,
-            ]
-            rows.append(batch["input_ids"][0].tolist() + tail)
-            lengths.append(len(tail))
-            features.append(self._project(batch))
-        pad = self.processor.tokenizer.pad_token_id or 0
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self.model.device)
-        joined = _join(features)
-        with torch.inference_mode():
-            outputs = self.model(
-                input_ids=ids,
-                attention_mask=torch.tensor(
-                    [[1] * len(r) + [0] * (longest - len(r)) for r in rows], device=ids.device
-                ),
-                mm_encoder_outputs=None if joined is None else {"image": joined},
-                use_cache=False,
-            )
-            logs = outputs.logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-        return [
-            float(logs[i, len(row) - 1 - length : len(row) - 1].sum())
-            for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
+        if not questions:
+            return []
+        unlike = list(dict.fromkeys(questions))
+        tails = [
+            [self._tail(a) for q, a in zip(questions, answers, strict=True) if q == one] for one in unlike
         ]
+        sums = log_likelihoods(self._keys, self._encode(unlike), tails)
+        queues = {one: iter(row) for one, row in zip(unlike, sums, strict=True)}
+        return [next(queues[question]) for question in questions]
 
     def choose(self, description: str, numbers: Sequence[int] | None = None) -> tuple[int, dict[int, float]]:
         """Referring by likelihood: which region fits the description best. The answer is computed, not
@@ -296,171 +363,87 @@ class ChatSession:
 
     # -------------------------------------------------------------------------------------------- the machine
 
-    def _encode(self, question: str) -> Any:
-        """The conversation with the new question as model inputs (pixels left out: the picture is
-        encoded)."""
-        if not question.strip():
-            raise InputError("The question is empty: type one.")
-        if not question.isprintable() and any("\ud800" <= c <= "\udfff" for c in question):
-            raise InputError("The question is not valid text (it holds half a character): type it again.")
-        regions = {
-            number: region for turn in self.turns for number, region in turn.regions.items()
-        } | self.regions
-        asked = {int(n) for n in MENTION.findall(question)}
-        if missing := sorted(asked - set(self.regions)):
-            raise InputError(f"The question mentions {', '.join(map(mention, missing))} but {self._known()}.")
-        messages: list[dict[str, Any]] = []
+    def _encode(
+        self, questions: Sequence[str], regions: Sequence[Mapping[int, Region]] | None = None
+    ) -> list[Prompt]:
+        """The conversation with each of the questions, as the model reads it."""
+        if regions is not None and len(regions) != len(questions):
+            raise InputError(
+                f"regions holds {len(regions)} entries for {len(questions)} questions: give one each."
+            )
+        own: list[dict[int, Region]] = [
+            {**self.regions, **more} for more in (regions or [{}] * len(questions))
+        ]
+        history: list[dict[str, Any]] = []
+        earlier: dict[int, Region] = {}
         for turn in self.turns:
-            messages.append({"role": "user", "content": [{"type": "text", "text": turn.question}]})
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
-        messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
-        if self._image is not None:
-            messages[0]["content"].insert(0, {"type": "image", "image": self._image})
+            history.append({"role": "user", "content": [{"type": "text", "text": turn.question}]})
+            history.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
+            earlier |= {n: turn.regions[n] for n in _mentioned(turn.question) if n in turn.regions}
+        conversations, given = [], []
+        for question, known in zip(questions, own, strict=True):
+            self._check_question(question, known)
+            # Regions that nobody mentions are left out: their masks would be computed for nothing.
+            mine = {n: known[n] for n in _mentioned(question)}
+            if clash := [n for n in mine if earlier.get(n, mine[n]) is not mine[n]]:
+                raise InputError(
+                    f"{mention(clash[0])} means another region earlier in this conversation: "
+                    "use a number that was not used, or reset."
+                )
+            messages = [*history, {"role": "user", "content": [{"type": "text", "text": question}]}]
+            if self._image is not None:
+                picture = {"type": "image", "image": self._image}
+                messages[0] = {**messages[0], "content": [picture, *messages[0]["content"]]}
+            conversations.append(messages)
+            given.append((earlier | mine) or None)
         batch = self.processor.encode_chat(
-            messages, regions=regions or None, add_generation_prompt=True, return_pixel_values=False
+            conversations, regions=given, add_generation_prompt=True, return_pixel_values=False
         )
-        length, limit = batch["input_ids"].shape[1], self.processor.max_length
+        prompts = prompts_of(batch, self.processor.region_token_id, self.processor.refined_grid)
+        length, limit = max(len(prompt.ids) for prompt in prompts), self.processor.max_length
         if limit is not None and length >= limit:
             raise ContextLengthError(
                 f"The conversation has {length} tokens but the context holds {limit}: no room for an answer; "
                 "shorten the question or start a new conversation."
             )
-        return batch
+        return prompts
 
-    def _project(self, batch: Any) -> Any:
-        if self._refined is None:
-            return None
-        with torch.inference_mode():
-            return self.model.model.project(
-                self._refined, batch.get("region_masks"), batch.get("region_index")
-            )
+    def _check_question(self, question: str, regions: Mapping[int, Region]) -> None:
+        if not question.strip():
+            raise InputError("The question is empty: type one.")
+        if not question.isprintable() and any("\ud800" <= c <= "\udfff" for c in question):
+            raise InputError("The question is not valid text (it holds half a character): type it again.")
+        if missing := sorted(_mentioned(question) - set(regions)):
+            raise InputError(f"The question mentions {', '.join(map(mention, missing))} but {self._known()}.")
 
-    def _prefill(self, ids: list[int], batch: Any) -> Tensor:
-        """Compute what is not in the cache yet and return the logits `[V]` of the next token."""
-        mentioned = batch_regions(batch)
-        keep = 0
-        if self._prefix is not None:
-            keep = min(_common(self._prefix.ids, ids), len(ids) - 1)
-            places = [i for i, token in enumerate(ids) if token == self.processor.region_token_id]
-            same = _common(self._prefix.mentioned, mentioned)
-            if same < len(places):  # a slot whose region differs, though its token is the same
-                keep = min(keep, places[same])
-        if self._prefix is None or keep == 0:
-            self._prefix = _Prefix([], [], DynamicCache(config=self.model.config.get_text_config()))
-            keep = 0
-        prefix = self._prefix
-        if surplus := len(prefix.ids) - keep:
-            prefix.cache.crop(-surplus)
-        prefix.ids, prefix.mentioned = ids[:keep], mentioned
-        self._reused = keep
-        features = _after(self._project(batch), ids[:keep], self.processor)
-        return self._forward(ids[keep:], features)
+    def _check_limits(self, max_new_tokens: int, choices: Sequence[str] | None) -> None:
+        if choices is not None and not choices:
+            raise InputError("choices is empty: give at least one answer that may come out.")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}: expected at least 1.")
 
-    def _step(self, token: int) -> Tensor:
-        return self._forward([token], None)
+    def _room(self, prompt: Prompt, max_new_tokens: int) -> int:
+        """How many tokens an answer may have."""
+        limit = self.processor.max_length
+        return max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt.ids))
 
-    def _forward(self, new: list[int], features: Any) -> Tensor:
-        assert self._prefix is not None
-        try:
-            with torch.inference_mode():
-                outputs = self.model(
-                    input_ids=torch.tensor([new], device=self.model.device),
-                    past_key_values=self._prefix.cache,
-                    mm_encoder_outputs=None if features is None else {"image": features},
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-        except BaseException:
-            # Some layers may hold keys of these tokens and others not: half a cache is no cache.
-            self._prefix = None
-            raise
-        self._prefix.ids += new
-        return outputs.logits[0, -1]
+    def _trie(self, choices: Sequence[str]) -> Trie:
+        return token_trie((self._tail(choice)[:-1] for choice in choices), self._ends)
 
-    def _trie(self, choices: Sequence[str]) -> dict[int, Any]:
-        """Nested dicts of token ids; every choice ends with an end token."""
-        root: dict[int, Any] = {}
-        for choice in choices:
-            node = root
-            for token in self.processor.tokenizer(choice, add_special_tokens=False)["input_ids"]:
-                node = node.setdefault(token, {})
-            for end in self._ends:
-                node[end] = {}
-        return root
+    def _tail(self, answer: str) -> list[int]:
+        """An answer's tokens, its end included."""
+        tokenizer = self.processor.tokenizer
+        return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+    def _text(self, ids: list[int]) -> str:
+        """An answer in words; a character of several bytes that was cut in the middle is left out."""
+        text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        while ids and text.endswith("\ufffd"):
+            ids = ids[:-1]
+            text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
 
 
-class _Picker:
-    """The next token from logits: the likeliest, or drawn at a temperature."""
-
-    def __init__(self, temperature: float, top_p: float, seed: int | None, never: Sequence[int]) -> None:
-        if not (math.isfinite(temperature) and temperature >= 0) or not 0 < top_p <= 1:
-            raise InputError(
-                f"temperature {temperature} and top_p {top_p} must be at least 0, and in (0, 1]."
-            )
-        if seed is not None and not 0 <= seed < 2**63:
-            raise InputError(f"seed is {seed}: expected a whole number from 0 to 2**63 - 1.")
-        # Logits divided by almost nothing overflow; the likeliest token is what the limit means.
-        self.temperature, self.never = (temperature if temperature > 1e-4 else 0.0), list(never)
-        self.warpers = LogitsProcessorList()
-        if self.temperature > 0:
-            self.warpers.append(TemperatureLogitsWarper(float(temperature)))
-            self.warpers.append(TopPLogitsWarper(float(top_p)))
-        self.generator = torch.Generator()
-        self.generator.seed() if seed is None else self.generator.manual_seed(seed)
-
-    def __call__(self, logits: Tensor, allowed: Sequence[int] | None) -> int:
-        logits = logits.float().cpu().clone()
-        logits[self.never] = -torch.inf
-        if allowed is not None:
-            mask = torch.full_like(logits, -torch.inf)
-            mask[list(allowed)] = 0.0
-            logits = logits + mask
-        if self.temperature == 0:
-            return int(logits.argmax())
-        scores = self.warpers(torch.empty(1, 0, dtype=torch.long), logits[None])[0]
-        return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
-
-
-def batch_regions(batch: Any) -> list[bytes]:
-    """Something comparable for the region of every mention of a one-row batch, in order of the mentions."""
-    index = batch.get("region_index")
-    if index is None:
-        return []
-    masks = batch["region_masks"].flatten(0, 1)
-    return [masks[i].numpy().tobytes() for i in index.tolist()]
-
-
-def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many leading items two sequences share."""
-    count = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
-
-
-def _after(features: Any, kept: list[int], processor: Any) -> Any:
-    """What of the features stands after the kept tokens: image tokens and region slots not computed yet."""
-    if features is None:
-        return None
-    regions = features.region_features
-    if regions is not None:
-        done = kept.count(processor.region_token_id)
-        regions = regions[done:] if done < len(regions) else None
-    image_done = processor.image_token_id in kept
-    tokens = features.pooler_output[:0] if image_done else features.pooler_output
-    if image_done and regions is None:
-        return None
-    return type(features)(pooler_output=tokens, region_features=regions)
-
-
-def _join(features: Sequence[Any]) -> Any:
-    """Features of several one-row prompts as those of one batch."""
-    if features[0] is None:
-        return None
-    regions = [f.region_features for f in features if f.region_features is not None]
-    return type(features[0])(
-        pooler_output=torch.cat([f.pooler_output for f in features]),
-        region_features=torch.cat(regions) if regions else None,
-    )
+def _mentioned(text: str) -> set[int]:
+    """Numbers of the regions that a text mentions."""
+    return {int(number) for number in MENTION.findall(text)}

@@ -166,7 +166,13 @@ def test_scores_are_log_probabilities_of_the_plain_forward(
     session: ChatSession, parts: tuple[Any, Any]
 ) -> None:
     model, processor = parts
-    batch = session._encode("a <region1>?")
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": session.image}, {"type": "text", "text": "a <region1>?"}],
+        }
+    ]
+    batch = processor.encode_chat(messages, regions=session.regions, add_generation_prompt=True)
     tail = [*processor.tokenizer("xy", add_special_tokens=False)["input_ids"], 2]
     ids = torch.cat([batch["input_ids"], torch.tensor([tail])], 1)
     pixels = processor.pixel_values([session.image])

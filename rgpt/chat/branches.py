@@ -1,0 +1,249 @@
+"""Many continuations of one prefix, read in one pass.
+
+The tokens of all branches stand behind the prefix in *one* row; a mask of our own lets each token see the
+prefix and its own branch only, and explicit positions make every branch begin where the prefix ends. So the
+prefix's keys are shared, not copied: N branches cost N short suffixes, no padding, and a branch that has
+ended is simply not fed any more. Branches may fork again (a tree of names), since a token names its parent.
+
+The alternative, expanding the keys to a batch of N rows, needs N copies of the prefix: 20 GB for 64 regions
+of the 7B shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rgpt.chat.keys import Keys, Prompt, common_prefix
+from rgpt.chat.picking import Picker, Trie, pick_each
+
+ROOT = -1
+"""The parent of a token that follows the prefix directly."""
+
+
+class Branches:
+    """Tokens behind the prefix that `keys` holds. Use as a context: the keys are cut back at its end."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys, self.prefix = keys, len(keys.ids)
+        self._depth: list[int] = []
+        self._sees: list[np.ndarray] = []
+
+    def __enter__(self) -> Branches:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._sees and len(self.keys.ids) == self.prefix:  # or a failure has cleared everything
+            self.keys.cache.crop(-len(self._sees))
+
+    def forward(
+        self, ids: Sequence[int], parents: Sequence[int], wanted: Sequence[int], features: Any = None
+    ) -> Tensor:
+        """Read n more tokens.
+
+        Args:
+            ids: n token ids.
+            parents: of each the column (0 = the first token behind the prefix) that it follows, or ROOT. A
+                parent stands before its children.
+            wanted: which of the n get logits.
+            features: for the placeholders among them.
+
+        Returns:
+            Logits `[len(wanted), V]`.
+        """
+        first, total = len(self._sees), len(self._sees) + len(ids)
+        mask = np.zeros((len(ids), self.prefix + total), bool)
+        mask[:, : self.prefix] = True
+        for i, parent in enumerate(parents):
+            row = mask[i, self.prefix :]
+            if parent != ROOT:
+                seen = self._sees[parent]
+                row[: len(seen)] = seen
+            row[first + i] = True
+            self._sees.append(row[: first + i + 1])
+            self._depth.append(0 if parent == ROOT else self._depth[parent] + 1)
+        device, dtype = self.keys.model.device, self.keys.model.dtype
+        blind = torch.from_numpy(~mask).to(device)
+        positions = [self.prefix + depth for depth in self._depth[first:]]
+        return self.keys.run(
+            features,
+            input_ids=torch.tensor([list(ids)], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            attention_mask=torch.zeros(blind.shape, dtype=dtype, device=device).masked_fill(
+                blind, torch.finfo(dtype).min
+            )[None, None],
+            logits_to_keep=torch.tensor(list(wanted), device=device),
+        )
+
+
+def answer_each(
+    keys: Keys,
+    prompts: Sequence[Prompt],
+    pickers: Sequence[Picker],
+    limits: Sequence[int],
+    ends: set[int],
+    trie: Trie | None,
+    batch_size: int,
+) -> list[list[int]]:
+    """The answers' token ids to prompts that do not know of each other, `batch_size` at once.
+
+    Each is what the prompt alone would be answered with: up to its limit, or to an end token (left out).
+    """
+    if len(prompts) == 1 or not keys.can_branch:
+        return [
+            list(_answer(keys, prompt, picker, limit, ends, trie))
+            for prompt, picker, limit in zip(prompts, pickers, limits, strict=True)
+        ]
+    answers: list[list[int]] = [[] for _ in prompts]
+    shared = common_prefix(prompts)
+    for start in range(0, len(prompts), batch_size):
+        group = range(start, min(start + batch_size, len(prompts)))
+        keys.read(prompts[start], shared, logits=False)
+        with Branches(keys) as branches:
+            logits, last = _read_suffixes(branches, [prompts[i] for i in group], shared)
+            live, tries = list(group), [trie] * len(group)
+            while live:
+                tokens = pick_each([pickers[i] for i in live], logits, tries)
+                going = []
+                for k, (i, token) in enumerate(zip(live, tokens, strict=True)):
+                    if token not in ends:
+                        answers[i].append(token)
+                        if len(answers[i]) < limits[i]:
+                            going.append(k)
+                if not going:
+                    break
+                live = [live[k] for k in going]
+                tokens = [tokens[k] for k in going]
+                tries = [
+                    None if node is None else node[token]
+                    for node, token in zip((tries[k] for k in going), tokens, strict=True)
+                ]
+                parents = [last[k] for k in going]
+                first = len(branches._sees)
+                logits = branches.forward(tokens, parents, range(len(tokens)))
+                last = list(range(first, first + len(tokens)))
+    return answers
+
+
+def _answer(
+    keys: Keys, prompt: Prompt, picker: Picker, limit: int, ends: set[int], trie: Trie | None
+) -> Iterator[int]:
+    """One prompt's answer, token by token."""
+    logits = keys.prefill(prompt)
+    for step in range(limit):
+        token = picker(logits, trie)
+        if token in ends:
+            return
+        yield token
+        trie = None if trie is None else trie[token]
+        if step + 1 < limit:
+            logits = keys.step(token)
+
+
+def _read_suffixes(branches: Branches, prompts: Sequence[Prompt], shared: int) -> tuple[Tensor, list[int]]:
+    """Read what stands behind the common prefix: logits `[N, V]` after each prompt, and its last column."""
+    ids: list[int] = []
+    parents: list[int] = []
+    last: list[int] = []
+    for prompt in prompts:
+        for k, token in enumerate(prompt.ids[shared:]):
+            parents.append(len(ids) - 1 if k else ROOT)
+            ids.append(token)
+        last.append(len(ids) - 1)
+    features = branches.keys.features(prompts, shared)
+    return branches.forward(ids, parents, last, features), last
+
+
+def log_likelihoods(
+    keys: Keys, prompts: Sequence[Prompt], tails: Sequence[Sequence[Sequence[int]]], most: int = 2048
+) -> list[list[float]]:
+    """log p(tail | prompt) of all tails of every prompt: the sum over a tail's tokens.
+
+    Args:
+        tails: for each prompt its tails, as token ids, none of them empty. Tails that begin alike are
+            computed once (a trie).
+        most: tokens behind the common prefix in one pass; prompts are grouped accordingly.
+    """
+    trees = [_Tree(prompt_tails) for prompt_tails in tails]
+    if not keys.can_branch:
+        return [_one_by_one(keys, prompt, tree) for prompt, tree in zip(prompts, trees, strict=True)]
+    shared = common_prefix(prompts)
+    found: list[list[float]] = []
+    start = 0
+    while start < len(prompts):
+        size, stop = 0, start
+        while stop < len(prompts) and (
+            stop == start or size + len(prompts[stop].ids) - shared + len(trees[stop].ids) <= most
+        ):
+            size += len(prompts[stop].ids) - shared + len(trees[stop].ids)
+            stop += 1
+        found += _group_likelihoods(keys, prompts[start:stop], trees[start:stop], shared)
+        start = stop
+    return found
+
+
+class _Tree:
+    """Tails as a tree of tokens: the last token of a tail is only looked up, never read."""
+
+    def __init__(self, tails: Sequence[Sequence[int]]) -> None:
+        self.ids: list[int] = []
+        self.parents: list[int] = []
+        self.paths: list[list[tuple[int, int]]] = []  # of every tail: (the node before, the token looked up)
+        nodes: dict[tuple[int, int], int] = {}
+        for tail in tails:
+            node, path = ROOT, []
+            for k, token in enumerate(tail):
+                path.append((node, token))
+                if k + 1 < len(tail):
+                    if (node, token) not in nodes:
+                        nodes[node, token] = len(self.ids)
+                        self.ids.append(token)
+                        self.parents.append(node)
+                    node = nodes[node, token]
+            self.paths.append(path)
+
+    def sums(self, logs: Tensor) -> list[float]:
+        """Of every tail the sum of `logs [1 + nodes, V]`, whose first row follows the prompt itself."""
+        rows = torch.tensor([node + 1 for path in self.paths for node, _ in path], device=logs.device)
+        tokens = torch.tensor([token for path in self.paths for _, token in path], device=logs.device)
+        steps = logs[rows, tokens].double().cpu().split([len(path) for path in self.paths])
+        return [float(step.sum()) for step in steps]
+
+
+def _group_likelihoods(
+    keys: Keys, prompts: Sequence[Prompt], trees: Sequence[_Tree], shared: int
+) -> list[list[float]]:
+    keys.read(prompts[0], shared, logits=False)
+    ids: list[int] = []
+    parents: list[int] = []
+    wanted: list[int] = []
+    for prompt, tree in zip(prompts, trees, strict=True):
+        for k, token in enumerate(prompt.ids[shared:]):
+            parents.append(len(ids) - 1 if k else ROOT)
+            ids.append(token)
+        end = len(ids) - 1  # the prompt's last token, the parent of all that begins a tail
+        parents += [end if parent == ROOT else end + 1 + parent for parent in tree.parents]
+        ids += tree.ids
+        wanted += range(end, len(ids))
+    with Branches(keys) as branches:
+        logits = branches.forward(ids, parents, wanted, keys.features(prompts, shared))
+    split = logits.split([1 + len(tree.ids) for tree in trees])
+    return [tree.sums(part.float().log_softmax(-1)) for tree, part in zip(trees, split, strict=True)]
+
+
+def _one_by_one(keys: Keys, prompt: Prompt, tree: _Tree) -> list[float]:
+    """As above for models whose attention takes no mask of ours: every tail by itself, token by token."""
+    sums = []
+    for path in tree.paths:
+        logs = keys.prefill(prompt).float().log_softmax(-1)
+        total = 0.0
+        for k, (_, token) in enumerate(path):
+            total += float(logs[token])
+            if k + 1 < len(path):
+                logs = keys.step(token).float().log_softmax(-1)
+        sums.append(total)
+    return sums

@@ -1,0 +1,189 @@
+"""Prompts as the model reads them, and the keys and values of what it has read.
+
+Axes: m mentions of regions in a prompt, G the refined grid, D the language model's width, V its vocabulary,
+P tokens of a common prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from rgpt.model import RegionGPTImageFeatures
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as token ids.
+
+    Args:
+        ids: every picture is T image ids, every mention of a region one `<region>` id.
+        weights: `[m, G, G]` area shares, one a mention, in reading order.
+        region_id: the id of `<region>`.
+    """
+
+    ids: list[int]
+    weights: Tensor
+    region_id: int
+
+    @cached_property
+    def slots(self) -> list[int]:
+        """Where the mentions stand."""
+        return np.flatnonzero(np.asarray(self.ids) == self.region_id).tolist()
+
+    @cached_property
+    def mentioned(self) -> list[bytes]:
+        """Something comparable for the region of every mention: the tokens of two regions are the same."""
+        return [weights.tobytes() for weights in self.weights.numpy()]
+
+
+def prompts_of(batch: Any, region_id: int, grid: int) -> list[Prompt]:
+    """The rows of a processor's batch `[B, L]` without padding, each with the weights of its mentions."""
+    index, masks = batch.get("region_index"), batch.get("region_masks")
+    every = torch.zeros(0, grid, grid) if masks is None else masks.flatten(0, 1).index_select(0, index)
+    prompts, done = [], 0
+    for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+        row = ids[real.bool()].tolist()
+        mentions = row.count(region_id)
+        prompts.append(Prompt(row, every[done : done + mentions], region_id))
+        done += mentions
+    return prompts
+
+
+def common_prefix(prompts: Sequence[Prompt]) -> int:
+    """P: leading tokens that all prompts share, regions included; at least one token of each is left over."""
+    first = np.asarray(prompts[0].ids)
+    shared = min(len(prompt.ids) for prompt in prompts) - 1
+    for prompt in prompts[1:]:
+        unlike = np.flatnonzero(first[:shared] != np.asarray(prompt.ids[:shared]))
+        shared = int(unlike[0]) if len(unlike) else shared
+        same = _common(prompts[0].mentioned, prompt.mentioned)
+        if same < len(prompts[0].slots):
+            shared = min(shared, prompts[0].slots[same])
+    return shared
+
+
+class Keys:
+    """Keys and values of the tokens read so far, and what stood at each position.
+
+    Args:
+        model: a `RegionGPTForConditionalGeneration`.
+        processor: its processor.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+        self.refined: Tensor | None = None
+        """`[1, C, G, G]`, the picture; whoever sets it calls `clear` too."""
+        self.reused = 0
+        """Tokens of the last prompt whose keys were there already."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything read."""
+        self.ids: list[int] = []
+        self.mentioned: list[bytes] = []
+        self.cache = DynamicCache(config=self.model.config.get_text_config())
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether many continuations may stand in one row: plain attention that takes a mask of our own."""
+        attention = self.model.config.get_text_config()._attn_implementation
+        return attention in ("sdpa", "eager") and all(
+            type(layer) is DynamicLayer for layer in self.cache.layers
+        )
+
+    def prefill(self, prompt: Prompt) -> Tensor:
+        """Read a prompt, as far as it was not read yet; the logits `[V]` of what follows it."""
+        return self.read(prompt, len(prompt.ids))
+
+    def read(self, prompt: Prompt, length: int, logits: bool = True) -> Tensor:
+        """Read the first `length` tokens; without `logits` nothing is computed when all are known."""
+        keep = self._keep(prompt, length - 1 if logits else length)
+        self.reused = keep
+        if keep == length:
+            return torch.empty(0)
+        return self._forward(prompt.ids[keep:length], self.features([prompt], keep, length))
+
+    def step(self, token: int) -> Tensor:
+        """Read one more token; the logits `[V]` of what follows it."""
+        return self._forward([token], None)
+
+    def features(self, prompts: Sequence[Prompt], start: int, stop: int | None = None) -> Any:
+        """What is written over the placeholders in `ids[start:stop]` of all prompts; None for nothing."""
+        if self.refined is None:
+            return None
+        image_id, network = self.processor.image_token_id, self.model.model
+        pieces = [prompt.ids[start:stop] for prompt in prompts]
+        weights = [
+            prompt.weights[k]
+            for prompt, piece in zip(prompts, pieces, strict=True)
+            for k, slot in enumerate(prompt.slots)
+            if start <= slot < start + len(piece)
+        ]
+        pictures = sum(image_id in piece for piece in pieces)
+        if not weights and not pictures:
+            return None
+        with torch.inference_mode():
+            regions = None
+            if weights:
+                regions = network.pool_regions(
+                    self.refined, torch.stack(weights)[None].to(self.refined.device)
+                )[0]
+            width = self.model.config.get_text_config().hidden_size
+            tokens = self.refined.new_zeros(0, width) if not pictures else network.merge(self.refined)
+        return RegionGPTImageFeatures(
+            pooler_output=tokens if pictures < 2 else tokens.repeat(pictures, 1, 1), region_features=regions
+        )
+
+    def _keep(self, prompt: Prompt, length: int) -> int:
+        """Cut the cache to what it shares with the prompt's first `length` tokens; how many that are."""
+        keep = _common(self.ids, prompt.ids[:length])
+        same = _common(self.mentioned, prompt.mentioned)
+        if same < len(prompt.slots):  # a slot whose region differs, though its token is the same
+            keep = min(keep, prompt.slots[same])
+        if keep == 0:
+            self.clear()
+        elif surplus := len(self.ids) - keep:
+            self.cache.crop(-surplus)
+        self.ids, self.mentioned = prompt.ids[:keep], prompt.mentioned
+        return keep
+
+    def _forward(self, new: list[int], features: Any) -> Tensor:
+        logits = self.run(features, input_ids=torch.tensor([new], device=self.model.device), logits_to_keep=1)
+        self.ids = self.ids + new
+        return logits[-1]
+
+    def run(self, features: Any, **inputs: Any) -> Tensor:
+        """One pass of the model over a row, appended to the cache: logits `[kept, V]`."""
+        try:
+            with torch.inference_mode():
+                outputs = self.model(
+                    past_key_values=self.cache,
+                    mm_encoder_outputs=None if features is None else {"image": features},
+                    use_cache=True,
+                    **inputs,
+                )
+        except BaseException:
+            # Some layers may hold keys of these tokens and others not: half a cache is no cache.
+            self.clear()
+            raise
+        return outputs.logits[0]
+
+
+def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many leading items two sequences share."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count

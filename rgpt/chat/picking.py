@@ -1,0 +1,85 @@
+"""The next token from logits: the likeliest, or drawn at a temperature; from all tokens or a closed set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from rgpt.errors import InputError
+
+Trie = dict[int, Any]
+"""Nested dicts of token ids: what may come next, and what after that."""
+
+
+class Picker:
+    """Chooses tokens for one answer.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_p: tokens outside this share of the probability are never drawn.
+        seed: of the drawing; None: any.
+        never: ids that cannot be chosen.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+
+    def __init__(self, temperature: float, top_p: float, seed: int | None, never: Sequence[int]) -> None:
+        if not (math.isfinite(temperature) and temperature >= 0) or not 0 < top_p <= 1:
+            raise InputError(
+                f"temperature {temperature} and top_p {top_p} must be at least 0, and in (0, 1]."
+            )
+        if seed is not None and not 0 <= seed < 2**63:
+            raise InputError(f"seed is {seed}: expected a whole number from 0 to 2**63 - 1.")
+        # Logits divided by almost nothing overflow; the likeliest token is what the limit means.
+        self.temperature, self.never = (temperature if temperature > 1e-4 else 0.0), list(never)
+        self.warpers = LogitsProcessorList()
+        if self.temperature > 0:
+            self.warpers.append(TemperatureLogitsWarper(float(temperature)))
+            self.warpers.append(TopPLogitsWarper(float(top_p)))
+        self.generator = torch.Generator()
+        self.generator.seed() if seed is None else self.generator.manual_seed(seed)
+
+    def __call__(self, logits: Tensor, allowed: Iterable[int] | None) -> int:
+        """The next token of `logits [V]`; with `allowed`, one of those."""
+        logits = logits.float().cpu().clone()
+        logits[self.never] = -torch.inf
+        if allowed is not None:
+            mask = torch.full_like(logits, -torch.inf)
+            mask[list(allowed)] = 0.0
+            logits = logits + mask
+        if self.temperature == 0:
+            return int(logits.argmax())
+        scores = self.warpers(torch.empty(1, 0, dtype=torch.long), logits[None])[0]
+        return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
+
+
+def pick_each(pickers: Sequence[Picker], logits: Tensor, tries: Sequence[Trie | None]) -> list[int]:
+    """One token a row of `logits [n, V]`, as the row's own picker would choose it alone.
+
+    Greedy rows without a closed set are chosen in one operation on the device.
+    """
+    if pickers and pickers[0].temperature == 0 and all(trie is None for trie in tries):
+        logits = logits.float().clone()
+        logits[:, pickers[0].never] = -torch.inf
+        return logits.argmax(-1).tolist()
+    rows = logits.float().cpu()
+    return [pick(row, trie) for pick, row, trie in zip(pickers, rows, tries, strict=True)]
+
+
+def token_trie(sequences: Iterable[Sequence[int]], ends: Iterable[int]) -> Trie:
+    """A trie of token sequences, each of which ends with any of `ends`."""
+    ends = list(ends)
+    root: Trie = {}
+    for tokens in sequences:
+        node = root
+        for token in tokens:
+            node = node.setdefault(token, {})
+        for end in ends:
+            node[end] = {}
+    return root
