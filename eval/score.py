@@ -21,7 +21,16 @@ from eval.layouts.files import PathOrValue, read_json
 from eval.scorers.options import Options
 from rgpt.errors import InputError
 
-TASKS = ("region_classification", "pope")
+TASKS = (
+    "region_classification",
+    "region_captioning",
+    "referring",
+    "pope",
+    "open_vocabulary",
+    "dlc_bench",
+    "ferret_bench",
+)
+WITHOUT_TRUTH = ("dlc_bench", "ferret_bench")
 
 
 def score_task(
@@ -62,6 +71,8 @@ def score_task(
             actual=", ".join(unknown),
             fix="remove what is unknown",
         )
+    if gt is None and task not in WITHOUT_TRUTH:
+        raise InputError.about(f"ground truth of {task}", expected="a file", actual="none", fix="give --gt")
     if options.get("ids") is not None:
         options["ids"] = frozenset(str(i) for i in options["ids"])
     scores: dict[str, Any] = scorer.score(gt, predictions, protocol, Options(**options))

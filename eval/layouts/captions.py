@@ -1,0 +1,175 @@
+"""Reference captions and generated ones, in every layout they are published in.
+
+Either side becomes `{id: …}` with ids as strings. What an id is depends on the file: the picture (COCO
+captions), the ref (RefCOCO), the annotation (Google RefExp), the region (Visual Genome), the line (plain
+text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.layouts.files import PathOrValue, name_of, read_json, read_text, row_name, show
+from eval.layouts.pickles import read_plain_pickle
+from eval.layouts.rows import are_rows, check_unique, predictions_file, read_rows
+from rgpt.errors import InputError
+
+RESULT_KEYS = (("image_id", "caption"), ("ref_id", "sent"), ("annotation_id", "generated_refexp"))
+REFERENCE_KEYS = (("image_id", "caption"), ("ann_id", "refexp"), ("id", "caption"))
+
+
+def read_references(source: Any, split: str | None = None) -> dict[str, list[str]]:
+    """References by id, in file order.
+
+    Reads COCO caption files, `{id: [references]}`, `refs(….).p` (the raw sentences of each ref), Google
+    RefExp files, Visual Genome's `region_descriptions.json`, lists of `{ann_id, refexp}`, and plain text, one
+    or several files whose lines belong together.
+
+    Args:
+        split: of a file that holds several (refs); refused where the file has none.
+
+    Raises:
+        InputError: another layout, an unknown split, an item without a reference.
+    """
+    name = name_of(source) if isinstance(source, str | Path) else "references"
+    if isinstance(source, str | Path) and Path(source).suffix == ".txt":
+        source = [source]
+    if isinstance(source, list) and source and all(isinstance(s, str | Path) for s in source):
+        files = [Path(s) for s in source]
+        if len(files) > 1 or files[0].suffix == ".txt":
+            return _parallel_lines(files)
+        source = files[0]
+    if isinstance(source, str | Path) and Path(source).suffix in (".p", ".pkl", ".pickle"):
+        value = read_plain_pickle(source)
+    else:
+        value = read_json(source)
+    if _are_refs(value):
+        found = _from_refs(value, split, name)
+    else:
+        if split is not None:
+            raise InputError.about(
+                f"{name}, split", expected="none (the file holds one)", actual=repr(split), fix="leave it out"
+            )
+        found = _from_value(value, name)
+    for id_, listed in found.items():
+        if not listed or not all(isinstance(text, str) and text.strip() for text in listed):
+            raise InputError.about(
+                f"{name}, id {id_}",
+                expected="references of words",
+                actual=show(listed),
+                fix="repair the file",
+            )
+    return found
+
+
+def _are_refs(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(ref, Mapping) and {"ref_id", "sentences", "split"} <= set(ref) for ref in value
+    )
+
+
+def _from_refs(refs: list[Any], split: str | None, name: str) -> dict[str, list[str]]:
+    splits = sorted({ref["split"] for ref in refs})
+    if split is not None and split not in splits:
+        raise InputError.about(
+            f"{name}, split", expected=f"one of {', '.join(splits)}", actual=repr(split), fix="choose one"
+        )
+    check_unique((str(ref["ref_id"]) for ref in refs), name, "ref_id")
+    return {
+        str(ref["ref_id"]): [sentence["raw"] for sentence in ref["sentences"]]
+        for ref in refs
+        if split in (None, ref["split"])
+    }
+
+
+def _from_value(value: Any, name: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    if isinstance(value, Mapping) and {"annotations", "refexps"} <= set(value):  # Google RefExp
+        expressions = value["refexps"]
+        return {
+            str(id_): [expressions[str(e)]["raw"] for e in annotation["refexp_ids"]]
+            for id_, annotation in value["annotations"].items()
+        }
+    if isinstance(value, Mapping) and isinstance(value.get("annotations"), list):  # COCO captions
+        value = value["annotations"]
+    elif isinstance(value, Mapping):
+        return {str(k): [v] if isinstance(v, str) else list(v) for k, v in value.items()}
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        if all("regions" in row for row in value):  # Visual Genome
+            regions = [region for row in value for region in row["regions"] if region["phrase"].strip()]
+            check_unique((str(region["region_id"]) for region in regions), name, "region_id")
+            return {str(region["region_id"]): [region["phrase"]] for region in regions}
+        for id_key, text_key in REFERENCE_KEYS:
+            if all({id_key, text_key} <= set(row) for row in value):
+                for row in value:
+                    found.setdefault(str(row[id_key]), []).append(row[text_key])
+                return found
+    raise InputError.about(
+        name, expected="reference captions", actual=show(value), fix="eval/README.md shows the layouts"
+    )
+
+
+def _parallel_lines(files: list[Path]) -> dict[str, list[str]]:
+    texts = [_lines(path) for path in files]
+    for path, lines in zip(files, texts, strict=True):
+        if len(lines) != len(texts[0]):
+            raise InputError.about(
+                str(path),
+                expected=f"{len(texts[0])} lines as in {files[0]}",
+                actual=str(len(lines)),
+                fix="line n of all files must belong together",
+            )
+    return {str(n): list(line) for n, line in enumerate(zip(*texts, strict=True), start=1)}
+
+
+def _lines(path: Path) -> list[str]:
+    return read_text(path).removesuffix("\n").split("\n")
+
+
+def read_hypotheses(source: PathOrValue) -> tuple[dict[str, str], dict[str, str]]:
+    """Generated captions by id, and why items failed by id (their caption is the empty string).
+
+    Reads our rows, COCO caption results, `{id: caption}` or `{id: [caption]}`, RefCOCO's
+    `{"predictions": [{ref_id, sent}]}`, Google's `[{annotation_id, generated_refexp}]`, and plain text.
+
+    Raises:
+        InputError: another layout, an id twice, a caption that is no string.
+    """
+    source = predictions_file(source)
+    if isinstance(source, str | Path) and Path(source).suffix == ".txt":
+        return {str(n): line for n, line in enumerate(_lines(Path(source)), start=1)}, {}
+    value = read_json(source)
+    if are_rows(value):
+        rows = read_rows(value, source)
+        return {r.id: r.answer for r in rows}, {r.id: r.failed for r in rows if r.failed}
+    if isinstance(value, Mapping) and isinstance(value.get("predictions"), list):
+        value = value["predictions"]
+    if isinstance(value, Mapping):
+        pairs = [(str(k), v[0] if isinstance(v, list) and len(v) == 1 else v) for k, v in value.items()]
+    else:
+        pairs = _pairs(value, source)
+    for index, (id_, caption) in enumerate(pairs):
+        if not isinstance(caption, str):
+            raise InputError.about(
+                f"{row_name(source, index)}, id {id_}",
+                expected="one caption",
+                actual=show(caption),
+                fix="repair it",
+            )
+    check_unique((id_ for id_, _ in pairs), source)
+    return dict(pairs), {}
+
+
+def _pairs(value: Any, source: PathOrValue) -> list[tuple[str, Any]]:
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        for id_key, text_key in RESULT_KEYS:
+            if all({id_key, text_key} <= set(row) for row in value):
+                return [(str(row[id_key]), row[text_key]) for row in value]
+    raise InputError.about(
+        name_of(source),
+        expected="generated captions",
+        actual=show(value),
+        fix="eval/README.md shows the layouts",
+    )
