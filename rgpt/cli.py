@@ -16,7 +16,11 @@ from rgpt import __version__
 from rgpt.errors import InputError
 
 COMMANDS = {
+    "assemble": "make a RegionGPT folder out of LLaVA, CLIP + Vicuna or SpatialRGPT weights",
     "chat": "draw regions on a picture from the command line and ask about them",
+    "cache-features": "compute the frozen tower's features of a data set once, for training",
+    "merge-lora": "write a plain checkpoint of an adapter",
+    "serve": "answer OpenAI chat completions with regions over HTTP",
 }
 
 
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # One word only: everything after the verb belongs to the verb, its --help included.
         command: str = build_parser().parse_args(words[:1]).command
         name = f"rgpt {command}"
-        return importlib.import_module(f"rgpt.commands.{command}").main(words[1:])
+        return importlib.import_module(f"rgpt.commands.{command.replace('-', '_')}").main(words[1:])
     except InputError as error:
         print(f"{name}: {one_line(error)}", file=sys.stderr)
         return 2

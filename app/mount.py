@@ -1,0 +1,24 @@
+"""The app at /ui of another server's application: what `rgpt serve --ui` calls."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# Before Gradio is imported anywhere: it would otherwise contact two outside hosts.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+def mount(application: Any, model: Any, processor: Any, name: str, path: str = "/ui") -> Any:
+    """The FastAPI application with the page at `path`; model and processor are those that the server uses.
+
+    The server's API keys do not protect the page.
+    """
+    import gradio as gr
+
+    from app.engine import ModelEngine
+    from app.examples import EXAMPLE_SEEDS, scene_picture
+    from app.page import build_page, launch_options
+
+    page = build_page(ModelEngine(model, processor, name), [scene_picture(seed) for seed in EXAMPLE_SEEDS])
+    return gr.mount_gradio_app(application, page, path=path, **launch_options())

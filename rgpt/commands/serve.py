@@ -1,0 +1,194 @@
+"""`rgpt serve`: a model behind the OpenAI chat completions protocol, with regions.
+
+The page (`--ui`) lives above this package, so it is named, not imported: `MODULE:FUNCTION`, called with the
+application, the model, its processor and its name, returns the application with a page at /ui. The default is
+the repository's own app.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import ipaddress
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rgpt.cli import OneLineParser
+from rgpt.errors import InputError
+
+PAGE = "app.mount:mount"
+EXAMPLES = """\
+examples:
+  rgpt serve
+  rgpt serve --model runs/stage2 --port 8000 --ui
+  RGPT_API_KEY=… rgpt serve --host 0.0.0.0
+
+a request (the official client sends regions with extra_body={"regions": [...]}):
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '
+    {"model": "rgpt", "messages": [{"role": "user", "content": [
+       {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}},
+       {"type": "text", "text": "What is <region1>?"}]}],
+     "regions": [{"id": "region1", "box": [60, 150, 260, 330]}]}'
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `rgpt serve`."""
+    parser = OneLineParser(
+        prog="rgpt serve",
+        description="Serve a model: OpenAI chat completions with regions, /v1/models, /health, /metrics.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", default="tiny", help="tiny, a model folder or a hub id (default: tiny)")
+    add("--model-name", metavar="NAME", help="what requests call it, besides rgpt (default: its last part)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=_port, default=8000, help="default: 8000; 0 lets the system choose")
+    add(
+        "--api-key",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="a key that requests must bring; may be repeated; RGPT_API_KEY hides it from other users",
+    )
+    add(
+        "--ui",
+        nargs="?",
+        const=PAGE,
+        metavar="MODULE:FUNCTION",
+        help=f"also serve a page at /ui (default: {PAGE}, from the repository)",
+    )
+    add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
+    add("--max-running", type=_count, metavar="N", help="answers computed at once")
+    add("--max-waiting", type=_count_or_none, metavar="N", help="requests in line; one more gets 429")
+    add("--max-regions", type=_count, metavar="N", help="regions of a request")
+    add("--max-image-pixels", type=_count, metavar="N")
+    add("--time-limit", type=_seconds, metavar="S", help="of a request, waiting included")
+    add("--grace", type=_seconds, metavar="S", help="that answers get to finish after SIGTERM")
+    add("--dtype", help="float32, bfloat16, float16 or auto")
+    add("--device", help="cpu, cuda, cuda:1 … (default: the first GPU, or the CPU)")
+    add("--access-log", action="store_true", help="a line on stderr for every request")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `rgpt serve` until a signal and return the exit code.
+
+    Raises:
+        InputError: an argument is wrong, there is no such model or page, the address is taken.
+    """
+    options = build_parser().parse_args(arguments)
+    keys = [*options.api_key, *os.environ.get("RGPT_API_KEY", "").split()]
+    if any(not key.strip() for key in keys):
+        raise InputError("--api-key is empty: give a key, or leave the option away.")
+    try:
+        from rgpt.serve.app import create_app
+        from rgpt.serve.server import listen, run
+        from rgpt.serve.service import Service
+        from rgpt.serve.settings import Settings
+    except ModuleNotFoundError as error:
+        if (error.name or "rgpt").startswith("rgpt"):
+            raise
+        raise InputError(f"rgpt serve needs {error.name}: pip install 'rgpt[serve]'.") from error
+
+    names = ("max_running", "max_waiting", "max_regions", "max_image_pixels", "time_limit", "grace")
+    settings = Settings(**{n: getattr(options, n) for n in names if getattr(options, n) is not None})
+    mount = find_page(options.ui) if options.ui else None
+
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    from rgpt.chat import ChatSession
+    from rgpt.model import load
+
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    transformers_logging.disable_progress_bar()
+    listener = listen(options.host, options.port)  # a taken port is told before a large model is loaded
+    model, processor = load(options.model, dtype=options.dtype, device=options.device)
+    name = options.model_name or options.model.rstrip("/").rsplit("/", 1)[-1]
+    service = Service(
+        lambda: ChatSession(model, processor),
+        settings,
+        fetch_images=options.allow_image_urls,
+        features_bytes=features_bytes(model),
+    )
+    app: Any = create_app(service, list(dict.fromkeys([name, "rgpt"])), keys)
+    if mount is not None:
+        app = mount(app, model, processor, name)
+    if not keys and not _is_loopback(options.host):
+        print(
+            f"rgpt serve: warning: {options.host} can be reached from outside and no --api-key is set.",
+            file=sys.stderr,
+        )
+    page = ", page at {address}/ui" if mount is not None else ""
+    return run(
+        app,
+        service,
+        listener,
+        lambda address: f"rgpt serves {name} at {address}/v1{page.format(address=address)} (Ctrl-C stops it)",
+        access_log=options.access_log,
+        log_level="info" if options.access_log else "warning",
+    )
+
+
+def find_page(spec: str) -> Any:
+    """The function of `MODULE:FUNCTION`.
+
+    Raises:
+        InputError: there is none.
+    """
+    module_name, _, function = spec.partition(":")
+    try:
+        # `rgpt serve` of an installed package starts with its own folder on the path, not with the current.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        return getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"--ui {spec} cannot be used ({error}): run it from the repository's root with the app extra "
+            "installed, or name MODULE:FUNCTION."
+        ) from error
+
+
+def features_bytes(model: Any) -> int:
+    """Bytes of one picture's refined features, for the bound on what is kept."""
+    config = model.config
+    return int(config.vision_hidden_size * config.refined_grid**2 * model.dtype.itemsize)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
+    return value

@@ -1,0 +1,249 @@
+"""The form of requests and responses: OpenAI chat completions with a field `regions`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from rgpt.serve.errors import ApiError, from_validation
+
+KINDS = ("box", "mask", "polygon", "point")
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+_RING = {"type": "array", "items": _PAIR, "minItems": 3}
+# Read by rgpt.regions, whose sentences are better than those of a union of lists.
+Rings = Annotated[
+    list[Any], WithJsonSchema({"anyOf": [_RING, {"type": "array", "items": _RING, "minItems": 1}]})
+]
+Counts = Annotated[
+    Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]})
+]
+
+
+class MaskParam(BaseModel):
+    """A COCO mask in run-length encoding; `size` is (height, width) and must be the picture's."""
+
+    model_config = ConfigDict(extra="forbid")
+    size: Annotated[
+        list[Annotated[int, Field(strict=True, ge=1, le=2**31)]], Field(min_length=2, max_length=2)
+    ]
+    counts: Counts
+
+
+class RegionParam(BaseModel):
+    """Exactly one of box, mask, polygon, point, in pixels of the upright picture.
+
+    x right, y down, half-open.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    id: Annotated[str, Field(pattern=r"^region[1-9][0-9]{0,8}$")] | None = Field(
+        None, description="`region1` is what `<region1>` mentions; default: by position, from 1."
+    )
+    image: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="Which picture; there is one.")
+    box: Annotated[list[Number], Field(min_length=4, max_length=4)] | None = None
+    mask: MaskParam | None = None
+    polygon: Rings | None = None
+    point: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    normalized: Annotated[bool, Field(strict=True)] = Field(
+        False, description="Coordinates are shares of the picture's width and height."
+    )
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> RegionParam:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected exactly one of {', '.join(KINDS)}, got {' and '.join(given) or 'none'}"
+            )
+        if self.normalized and self.mask is not None:
+            raise ValueError("a mask has no coordinates to be normalized")
+        return self
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(BaseModel):
+    url: str
+    detail: str | None = None
+
+
+class ImagePart(BaseModel):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+def _part_tag(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"<{kind}>" if kind in ("text", "image_url") else None
+
+
+def _list_tag(value: Any) -> str:
+    return "<list>" if isinstance(value, list) else "<str>"
+
+
+# Tags in angle brackets: they turn up in the location of an error and must not be taken for fields.
+Part = Annotated[
+    Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")],
+    Discriminator(
+        _part_tag,
+        custom_error_type="part",
+        custom_error_message="expected a part of type text or image_url",
+    ),
+]
+Parts = Annotated[list[Part], Field(max_length=64, fail_fast=True)]
+Content = Annotated[Annotated[str, Tag("<str>")] | Annotated[Parts, Tag("<list>")], Discriminator(_list_tag)]
+Stops = Annotated[
+    Annotated[str, Tag("<str>")] | Annotated[Annotated[list[str], Field(max_length=4)], Tag("<list>")],
+    Discriminator(_list_tag),
+]
+
+
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content | None = None
+
+    @model_validator(mode="after")
+    def _content(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("content is missing")
+        return self
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class ChatRequest(BaseModel):
+    """A chat completion. Unknown fields are refused, as are values that ask for what the server cannot do."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000, fail_fast=True)]
+    regions: Annotated[list[RegionParam], Field(max_length=1000, fail_fast=True)] | None = Field(
+        None, description="What `<region1>`, `<region2>` … mean, in every message."
+    )
+    stream: Annotated[bool, Field(strict=True)] | None = False
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Field(strict=True, ge=1, le=2**31)] | None = None
+    stop: Stops | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = None
+
+    # Taken with the one value that changes nothing, refused otherwise.
+    n: Literal[1] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: None = None
+    frequency_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    response_format: ResponseFormat | None = None
+    # About the request, not about the answer.
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+
+    @model_validator(mode="after")
+    def _options(self) -> ChatRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ApiError("invalid_value", "stream_options needs stream to be true.", param="stream_options")
+        return self
+
+    @property
+    def stops(self) -> list[str]:
+        """Stop strings, without empty ones, which would stop before the first word."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [text for text in given if text]
+
+
+class ResponseFormat(BaseModel):
+    type: Literal["text"]
+
+
+ChatRequest.model_rebuild()
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """What every answer but 200 holds."""
+
+    error: ErrorDetail
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """The request of a body.
+
+    Raises:
+        ApiError: 400, naming the first field that is wrong.
+    """
+    try:
+        return ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise from_validation(problem) from None
+
+
+class Reply:
+    """Builds what is sent for one request: a whole completion, or its chunks."""
+
+    def __init__(self, model: str) -> None:
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.created = int(time.time())
+        self.model = model
+
+    def completion(self, text: str, finish_reason: str, usage: dict[str, Any]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage}
+
+    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def usage_json(prompt: int, cached: int, answer: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }

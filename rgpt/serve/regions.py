@@ -1,0 +1,116 @@
+"""The `regions` of a request → values of `rgpt.regions`, in pixels of the upright picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rgpt.errors import InputError
+from rgpt.regions import RLE, Box, Point, Polygon, Region
+from rgpt.serve.errors import ApiError, from_input_error
+from rgpt.serve.protocol import RegionParam
+from rgpt.serve.settings import Settings
+
+
+def check_region_params(params: Sequence[RegionParam], settings: Settings, picture: bool) -> list[int]:
+    """The numbers of the regions, after everything has been checked that needs no picture.
+
+    Raises:
+        ApiError: too many, two with one id, one on a picture that is not there, too many corners or counts.
+    """
+    if len(params) > settings.max_regions:
+        raise ApiError(
+            "too_many_regions",
+            f"There are {len(params)} regions: at most {settings.max_regions} are taken.",
+            param="regions",
+        )
+    if params and not picture:
+        raise ApiError("missing_image", "There are regions but no picture in the messages.", param="regions")
+    numbers: list[int] = []
+    points = 0
+    for index, param in enumerate(params):
+        where = f"regions[{index}]"
+        number = index + 1 if param.id is None else int(param.id.removeprefix("region"))
+        if number in numbers:
+            raise ApiError(
+                "duplicate_region",
+                f"region{number} is given twice: give each its own id.",
+                param=f"{where}.id",
+            )
+        numbers.append(number)
+        if param.image != 0:
+            raise ApiError(
+                "unknown_image",
+                f"A region lies on picture {param.image}, but there is one picture, number 0.",
+                param=f"{where}.image",
+            )
+        points += sum(len(item) if isinstance(item, list) else 1 for item in param.polygon or [])
+        if points > settings.max_points * 2:  # a ring's points are counted by their coordinates
+            raise ApiError(
+                "invalid_region",
+                f"The polygons have more than {settings.max_points} corners: simplify them or send masks.",
+                param=f"{where}.polygon",
+            )
+        if param.mask is not None:
+            counts = param.mask.counts
+            if not isinstance(counts, str | list):
+                raise ApiError(
+                    "invalid_rle", "counts is neither a string nor a list.", param=f"{where}.mask.counts"
+                )
+            if len(counts) > settings.max_rle_length:
+                raise ApiError(
+                    "invalid_rle",
+                    f"counts has a length of {len(counts)}: at most {settings.max_rle_length} is taken.",
+                    param=f"{where}.mask.counts",
+                )
+    return numbers
+
+
+def build_regions(
+    params: Sequence[RegionParam], numbers: Sequence[int], height: int, width: int
+) -> dict[int, Region]:
+    """The regions by number.
+
+    A region that is partly outside the picture is cut to it, one that is wholly outside is refused.
+
+    Raises:
+        ApiError: 400 with `regions[i].kind`, e.g. `region_out_of_bounds` at `regions[0].box`.
+    """
+    return {
+        number: _build(param, f"regions[{index}].{param.kind}", height, width)
+        for index, (number, param) in enumerate(zip(numbers, params, strict=True))
+    }
+
+
+def _build(param: RegionParam, where: str, height: int, width: int) -> Region:
+    x_scale, y_scale = (width, height) if param.normalized else (1, 1)
+    try:
+        region: Region
+        if param.mask is not None:
+            # Before the counts are read: a mask is allocated by its size alone.
+            if (param.mask.size[0], param.mask.size[1]) != (height, width):
+                raise ApiError(
+                    "mask_size_mismatch",
+                    f"The mask's size is {param.mask.size} but the picture's (height, width) is "
+                    f"[{height}, {width}]: make the mask on the upright picture.",
+                    param=where,
+                )
+            region = RLE(param.mask.size, param.mask.counts)
+        elif param.box is not None:
+            x1, y1, x2, y2 = param.box
+            region = Box(x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale)
+        elif param.point is not None:
+            region = Point(param.point[0] * x_scale, param.point[1] * y_scale)
+        else:
+            region = Polygon(param.polygon)
+            if param.normalized:
+                region = Polygon([[(x * x_scale, y * y_scale) for x, y in ring] for ring in region.rings])
+    except (InputError, OverflowError) as error:
+        problem = error if isinstance(error, InputError) else InputError(f"a number is too large ({error})")
+        raise from_input_error(
+            problem, "invalid_rle" if param.mask is not None else "invalid_region", where
+        ) from None
+    try:
+        region.check_inside(height, width)
+    except InputError as error:
+        raise from_input_error(error, "region_out_of_bounds", where) from None
+    return region

@@ -1,0 +1,252 @@
+"""From a checked request to the pieces of its answer: queue, picture, regions, model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from rgpt.chat import Turn
+from rgpt.regions import Region
+from rgpt.serve.conversation import Asked, check_mentions, mentioned, read_conversation
+from rgpt.serve.engine import Engine, Job, Slots, next_event
+from rgpt.serve.errors import ApiError, shutting_down, time_limit
+from rgpt.serve.fetch import fetch
+from rgpt.serve.metrics import Metrics
+from rgpt.serve.pictures import SentPicture, open_sent, read_data_url
+from rgpt.serve.protocol import ChatRequest
+from rgpt.serve.regions import build_regions, check_region_params
+from rgpt.serve.sessions import Picture, Session, Sessions
+from rgpt.serve.settings import Settings
+from rgpt.serve.text import AnswerText
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last event of an answer."""
+
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    answer_tokens: int
+
+
+@dataclass
+class _Ready:
+    """A request whose picture and regions are opened; `image` is None where nothing has to be encoded."""
+
+    key: str
+    picture: Picture | None
+    image: Any
+    alpha: Any
+    regions: dict[int, Region]
+
+
+class Service:
+    """Answers requests over one model.
+
+    Args:
+        new_session: makes an empty `ChatSession` (or a fake of it).
+        fetch_images: whether http(s) picture URLs are fetched.
+    """
+
+    def __init__(
+        self,
+        new_session: Callable[[], Session],
+        settings: Settings | None = None,
+        *,
+        fetch_images: bool = False,
+        features_bytes: int = 0,
+    ) -> None:
+        self.settings = settings = settings or Settings()
+        self.fetch_images = fetch_images
+        self.sessions = Sessions(
+            new_session,
+            settings.kept_pictures,
+            settings.kept_picture_bytes,
+            settings.kept_sessions,
+            features_bytes,
+        )
+        self.slots = Slots(settings.max_running, settings.max_waiting)
+        self.engine = Engine()
+        self.metrics = Metrics(lambda: self.slots.running, lambda: self.slots.waiting)
+        self.draining = False
+        self._jobs: set[Job] = set()
+        # Decoded pictures are large, so few are decoded at once.
+        self._openers = ThreadPoolExecutor(2, thread_name_prefix="rgpt-pictures")
+
+    def start(self) -> None:
+        self.engine.start()
+
+    def drain(self) -> None:
+        """Say that the server is about to end: health says so; what is under way goes on."""
+        self.draining = True
+
+    def end(self) -> None:
+        """Fail what is still waiting or under way, in order."""
+        self.draining = True
+        self.slots.close()
+        for job in list(self._jobs):
+            job.events.put_nowait(shutting_down())
+            job.stop()
+
+    def close(self) -> None:
+        self.end()
+        self.engine.close()
+        self._openers.shutdown(wait=False, cancel_futures=True)
+
+    async def answer(self, request: ChatRequest, who: str = "") -> AsyncGenerator[str | Ended, None]:
+        """The answer's pieces, then one `Ended`. Closing the generator stops the computation.
+
+        Args:
+            who: the caller's key; what is kept of one caller is not used for another.
+
+        Raises:
+            ApiError: before the first piece for whatever is wrong with the request; later only for the time
+                limit, a shutdown or a failure of the model.
+        """
+        started = time.monotonic()
+        outcome = "disconnected"
+        first = True
+        events = self._answer(request, who)
+        try:
+            async for event in events:
+                if first:
+                    first = False
+                    self.metrics.first.observe(time.monotonic() - started)
+                if isinstance(event, Ended):
+                    outcome = event.finish_reason
+                    self.metrics.tokens.labels("prompt").inc(event.prompt_tokens)
+                    self.metrics.tokens.labels("cached").inc(event.cached_tokens)
+                    self.metrics.tokens.labels("answer").inc(event.answer_tokens)
+                yield event
+        except ApiError as error:
+            outcome = error.code
+            raise
+        finally:
+            await events.aclose()
+            self.metrics.requests.labels(outcome).inc()
+            self.metrics.seconds.observe(time.monotonic() - started)
+
+    async def _answer(self, request: ChatRequest, who: str) -> AsyncGenerator[str | Ended, None]:
+        settings, loop = self.settings, asyncio.get_running_loop()
+        until = loop.time() + settings.time_limit
+        asked = read_conversation(request.messages, settings.max_text)
+        params = request.regions or []
+        numbers = check_region_params(params, settings, asked.picture_url is not None)
+        alpha_is_region = request.regions is None
+        if not alpha_is_region or asked.picture_url is None:
+            check_mentions(asked, numbers)
+        await self.slots.acquire(until, settings.time_limit)
+        held_since = loop.time()
+        job: Job | None = None
+        try:
+            opening = loop.run_in_executor(self._openers, self._open, request, asked, numbers, who)
+            async with asyncio.timeout_at(until):
+                ready = await opening
+            if ready.picture is None and ready.image is None:
+                session = self.sessions.take(None, asked.turns)
+            elif ready.picture is not None:
+                session = self.sessions.take(ready.picture, asked.turns)
+            else:
+                session = self.sessions.new()
+            holder = [session]
+
+            def on_end() -> None:
+                if job is not None:
+                    self._jobs.discard(job)
+                # What failed in the middle is not known to be whole: only what was asked to its end is kept.
+                if holder[0].turns and len(holder[0].turns) > len(asked.turns):
+                    self.sessions.give(ready.key, holder[0])
+                self.slots.release(loop.time() - held_since)
+
+            job = self.engine.submit(self._compute(request, asked, ready, holder), on_end)
+            self._jobs.add(job)
+            text = AnswerText(request.stops)
+            while (piece := await next_event(job, until, settings.time_limit)) is not None:
+                if sent := text.feed(piece):
+                    yield sent
+                if text.stopped:
+                    job.stop()
+            if sent := text.finish():
+                yield sent
+            usage = holder[0].turns[-1].usage
+            reason = "length" if usage.ended == "length" and not text.stopped else "stop"
+            yield Ended(reason, usage.prompt_tokens, usage.cached_tokens, usage.answer_tokens)
+        except TimeoutError:
+            raise time_limit(settings.time_limit) from None
+        finally:
+            if job is None:
+                self.slots.release()
+            else:
+                job.stop()
+
+    def _open(self, request: ChatRequest, asked: Asked, numbers: list[int], who: str) -> _Ready:
+        """On a thread: the picture's bytes, then what is known of it or the opened picture; regions."""
+        if asked.picture_url is None:
+            return _Ready("", None, None, None, {})
+        assert asked.picture_param is not None
+        data = self._bytes_of(asked.picture_url, asked.picture_param)
+        sent = SentPicture.of(data, request.regions is None, asked.picture_param, who)
+        picture = self.sessions.picture(sent.key)
+        if picture is not None:
+            self.metrics.pictures.labels("hit").inc()
+            ready = _Ready(sent.key, picture, None, picture.alpha, {})
+            height, width = picture.size
+        else:
+            self.metrics.pictures.labels("miss").inc()
+            image, alpha = open_sent(sent, self.settings)
+            ready = _Ready(sent.key, None, image, alpha, {})
+            height, width = image.height, image.width
+        ready.regions = build_regions(request.regions or [], numbers, height, width)
+        if ready.alpha is not None:
+            ready.regions = {1: ready.alpha}
+        check_mentions(asked, list(ready.regions))
+        return ready
+
+    def _bytes_of(self, url: str, param: str) -> bytes:
+        if url[:5].lower() == "data:":
+            return read_data_url(url, param, self.settings)
+        if url[:7].lower() == "http://" or url[:8].lower() == "https://":
+            if self.fetch_images:
+                return fetch(url, param, self.settings)
+            raise ApiError(
+                "image_url_not_allowed",
+                "This server fetches no pictures: send it as data:image/png;base64,….",
+                param=param,
+            )
+        raise ApiError(
+            "invalid_image",
+            f"The picture's URL begins {url[:20]!r}: expected data:image/png;base64,….",
+            param=param,
+        )
+
+    def _compute(
+        self, request: ChatRequest, asked: Asked, ready: _Ready, holder: list[Session]
+    ) -> Iterator[str]:
+        """On the model's thread: encode the picture unless it is known, then answer."""
+        if ready.image is not None:
+            base = holder[0]
+            base.set_image(ready.image)
+            ready.picture = Picture(ready.key, base, ready.alpha)
+            self.sessions.add_picture(ready.picture)
+            holder[0] = base.another()
+            ready.image = None
+        session = holder[0]
+        known = ready.regions
+        session.turns = [
+            Turn(question, answer, {n: known[n] for n in mentioned(question)})
+            for question, answer in asked.turns
+        ]
+        session.regions = {n: known[n] for n in mentioned(asked.question)}
+        limit = request.max_completion_tokens or request.max_tokens or self.settings.default_max_tokens
+        yield from session.stream(
+            asked.question,
+            max_new_tokens=limit,
+            temperature=request.temperature or 0.0,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            seed=request.seed,
+        )

@@ -1,0 +1,125 @@
+"""What is kept between requests: encoded pictures, and conversations with their keys and values.
+
+The API is stateless: every request brings the whole conversation and its picture again. Nothing is encoded
+twice all the same, because pictures are known by the hash of their bytes and conversations by their turns.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rgpt.regions import Mask, Region
+
+
+class Session(Protocol):
+    """What the server needs of `rgpt.chat.ChatSession`; turns have question, answer, regions and usage."""
+
+    turns: list[Any]
+    regions: dict[int, Region]
+
+    @property
+    def image(self) -> Any: ...
+
+    def set_image(self, image: Any) -> None: ...
+
+    def another(self) -> Session: ...
+
+    def stream(
+        self, question: str, *, max_new_tokens: int, temperature: float, top_p: float, seed: int | None
+    ) -> Iterator[str]: ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture: a session about it that is never asked; its alpha where that is a region."""
+
+    key: str
+    session: Session
+    alpha: Mask | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels, upright."""
+        return int(self.session.image.height), int(self.session.image.width)
+
+
+class Sessions:
+    """Pictures and resting conversations, the least recently used ones dropped. Safe for several threads.
+
+    Args:
+        new: makes an empty session.
+        max_pictures, max_picture_bytes: encoded pictures kept; an estimate of 3 bytes a pixel, 4 with alpha,
+            and `features_bytes` each.
+        max_resting: conversations kept that nobody is asking.
+    """
+
+    def __init__(
+        self,
+        new: Callable[[], Session],
+        max_pictures: int,
+        max_picture_bytes: int,
+        max_resting: int,
+        features_bytes: int = 0,
+    ) -> None:
+        self.new = new
+        self.max_pictures, self.max_bytes, self.max_resting = max_pictures, max_picture_bytes, max_resting
+        self.features_bytes = features_bytes
+        self._lock = threading.Lock()
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        self._resting: list[tuple[str, Session]] = []  # oldest first
+
+    def picture(self, key: str) -> Picture | None:
+        """The picture of this key, if it is still known."""
+        with self._lock:
+            if key in self._pictures:
+                self._pictures.move_to_end(key)
+            return self._pictures.get(key)
+
+    def add_picture(self, picture: Picture) -> None:
+        """Remember an encoded picture."""
+        with self._lock:
+            self._pictures[picture.key] = picture
+            self._pictures.move_to_end(picture.key)
+            total = sum(map(self._bytes, self._pictures.values()))
+            while self._pictures and (len(self._pictures) > self.max_pictures or total > self.max_bytes):
+                _, dropped = self._pictures.popitem(last=False)
+                total -= self._bytes(dropped)
+
+    def _bytes(self, picture: Picture) -> int:
+        height, width = picture.size
+        return height * width * (3 if picture.alpha is None else 4) + self.features_bytes
+
+    def take(self, picture: Picture | None, turns: Sequence[tuple[str, str]]) -> Session:
+        """A session about the picture for one caller alone: the resting one that knows most of the turns, or
+        one that shares nothing but the picture."""
+        key = "" if picture is None else picture.key
+        with self._lock:
+            known = [(index, s) for index, (k, s) in enumerate(self._resting) if k == key]
+            if known:
+                # Of two that know as much, the one that has to forget less, then the one used last.
+                index, session = max(
+                    known, key=lambda item: (_common(item[1].turns, turns), -len(item[1].turns), item[0])
+                )
+                del self._resting[index]
+                return session
+        return self.new() if picture is None else picture.session.another()
+
+    def give(self, key: str, session: Session) -> None:
+        """Put a session to rest, with the turns it now knows."""
+        with self._lock:
+            self._resting.append((key, session))
+            del self._resting[: max(0, len(self._resting) - self.max_resting)]
+
+
+def _common(turns: Sequence[Any], asked: Sequence[tuple[str, str]]) -> int:
+    """How many leading turns are the same."""
+    count = 0
+    for turn, (question, answer) in zip(turns, asked, strict=False):
+        if (turn.question, turn.answer) != (question, answer):
+            break
+        count += 1
+    return count
