@@ -1,0 +1,223 @@
+"""Recognizers on disk and by name.
+
+A folder holds `recognizer.json` (`{"kind": …, "config": {…}}`), `model.safetensors` and, for a transformers
+text tower, `tokenizer/`. Names: `clip-crop`, `clip-masked-crop`, `clip-pooled`, `regionspot`, `regionclip`,
+`rovit`, each with `@SOURCE`; the source is such a folder, or for the CLIP baselines any CLIP (see
+`load_clip`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rgpt.errors import InputError
+from rgpt.recognizers.base import RegionRecognizer
+
+KINDS = ("clip", "regionspot", "regionclip", "rovit")
+NAMES = ("clip-crop", "clip-masked-crop", "clip-pooled", "regionspot", "regionclip", "rovit")
+DEFAULT_CLIP = "openai/clip-vit-base-patch16"
+SPOT_HEAD_KEYS = {"depth", "heads", "feedforward", "dropout"}
+
+
+def build_recognizer(kind: str, config: dict[str, Any], tokenizer: Any = None) -> RegionRecognizer:
+    """A recognizer with random weights from a plain config; `save_recognizer` writes such configs.
+
+    Raises:
+        InputError: an unknown kind or key.
+    """
+    from rgpt.recognizers.clip_towers import build_clip
+
+    if kind == "clip":
+        from rgpt.recognizers.clip import ClipRecognizer
+
+        _check(kind, config, {"clip", "mode", "context", "templates"})
+        vision, text, scale = build_clip(config["clip"], tokenizer)
+        rest = {k: v for k, v in config.items() if k != "clip"}
+        made: RegionRecognizer = ClipRecognizer(vision, text, scale, **rest)
+    elif kind == "regionspot":
+        made = _build_regionspot(config, tokenizer)
+    elif kind == "regionclip":
+        from rgpt.recognizers.regionclip import RegionClip, RegionClipConfig
+
+        made = RegionClip(RegionClipConfig.from_dict(config), tokenizer)
+    elif kind == "rovit":
+        from rgpt.recognizers.rovit import RoVit, RoVitConfig
+
+        made = RoVit(RoVitConfig.from_dict(config), tokenizer)
+    else:
+        raise InputError.about(
+            "recognizer", expected=f"one of {', '.join(KINDS)}", actual=repr(kind), fix="choose one"
+        )
+    made.kind, made.config = kind, config  # type: ignore[assignment]
+    return made.eval()
+
+
+def _build_regionspot(config: dict[str, Any], tokenizer: Any) -> RegionRecognizer:
+    from transformers import SamModel
+
+    from rgpt.recognizers.clip_towers import build_clip
+    from rgpt.recognizers.regionspot import RegionSpot, RegionSpotHead
+    from rgpt.recognizers.sam import SamTokens, sam_config
+
+    _check("regionspot", config, {"sam", "clip", "head", "templates", "dense_masks"})
+    _check("regionspot head", config.get("head", {}), SPOT_HEAD_KEYS)
+    sam = SamTokens(SamModel(sam_config(config["sam"])), config.get("dense_masks", False))
+    vision, text, scale = build_clip(config["clip"], tokenizer)
+    head = RegionSpotHead(vision.width, vision.dim, sam.width, **config.get("head", {}))
+    return RegionSpot(sam, vision, text, head, scale, config.get("templates", "openai81"))
+
+
+def regionspot_from_pretrained(
+    sam_name: str, clip_name: str, head: dict[str, Any] | None = None, templates: Any = "openai81"
+) -> RegionRecognizer:
+    """Pretrained SAM and CLIP with a fresh head, ready to train.
+
+    Raises:
+        InputError: one of them cannot be found.
+    """
+    from transformers import SamModel
+
+    from rgpt.recognizers.clip_towers import load_clip, plain_config
+    from rgpt.recognizers.regionspot import RegionSpot, RegionSpotHead
+    from rgpt.recognizers.sam import SamTokens, sam_config
+
+    try:
+        values = plain_config(SamModel.config_class.from_pretrained(sam_name))
+        model = SamModel.from_pretrained(sam_name, config=sam_config(values))
+    except (OSError, ValueError) as error:
+        raise InputError.about(
+            f"SAM {sam_name!r}",
+            expected="a transformers SamModel (folder or hub id)",
+            actual=" ".join(str(error).split())[:160],
+            fix="check the name and that the weights are on this machine",
+        ) from error
+    vision, text, scale, clip_config = load_clip(clip_name)
+    sam = SamTokens(model)
+    made = RegionSpot(
+        sam,
+        vision,
+        text,
+        RegionSpotHead(vision.width, vision.dim, sam.width, **(head or {})),
+        scale,
+        templates,
+    )
+    made.kind = "regionspot"
+    made.config = {"sam": values, "clip": clip_config, "head": head or {}, "templates": templates}
+    return made.eval()
+
+
+def save_recognizer(recognizer: RegionRecognizer, folder: Path | str) -> None:
+    """Write config, weights and tokenizer; every file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Cloned: SAM ties two names to one tensor, and safetensors refuses shared memory.
+    weights: dict[str, Tensor] = {
+        k: v.detach().clone().contiguous() for k, v in recognizer.state_dict().items()
+    }
+    tokenizer: Any = getattr(recognizer.text, "tokenizer", None)
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder / "tokenizer")
+    partial = folder / f".model.{os.getpid()}.partial"
+    save_file(weights, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / "model.safetensors")
+    partial = folder / f".recognizer.{os.getpid()}.partial"
+    description = {"kind": recognizer.kind, "config": recognizer.config}
+    partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, folder / "recognizer.json")  # last: a folder with it is complete
+
+
+def load_recognizer(folder: Path | str, **changes: Any) -> RegionRecognizer:
+    """Read what `save_recognizer` wrote; `changes` replace entries of the config (a CLIP's `mode`).
+
+    Raises:
+        InputError: not such a folder, or weights that do not fit their config.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    if not (folder / "recognizer.json").is_file():
+        raise InputError.about(
+            f"recognizer {str(folder)!r}",
+            expected="a folder with recognizer.json",
+            actual="none here",
+            fix="train one (python -m rgpt.train.recognizers) or check the spelling",
+        )
+    try:
+        description = json.loads((folder / "recognizer.json").read_text(encoding="utf-8"))
+        tokenizer = None
+        if (folder / "tokenizer").is_dir():
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        made = build_recognizer(description["kind"], {**description["config"], **changes}, tokenizer)
+        made.load_state_dict(load_file(folder / "model.safetensors"))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError.about(
+            f"recognizer {str(folder)!r}",
+            expected="a config and weights that fit it",
+            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+            fix="save it again",
+        ) from error
+    return made.eval()
+
+
+def open_recognizer(name: str, device: str | torch.device = "cpu") -> RegionRecognizer:
+    """The recognizer of a name (see the module) or of a folder.
+
+    Raises:
+        InputError: an unknown name, or nothing trained where it is looked for.
+    """
+    base, _, source = name.partition("@")
+    if base not in NAMES:
+        if source or not Path(name).is_dir():
+            raise InputError.about(
+                f"recognizer {name!r}",
+                expected=f"a folder, or one of {', '.join(NAMES)} followed by @SOURCE",
+                actual="neither",
+                fix="write for example regionspot@runs/recognizers/regionspot",
+            )
+        return load_recognizer(name).to(device)
+    if not base.startswith("clip-"):
+        made = load_recognizer(source or Path("runs/recognizers") / base)
+        if made.kind != base:
+            raise InputError.about(
+                f"recognizer {name!r}",
+                expected=f"a {base}",
+                actual=f"a {made.kind}",
+                fix="name the other one",
+            )
+        return made.to(device)
+    mode = base.removeprefix("clip-")
+    default = Path("runs/recognizers/clip")
+    if not source and default.is_dir():
+        source = str(default)
+    if source and (Path(source) / "recognizer.json").is_file():
+        return load_recognizer(source, mode=mode).to(device)
+    from rgpt.recognizers.clip import ClipRecognizer
+    from rgpt.recognizers.clip_towers import load_clip
+
+    vision, text, scale, config = load_clip(source or DEFAULT_CLIP)
+    clip = ClipRecognizer(vision, text, scale, mode)
+    clip.kind, clip.config = "clip", {"clip": config, "mode": mode}
+    return clip.eval().to(device)
+
+
+def _check(thing: str, config: dict[str, Any], known: set[str]) -> None:
+    if unknown := sorted(set(config) - known):
+        raise InputError.about(
+            f"{thing} config",
+            expected=f"keys {', '.join(sorted(known))}",
+            actual=f"also {', '.join(unknown)}",
+            fix="remove what is unknown",
+        )

@@ -1,0 +1,59 @@
+"""SAM tokens on disk, keyed by the pixels they were computed from.
+
+RegionSpot trains with frozen SAM, so tokens can be computed once. They belong to the *augmented* picture:
+tokens of the upright one beside a flipped CLIP map would disagree about where things are. The key is
+therefore a hash of the very pixels, the regions and the network; a flipped picture simply has another entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rgpt.recognizers.region_set import RegionSet
+
+
+class TokenCache:
+    """A folder of `[N, 256]` tensors. `network` names the SAM weights, see `fingerprint`."""
+
+    def __init__(self, folder: Path | str, network: str) -> None:
+        self.folder, self.network = Path(folder), network
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.computed = 0
+
+    def path(self, image: Image.Image, regions: RegionSet) -> Path:
+        """Where the tokens of these regions on this very picture lie."""
+        digest = hashlib.sha256(self.network.encode())
+        digest.update(f"{image.mode} {image.size}".encode() + image.tobytes())
+        digest.update(json.dumps([region.to_json() for region in regions.regions]).encode())
+        name = digest.hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+    def get(self, image: Image.Image, regions: RegionSet, compute: Callable[[], Tensor]) -> Tensor:
+        """The tokens `[N, 256]`, from disk or computed and then kept, in float32."""
+        path = self.path(image, regions)
+        if path.is_file():
+            return load_file(path)["tokens"]
+        tokens = compute().detach().float().cpu().contiguous()
+        self.computed += 1
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        save_file({"tokens": tokens}, partial)
+        os.replace(partial, path)
+        return tokens
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A short name of a network's weights, from their sums: another checkpoint gets another name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.double().sum().item():.12e}".encode())
+        digest.update(f"{value.double().square().sum().item():.12e}".encode())
+    return digest.hexdigest()[:16]
