@@ -14,16 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
-from rgpt.regions import draw_regions, open_image
+from rgpt.regions import RLE, Box, Polygon, draw_regions, open_image
 
 SHEET_SAMPLES = 24
 SHEET_COLUMNS = 6
+Item = TypeVar("Item")
 CELL = 320
 """Pixels along the longer side of a picture on the contact sheet."""
 LINES = 13
@@ -68,15 +69,25 @@ def stop_cleanly_when_terminated() -> None:
 
 @dataclass
 class Report:
-    """Counts of a run, written as `report.json`."""
+    """Counts of a run, written as `report.json`.
+
+    `read` counts the source's records (a picture with its annotations, a conversation) and equals
+    `records_kept` and all of `dropped`; `kept` counts samples, of which a record may give several.
+    `regions_read` and `regions_dropped` count the source's regions, `regions` those in the samples.
+    """
 
     recipe: str
     options: dict[str, Any]
     read: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    records_kept: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
     regions: int = 0
+    regions_read: int = 0
+    regions_dropped: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, Any] = field(default_factory=dict)
     turns: int = 0
     words: int = 0
     _began: float = field(default_factory=time.perf_counter, repr=False)
@@ -89,6 +100,7 @@ class Report:
     def keep(self, sample: Sample) -> None:
         """Count one sample; words are counted in questions and answers."""
         self.read += 1
+        self.records_kept += 1
         self.kept += 1
         self.regions += len(sample.regions)
         self.turns += len(sample.turns)
@@ -99,12 +111,17 @@ class Report:
             "recipe": self.recipe,
             "options": self.options,
             "read": self.read,
-            "kept": self.kept,
+            "records_kept": self.records_kept,
             "dropped": dict(sorted(self.dropped.items())),
+            "kept": self.kept,
+            "regions_read": self.regions_read,
+            "regions_dropped": dict(sorted(self.regions_dropped.items())),
+            "repaired": dict(sorted(self.repaired.items())),
             "regions": self.regions,
             "turns": self.turns,
             "words": self.words,
             "tasks": dict(sorted(self.tasks.items())),
+            "facts": self.facts,
             "wall_seconds": round(time.perf_counter() - self._began, 3),
         }
 
@@ -114,14 +131,14 @@ class Report:
         os.replace(partial, path)
 
 
-class Reservoir:
+class Reservoir(Generic[Item]):
     """A random choice of `size` samples from a stream of unknown length (algorithm R), seeded."""
 
     def __init__(self, seed: int, size: int = SHEET_SAMPLES) -> None:
-        self.samples: list[Sample] = []
+        self.samples: list[Item] = []
         self._size, self._seen, self._rng = size, 0, random.Random(seed)
 
-    def offer(self, sample: Sample) -> None:
+    def offer(self, sample: Item) -> None:
         self._seen += 1
         if len(self.samples) < self._size:
             self.samples.append(sample)
@@ -141,7 +158,7 @@ def contact_sheet(samples: list[Sample]) -> Image.Image:
     for i, sample in enumerate(samples):
         left, top = i % columns * cell_width + 8, i // columns * cell_height + 8
         if sample.image is not None:
-            picture = draw_regions(open_image(sample.image), dict(enumerate(sample.regions, start=1)))
+            picture = _drawn(sample, sample.image)
             picture.thumbnail((CELL, CELL))
             sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
         lines = [sample.id, *_conversation_lines(sample, CELL // 7)]
@@ -150,6 +167,31 @@ def contact_sheet(samples: list[Sample]) -> Image.Image:
         for k, text in enumerate(lines):
             draw.text((left, top + CELL + 6 + k * line), text, fill="grey" if k == 0 else "black", font=font)
     return sheet
+
+
+def _drawn(sample: Sample, path: Path) -> Image.Image:
+    """The sample's picture with its regions; grey, and as large as they reach, where it cannot be read."""
+    numbered = dict(enumerate(sample.regions, start=1))
+    try:
+        return draw_regions(open_image(path), numbered)
+    except InputError:
+        # Annotations are often turned into samples before the pictures are downloaded.
+        width, height = _extent(sample)
+        return draw_regions(Image.new("RGB", (width, height), (150, 150, 150)), numbered)
+
+
+def _extent(sample: Sample) -> tuple[int, int]:
+    """(width, height) that every region of the sample fits into."""
+    width = height = 1.0
+    for region in sample.regions:
+        if isinstance(region, Box):
+            width, height = max(width, region.x2), max(height, region.y2)
+        elif isinstance(region, Polygon):
+            points = [point for ring in region.rings for point in ring]
+            width, height = max(width, *(x for x, _ in points)), max(height, *(y for _, y in points))
+        elif isinstance(region, RLE):
+            return region.size[1], region.size[0]
+    return (round(width) + 1, round(height) + 1) if sample.regions else (CELL, CELL)
 
 
 def _conversation_lines(sample: Sample, width: int) -> list[str]:

@@ -221,6 +221,7 @@ def test_a_report_adds_up() -> None:
     report.drop("no picture")
     report.keep(Sample("a", None, (), (("one two", "three"),)))
     assert report.to_json() | {"wall_seconds": 0} == {
-        "recipe": "any", "options": {}, "read": 3, "kept": 1, "dropped": {"no picture": 2},
-        "regions": 0, "turns": 1, "words": 3, "tasks": {}, "wall_seconds": 0,
+        "recipe": "any", "options": {}, "read": 3, "records_kept": 1, "dropped": {"no picture": 2}, "kept": 1,
+        "regions_read": 0, "regions_dropped": {}, "repaired": {},
+        "regions": 0, "turns": 1, "words": 3, "tasks": {}, "facts": {}, "wall_seconds": 0,
     }  # fmt: skip
