@@ -78,7 +78,9 @@ class RegionGPTConfig(PreTrainedConfig):
             both are known, else it must be given (conv towers).
         refinement: `deconv` [A] (the paper's two deconvolutions, x4), `residual` [D] (nearest upsampling
             plus a correction that starts at zero), `bilinear` (x4), `none` (x1).
-        merge_grid: image tokens along a side; default: the tower's own grid (24 for CLIP-336, so 576 tokens).
+        merge_grid: cells along a side after merging; default: the tower's own grid (24 for CLIP-336: 576).
+        connector: `mlp` (a cell is a token [P]), or `mlp_downsample` (2 x 2 cells become one [A]: 27 x 27
+            are 14 x 14 tokens), which needs a region projector of its own.
         region_projector: `shared` (one connector for image and regions [P]) or `linear` (own Linear [A]).
         connector_act: activation between the connector's two linear layers.
         image_token_id, region_token_id: placeholder ids, inside the language model's vocabulary.
@@ -100,6 +102,7 @@ class RegionGPTConfig(PreTrainedConfig):
     refinement: Literal["deconv", "residual", "bilinear", "none"] = "deconv"
     merge_grid: int | None = None
     region_projector: Literal["shared", "linear"] | None = None
+    connector: Literal["mlp", "mlp_downsample"] = "mlp"
     connector_act: str = "gelu"
     image_token_id: int = 32000
     region_token_id: int = 32001
@@ -157,6 +160,11 @@ class RegionGPTConfig(PreTrainedConfig):
                 f"vision_feature_layer is {layer} but the tower has {layers} layers: "
                 f"choose one from {-layers - 1} to {layers}."
             )
+        if self.connector == "mlp_downsample" and self.region_projector == "shared":
+            raise InputError(
+                "connector is 'mlp_downsample' and region_projector 'shared' but a connector of 2 x 2 cells "
+                "cannot read a region's one vector: set region_projector to 'linear'."
+            )
         assert self.merge_grid is not None
         if self.merge_grid > self.refined_grid:
             raise InputError(
@@ -176,16 +184,15 @@ class RegionGPTConfig(PreTrainedConfig):
         return self.vision_grid * REFINEMENT_FACTOR[self.refinement]
 
     @property
+    def token_grid(self) -> int:
+        """Image tokens along a side."""
+        assert self.merge_grid is not None
+        return -(-self.merge_grid // 2) if self.connector == "mlp_downsample" else self.merge_grid
+
+    @property
     def image_tokens(self) -> int:
         """T: image tokens that one picture becomes."""
-        layers, layer = getattr(self.vision_config, "num_hidden_layers", None), self.vision_feature_layer
-        if isinstance(layers, int) and layer is not None and not -layers - 1 <= layer <= layers:
-            raise InputError(
-                f"vision_feature_layer is {layer} but the tower has {layers} layers: "
-                f"choose one from {-layers - 1} to {layers}."
-            )
-        assert self.merge_grid is not None
-        return self.merge_grid**2
+        return self.token_grid**2
 
     @property
     def image_size(self) -> int | None:

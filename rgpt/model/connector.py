@@ -14,13 +14,20 @@ def scaled_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Connector(nn.Module):
-    """Linear, activation, Linear: `[..., C]` -> `[..., D]`, for image and region vectors ([P] fig. 2)."""
+    """Linear, activation, Linear: `[..., C]` -> `[..., D]`, for image and region vectors ([P] fig. 2).
 
-    def __init__(self, vision_size: int, text_size: int, activation: str = "gelu") -> None:
+    With `blocks`, the first layer reads four cells at once, normalised: `[..., 4C]` -> `[..., D]` [A].
+    """
+
+    def __init__(
+        self, vision_size: int, text_size: int, activation: str = "gelu", *, blocks: bool = False
+    ) -> None:
         super().__init__()
-        self.linear_1 = scaled_linear(vision_size, text_size)
+        inputs = 4 * vision_size if blocks else vision_size
+        self.norm = nn.LayerNorm(inputs) if blocks else nn.Identity()
+        self.linear_1 = scaled_linear(inputs, text_size)
         self.activation = ACT2FN[activation]
         self.linear_2 = scaled_linear(text_size, text_size)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.linear_2(self.activation(self.linear_1(vectors)))
+        return self.linear_2(self.activation(self.linear_1(self.norm(vectors))))

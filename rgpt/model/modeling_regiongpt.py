@@ -29,7 +29,7 @@ from rgpt.errors import InputError
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.connector import Connector, scaled_linear
 from rgpt.model.generation import RegionGenerationMixin, placeholder_mask
-from rgpt.model.merging import merge_patches
+from rgpt.model.merging import fold_blocks, merge_patches
 from rgpt.model.pooling import pool_regions
 from rgpt.model.refinement import build_refinement
 from rgpt.model.vision import as_map, is_frozen, tower_features
@@ -90,7 +90,9 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         channels = self.config.vision_hidden_size
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.refinement = build_refinement(config.refinement, channels)
-        self.connector = Connector(channels, text_size, config.connector_act)
+        self.connector = Connector(
+            channels, text_size, config.connector_act, blocks=config.connector == "mlp_downsample"
+        )
         own = config.region_projector == "linear"
         self.region_projector = scaled_linear(channels, text_size) if own else None
         self.language_model = AutoModel.from_config(config.text_config)
@@ -126,7 +128,9 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
             features = as_map(vision_features, strategy="full", grid=self.config.vision_grid)
         else:
             raise InputError("encode needs exactly one of pixel_values and vision_features.")
-        return self.refinement(features.to(self.connector.linear_1.weight.dtype))
+        dtype = self.connector.linear_1.weight.dtype
+        # A connector that someone quantised after all holds integers; features must not become such.
+        return self.refinement(features.to(dtype) if dtype.is_floating_point else features)
 
     def pool_regions(self, refined: Tensor, region_masks: Tensor) -> Tensor:
         """`[I, C, G, G]`, `[I, R, G, G]` area shares -> `[I, R, D]` region vectors, after the connector."""
@@ -135,7 +139,10 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
 
     def merge(self, refined: Tensor) -> Tensor:
         """`[I, C, G, G]` -> `[I, T, D]` image tokens, after the connector."""
-        return self.connector(merge_patches(refined, self.config.merge_grid))
+        cells = merge_patches(refined, self.config.merge_grid)
+        if self.config.connector == "mlp_downsample":
+            cells = fold_blocks(cells, self.config.merge_grid)
+        return self.connector(cells)
 
     def project(
         self, refined: Tensor, region_masks: Tensor | None = None, region_index: Tensor | None = None
@@ -170,10 +177,11 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         """Zero, through refinement, region projector and connector: for rows of text only. No tower."""
         if not (self.training and torch.is_grad_enabled()):
             return 0.0
-        weight = self.connector.linear_1.weight
-        cell = torch.zeros(1, self.config.vision_hidden_size, 1, 1, dtype=weight.dtype, device=weight.device)
+        weight, channels = self.connector.linear_1.weight, self.config.vision_hidden_size
+        cell = torch.zeros(1, channels, 1, 1, dtype=weight.dtype, device=weight.device)
         refined = self.refinement(cell)  # [1, C, 4, 4]
-        idle = self._idle_region(refined) + 0.0 * self.connector(refined[:1, :, 0, 0]).sum()
+        token = refined[:1, :, 0, 0].repeat(1, self.connector.linear_1.in_features // channels)
+        idle = self._idle_region(refined) + 0.0 * self.connector(token).sum()
         return idle.to(inputs_embeds.dtype)
 
     # generate() reads this signature to know what to encode before the first step. A name that is missing

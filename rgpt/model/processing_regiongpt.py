@@ -92,7 +92,7 @@ class RegionGPTProcessor(ProcessorMixin):
         settings.setdefault("image_size", config.image_size)
         if settings["image_size"] is None:
             raise InputError("the tower's config does not state its picture size: give image_size.")
-        settings.setdefault("merge_grid", config.merge_grid)
+        settings.setdefault("merge_grid", config.token_grid)
         settings.setdefault("refined_grid", config.refined_grid)
         settings.setdefault("max_length", getattr(config.text_config, "max_position_embeddings", None))
         text = template if "{" in template else chat_template(template)
@@ -103,7 +103,8 @@ class RegionGPTProcessor(ProcessorMixin):
     def check_model(self, config: RegionGPTConfig) -> None:
         """Refuse a model that this processor does not belong to; the message names the value that differs."""
         for name in ("merge_grid", "refined_grid", "image_token_id", "region_token_id", "image_size"):
-            ours, theirs = getattr(self, name), getattr(config, name)
+            ours = getattr(self, name)
+            theirs = config.token_grid if name == "merge_grid" else getattr(config, name)
             if theirs is not None and ours != theirs:
                 raise InputError(
                     f"{name} is {ours} in the processor but {theirs} in the model: "

@@ -87,7 +87,7 @@ KINDS: dict[str, Callable[[], dict[str, Any]]] = {
 PICTURE_SIZE = {"clip+llama": 28, "siglip+qwen2": 28, "resnet+llama": 64, "hybrid+qwen2": 64}
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(placeholders: bool = True) -> PreTrainedTokenizerFast:
     """One token a character, specials 0 to 2, placeholders added at the end."""
     vocabulary = ["<pad>", "<s>", "</s>", "<unk>", "\n", *map(chr, range(32, 127))]
     tokenizer = Tokenizer(
@@ -97,7 +97,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
-    add_placeholders(fast)
+    if placeholders:
+        add_placeholders(fast)
     return fast
 
 

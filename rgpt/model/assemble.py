@@ -1,0 +1,294 @@
+"""Real checkpoints become a RegionGPT folder: LLaVA, a vision tower and a language model, or SpatialRGPT.
+
+Three ways in, one way out: a way in reads configurations and headers and makes a `Plan`; `write_model` checks
+every key against it and copies.
+
+    assemble_llava         any LlavaForConditionalGeneration: exact, useful before any training [D]
+    assemble_parts         CLIP + Vicuna, the paper's start: connector and refinement are new [P]
+    assemble_spatialrgpt   the authors' later public weights, region extractor `regiongpt` [A]
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, LlavaConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from rgpt.errors import InputError
+from rgpt.model import assemble_keys as keys
+from rgpt.model.assemble_openclip import PREFIX, open_clip_tower
+from rgpt.model.assemble_plan import (
+    Assembled,
+    Options,
+    Part,
+    Plan,
+    make_processor,
+    prepare_text,
+    refuse_existing,
+    write_model,
+)
+from rgpt.model.assemble_sources import FileWeights, MemoryWeights, Source, find_source
+from rgpt.model.assemble_text import load_tokenizer
+from rgpt.model.assemble_tower import natural_strategy, patch_grid, picture_settings, tower_output
+from rgpt.model.configuration_regiongpt import RegionGPTConfig
+
+
+def assemble_llava(name: str, out: str | Path, options: Options | None = None) -> Assembled:
+    """A `LlavaForConditionalGeneration` checkpoint becomes a RegionGPT with the same image-only logits.
+
+    The refinement is residual unless told otherwise: it starts as plain upsampling, merging back to the
+    tower's own grid gives the tower's own map, and regions are pooled from vectors that LLaVA's connector
+    knows [D].
+
+    Args:
+        name: folder or hub id, e.g. `llava-hf/llava-1.5-7b-hf`.
+        out: a new folder.
+
+    Raises:
+        InputError: it is not LLaVA-shaped, or see `write_model`.
+    """
+    options = options or Options()
+    refuse_existing(out)
+    source = find_source(name)
+    raw = source.config()
+    if "mm_vision_tower" in raw:
+        raise InputError(
+            f"{name} is in the layout of the original LLaVA code: give its transformers form, "
+            "such as llava-hf/llava-1.5-7b-hf."
+        )
+    if raw.get("model_type") != "llava" or not {"vision_config", "text_config"} <= set(raw):
+        raise InputError(
+            f"{name} is of type {raw.get('model_type')!r}, not a 'llava' with vision_config and text_config: "
+            "give a LlavaForConditionalGeneration checkpoint, or use --vision and --llm."
+        )
+    llava: Any = _config(LlavaConfig, source)
+    vision, text = llava.vision_config, llava.text_config
+    layer, strategy = llava.vision_feature_layer, llava.vision_feature_select_strategy
+    if not isinstance(layer, int):
+        raise InputError(
+            f"{name} joins the layers {list(layer)} of its tower: RegionGPT reads one layer, so only a "
+            "checkpoint with a single vision_feature_layer can be taken."
+        )
+    pictures = picture_settings(source, vision)
+    grid = patch_grid(tower_output(vision, pictures["image_size"], layer, name), strategy, name)
+    tokenizer = load_tokenizer(source)
+    generation = source.json("generation_config.json") or {"eos_token_id": text.eos_token_id}
+    template, ends, ids = prepare_text(source, tokenizer, text.vocab_size, generation, options)
+    if ids["image_token_id"] != llava.image_token_index:
+        raise InputError(
+            f"{options.image_token} is token {ids['image_token_id']} in the tokenizer of {name} but "
+            f"{llava.image_token_index} in its config.json: they do not belong together."
+        )
+    text.vocab_size = ids.pop("vocab_size")
+    config = RegionGPTConfig(
+        vision_config=vision,
+        text_config=text,
+        vision_feature_layer=layer,
+        vision_feature_select_strategy=strategy,
+        vision_grid=grid,
+        merge_grid=options.merge_grid or grid,
+        refinement=options.refinement or "residual",  # type: ignore[arg-type]
+        connector_act=llava.projector_hidden_act,
+        tie_word_embeddings=bool(llava.tie_word_embeddings or text.tie_word_embeddings),
+        **ids,
+    )
+    part = Part(
+        name,
+        FileWeights(source.folder),
+        keys.LLAVA,
+        keys.COMPUTED,
+        source,
+        provides=[keys.TOWER, keys.LANGUAGE, keys.HEAD, keys.CONNECTOR],
+    )
+    plan = Plan(
+        "llava",
+        name,
+        config,
+        make_processor(config, tokenizer, template, pictures, options),
+        [part],
+        zero_bias=not llava.multimodal_projector_bias,
+        ends=ends,
+    )
+    return write_model(plan, out, options)
+
+
+def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | None = None) -> Assembled:
+    """A vision tower and a language model, joined by a new connector and refinement: the start of training.
+
+    Args:
+        vision: folder or hub id of a tower or of a CLIP or SigLIP model; `open_clip:MODEL/TAG`.
+        llm: folder or hub id of a causal language model.
+        out: a new folder.
+
+    Raises:
+        InputError: either is something else, or see `write_model`.
+    """
+    options = options or Options()
+    refuse_existing(out)
+    tower, tower_config, pictures = _tower(vision)
+    source = find_source(llm)
+    text = _language_config(source)
+    layer = -2
+    size = pictures["image_size"]
+    if size is None:
+        raise InputError(
+            f"{vision} does not state its picture size: copy its preprocessor_config.json beside it."
+        )
+    shape = tower_output(tower_config, size, layer, vision)
+    patch = getattr(tower_config, "patch_size", None)
+    strategy = natural_strategy(shape, size // patch if isinstance(patch, int) and len(shape) == 3 else None)
+    cells = size // patch if len(shape) == 3 and isinstance(patch, int) else shape[-1]
+    tokenizer = load_tokenizer(source)
+    generation = source.json("generation_config.json") or {"eos_token_id": text.eos_token_id}
+    template, ends, ids = prepare_text(source, tokenizer, text.vocab_size, generation, options)
+    text.vocab_size = ids.pop("vocab_size")
+    config = RegionGPTConfig(
+        vision_config=tower_config,
+        text_config=text,
+        vision_feature_layer=layer,
+        vision_feature_select_strategy=strategy,  # type: ignore[arg-type]
+        vision_hidden_size=shape[-1] if len(shape) == 3 else shape[1],
+        vision_grid=cells,
+        merge_grid=options.merge_grid,
+        refinement=options.refinement or "deconv",  # type: ignore[arg-type]
+        tie_word_embeddings=bool(text.tie_word_embeddings),
+        **ids,
+    )
+    words = Part(
+        llm,
+        FileWeights(source.folder),
+        keys.LANGUAGE_MODEL,
+        keys.COMPUTED,
+        source,
+        provides=[keys.LANGUAGE, keys.HEAD],
+    )
+    processor = make_processor(config, tokenizer, template, pictures, options)
+    return write_model(
+        Plan("parts", f"{vision} + {llm}", config, processor, [tower, words], ends=ends), out, options
+    )
+
+
+def _tower(name: str) -> tuple[Part, Any, dict[str, Any]]:
+    """(weights, configuration, picture settings) of `--vision`."""
+    if name.startswith(PREFIX):
+        config, weights, ignored, values = open_clip_tower(name)
+        part = Part(
+            name, MemoryWeights(weights), keys.VISION_TOWER, [], provides=[keys.TOWER], ignored=ignored
+        )
+        return part, config, {**values, "image_size": config.image_size}
+    source = find_source(name)
+    config = _config(AutoConfig, source)
+    config = getattr(config, "vision_config", config)
+    part = Part(
+        name,
+        FileWeights(source.folder),
+        keys.VISION_TOWER,
+        [*keys.COMPUTED, *keys.TEXT_SIDE],
+        source,
+        provides=[keys.TOWER],
+    )
+    return part, config, picture_settings(source, config)
+
+
+def _language_config(source: Source) -> Any:
+    config: Any = _config(AutoConfig, source)
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or hasattr(config, "vision_config"):
+        raise InputError(
+            f"{source.name} is of type {config.model_type!r}, not a causal language model: "
+            "give one such as lmsys/vicuna-7b-v1.5."
+        )
+    return config
+
+
+def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = None) -> Assembled:
+    """Weights of SpatialRGPT whose region extractor is `regiongpt` (profile `spatialrgpt`) [A].
+
+    The folder holds `llm/`, `vision_tower/`, `mm_projector/` and `region_extractor/`. Its depth branch is
+    left out. Two things differ from the authors' code, both [D]: pictures are padded to a square where theirs
+    are stretched, and masks are weighed by area where theirs are resampled.
+
+    Raises:
+        InputError: a part is missing or of another kind, or see `write_model`.
+    """
+    options = options or Options()
+    refuse_existing(out)
+    source = find_source(name)
+    raw = source.config()
+    folders = {}
+    for part in ("llm", "vision_tower", "mm_projector", "region_extractor"):
+        if not (source.folder / part / "config.json").is_file():
+            raise InputError(
+                f"{name} has no {part}/config.json: a SpatialRGPT folder holds llm, vision_tower, "
+                "mm_projector and region_extractor."
+            )
+        folders[part] = replace(source, name=f"{name}/{part}", folder=source.folder / part)
+    _check_kind(folders["region_extractor"], "region_extractor_type", ["regiongpt"])
+    connector = _check_kind(folders["mm_projector"], "mm_projector_type", list(keys.SPATIALRGPT_CONNECTOR))
+    if raw.get("s2"):
+        raise InputError(f"{name} reads pictures at several scales (s2), which RegionGPT does not.")
+    layer = raw.get("mm_vision_select_layer", -2)
+    strategy = {"cls_patch": "full", "patch": "default"}.get(raw.get("mm_vision_select_feature", "patch"))
+    if strategy is None or not isinstance(layer, int):
+        raise InputError(f"{name} selects vision features in an unknown way: {layer}, {strategy}.")
+
+    vision: Any = _config(AutoConfig, folders["vision_tower"])
+    vision = getattr(vision, "vision_config", vision)
+    pictures = picture_settings(folders["vision_tower"], vision)
+    grid = patch_grid(tower_output(vision, pictures["image_size"], layer, name), strategy, name)
+    text = _language_config(folders["llm"])
+    tokenizer = load_tokenizer(folders["llm"])
+    generation = folders["llm"].json("generation_config.json") or {"eos_token_id": text.eos_token_id}
+    if options.region_mention is None:
+        # The authors write the bare placeholder; these weights have never seen a number before it [A].
+        options = replace(options, region_mention=options.region_token)
+    template, ends, ids = prepare_text(folders["llm"], tokenizer, text.vocab_size, generation, options)
+    text.vocab_size = ids.pop("vocab_size")
+    config = RegionGPTConfig(
+        profile="spatialrgpt",
+        vision_config=vision,
+        text_config=text,
+        vision_feature_layer=layer,
+        vision_feature_select_strategy=strategy,  # type: ignore[arg-type]
+        vision_grid=grid,
+        merge_grid=options.merge_grid or 27,  # written into the authors' code [A]
+        refinement="deconv",
+        region_projector="linear",
+        connector="mlp_downsample" if connector == "mlp_downsample" else "mlp",
+        tie_word_embeddings=bool(text.tie_word_embeddings),
+        **ids,
+    )
+    plan_parts = [
+        Part(
+            folders[part].name, FileWeights(folders[part].folder), prefixes, reasons, folders[part], provides
+        )
+        for part, prefixes, reasons, provides in (
+            ("vision_tower", keys.VISION_TOWER, keys.COMPUTED, [keys.TOWER]),
+            ("llm", keys.LANGUAGE_MODEL, keys.COMPUTED, [keys.LANGUAGE, keys.HEAD]),
+            ("mm_projector", keys.SPATIALRGPT_CONNECTOR[connector], [], [keys.CONNECTOR]),
+            ("region_extractor", keys.SPATIALRGPT_REGIONS, keys.DEPTH, [keys.REFINEMENT, keys.PROJECTOR]),
+        )
+    ]
+    processor = make_processor(config, tokenizer, template, pictures, options)
+    return write_model(Plan("spatialrgpt", name, config, processor, plan_parts, ends=ends), out, options)
+
+
+def _check_kind(source: Source, key: str, known: list[str]) -> str:
+    kind = source.config().get(key)
+    if kind not in known:
+        raise InputError(f"{source.name} has the {key} {kind!r}: only {' and '.join(known)} can be taken.")
+    return str(kind)
+
+
+def _config(kind: Any, source: Source) -> PreTrainedConfig:
+    source.config()  # absent or broken: told in our words
+    try:
+        return kind.from_pretrained(source.folder)
+    except Exception as error:  # strict configurations raise types of their own
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"the config.json of {source.name} cannot be used ({reason}).") from error
+
+
+__all__ = ["Assembled", "Options", "assemble_llava", "assemble_parts", "assemble_spatialrgpt"]

@@ -1,0 +1,161 @@
+"""Which weight of a source becomes which weight of a RegionGPT: a table of prefixes, and an account of every
+key.
+
+Names inside a part are kept; only the prefix changes, because a RegionGPT holds the very modules that
+transformers builds for the tower and the language model. Two generations of transformers wrote other prefixes
+(and the tower with or without `vision_model.`): both stand in the tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rgpt.errors import InputError
+from rgpt.model.assemble_sources import TensorInfo
+
+TOWER, LANGUAGE, HEAD = "model.vision_tower.", "model.language_model.", "lm_head."
+CONNECTOR, REFINEMENT, PROJECTOR = "model.connector.", "model.refinement.", "model.region_projector."
+VOCABULARY = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+"""Weights with one row a token: the only ones that may have more rows in the new model than in the source."""
+
+Prefixes = Sequence[tuple[str, str]]
+Reasons = Sequence[tuple[str, str]]
+
+LANGUAGE_MODEL: Prefixes = [("model.", LANGUAGE), ("lm_head.", HEAD), ("", LANGUAGE)]
+VISION_TOWER: Prefixes = [("", TOWER)]
+LLAVA: Prefixes = [
+    ("language_model.lm_head.", HEAD),
+    ("language_model.model.", LANGUAGE),
+    ("vision_tower.", TOWER),
+    ("multi_modal_projector.", CONNECTOR),
+    ("model.language_model.", LANGUAGE),
+    ("model.vision_tower.", TOWER),
+    ("model.multi_modal_projector.", CONNECTOR),
+    ("lm_head.", HEAD),
+]
+SPATIALRGPT_REGIONS: Prefixes = [
+    # Sequential(deconv, norm, GELU, deconv, GELU) [A]
+    ("feature_refinement_module.0.", REFINEMENT + "deconv_1."),
+    ("feature_refinement_module.1.", REFINEMENT + "norm."),
+    ("feature_refinement_module.3.", REFINEMENT + "deconv_2."),
+    ("rgb_projector.", PROJECTOR),
+]
+SPATIALRGPT_CONNECTOR: Mapping[str, Prefixes] = {
+    "mlp2x_gelu": [("layers.0.", CONNECTOR + "linear_1."), ("layers.2.", CONNECTOR + "linear_2.")],
+    # Sequential(2x2 blocks, norm, Linear, GELU, Linear) [A]
+    "mlp_downsample": [
+        ("layers.1.", CONNECTOR + "norm."),
+        ("layers.2.", CONNECTOR + "linear_1."),
+        ("layers.4.", CONNECTOR + "linear_2."),
+    ],
+}
+
+COMPUTED: Reasons = [
+    (r"(^|\.)position_ids$", "a buffer of indices that is computed"),
+    (r"rotary_emb\.inv_freq$", "a buffer of frequencies that is computed"),
+]
+TEXT_SIDE: Reasons = [
+    (r"^text_model\.", "the text side of CLIP; a language model takes its place"),
+    (r"^(text|visual)_projection\.", "the projection into CLIP's joint space; the connector takes its place"),
+    (r"^logit_(scale|bias)$", "belongs to the contrastive loss"),
+]
+DEPTH: Reasons = [
+    (r"^depth_projector\.", "regions of a depth map; RegionGPT has no depth input"),
+]
+
+
+@dataclass
+class Account:
+    """Every key of one source, used or ignored with the reason."""
+
+    used: dict[str, str] = field(default_factory=dict)
+    """Target name -> key of the source."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    """Key of the source -> why it is not needed."""
+
+
+def account_for(
+    label: str,
+    infos: Mapping[str, TensorInfo],
+    prefixes: Prefixes,
+    reasons: Reasons,
+    expected: Mapping[str, tuple[int, ...]],
+    tied_head: bool = False,
+) -> Account:
+    """Match every key of a source.
+
+    Args:
+        label: the source's name in messages.
+        expected: shape of every weight of the new model.
+        tied_head: whether the head is the embedding; a second copy in the source is then ignored.
+
+    Raises:
+        InputError: a key has no place, two keys have the same place, or a shape does not fit.
+    """
+    account, unknown = Account(), []
+    for key, info in infos.items():
+        reason = _reason(key, reasons)
+        target = None if reason else _target(key, prefixes, expected)
+        if target is None and reason is None and tied_head and key.endswith("lm_head.weight"):
+            reason = "tied to the embeddings, of which it is a copy"
+        if reason is not None:
+            account.ignored[key] = reason
+        elif target is None:
+            unknown.append(key)
+        elif target in account.used:
+            raise InputError(
+                f"{label} holds both {account.used[target]} and {key}, which are the same weight: "
+                "give a checkpoint that was saved once."
+            )
+        else:
+            _check_shape(label, key, info, target, expected[target])
+            account.used[target] = key
+    if unknown:
+        raise InputError(
+            f"{label} has {len(unknown)} weights that a RegionGPT of its configuration has no place for, "
+            f"first {unknown[0]}: its config.json and its weights do not belong together."
+        )
+    return account
+
+
+def check_complete(
+    label: str, covered: set[str], expected: Mapping[str, tuple[int, ...]], parts: Sequence[str]
+) -> None:
+    """Raises InputError when a weight of `parts` (prefixes of target names) comes from nowhere."""
+    missing = [name for name in expected if name.startswith(tuple(parts)) and name not in covered]
+    if missing:
+        raise InputError(
+            f"{label} lacks {len(missing)} weights, first the one that becomes {missing[0]}: "
+            "give a whole checkpoint."
+        )
+
+
+def _reason(key: str, reasons: Reasons) -> str | None:
+    return next((why for pattern, why in reasons if re.search(pattern, key)), None)
+
+
+def _target(key: str, prefixes: Prefixes, expected: Mapping[str, tuple[int, ...]]) -> str | None:
+    for prefix, target_prefix in prefixes:
+        if not key.startswith(prefix):
+            continue
+        rest = key.removeprefix(prefix)
+        candidates = [rest]
+        if target_prefix == TOWER:
+            candidates += [rest.removeprefix("vision_model."), "vision_model." + rest]
+        for candidate in candidates:
+            if target_prefix + candidate in expected:
+                return target_prefix + candidate
+    return None
+
+
+def _check_shape(label: str, key: str, info: TensorInfo, target: str, shape: tuple[int, ...]) -> None:
+    fits = info.shape == shape
+    if target in VOCABULARY:
+        fits = info.shape[1:] == shape[1:] and info.shape[0] <= shape[0]
+    if not fits:
+        raise InputError(
+            f"{label}: {key} has the shape {list(info.shape)} but its configuration says {list(shape)}: "
+            "config.json and weights do not belong together."
+        )

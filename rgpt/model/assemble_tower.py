@@ -1,0 +1,151 @@
+"""What an assembly must know about its vision tower, found by running it without weights; fresh layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from rgpt.errors import InputError
+from rgpt.model.assemble_sources import Source
+from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.connector import Connector, scaled_linear
+from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
+from rgpt.model.refinement import build_refinement
+
+
+def tower_output(vision_config: Any, size: int, layer: int | None, label: str) -> tuple[int, ...]:
+    """Shape of a tower's chosen layer for one square picture: `(1, tokens, C)` or `(1, C, h, w)`.
+
+    It runs on the meta device: shapes only, no memory.
+    """
+    try:
+        with torch.device("meta"):
+            tower = AutoModel.from_config(vision_config).eval()
+            pixels = torch.zeros(1, 3, size, size)
+            output = tower(pixels, output_hidden_states=True, return_dict=True)
+        features = output.last_hidden_state if layer is None else output.hidden_states[layer]
+    except IndexError as error:
+        raise InputError(
+            f"{label} takes layer {layer} of its tower, which has fewer: its config.json is wrong."
+        ) from error
+    except Exception as error:  # a tower with another input fails in its own way
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"the tower of {label} ({vision_config.model_type}) cannot read one {size} x {size} picture "
+            f"({reason}): RegionGPT needs a tower for square pictures."
+        ) from error
+    return tuple(features.shape)
+
+
+def patch_grid(shape: tuple[int, ...], strategy: str, label: str) -> int:
+    """Cells along a side, when exactly `strategy` leaves one vector a cell.
+
+    LLaVA's `default` drops one token, whatever it is; ours drops what stands before a square number of
+    patches. Only where both mean the same is the result the same model.
+    """
+    if len(shape) == 4:
+        return shape[-1]
+    tokens = shape[1] - (strategy == "default")
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        raise InputError(
+            f"the tower of {label} gives {shape[1]} tokens, which with vision_feature_select_strategy "
+            f"{strategy!r} is no square grid of patches: RegionGPT needs one vector a patch."
+        )
+    return side
+
+
+def natural_strategy(shape: tuple[int, ...], grid: int | None) -> str:
+    """`full` where every token is a patch, `default` where class or register tokens come first."""
+    if len(shape) == 4 or grid is None:
+        return "full" if len(shape) == 3 and round(shape[1] ** 0.5) ** 2 == shape[1] else "default"
+    return "full" if shape[1] == grid**2 else "default"
+
+
+def picture_settings(source: Source | None, vision_config: Any) -> dict[str, Any]:
+    """`image_mean`, `image_std` and, where stated, `image_size` of a checkpoint's own preprocessing."""
+    values: dict[str, Any] = {}
+    if source is not None:
+        values = source.json("preprocessor_config.json") or source.json("processor_config.json")
+        values = values.get("image_processor", values)
+    family = str(vision_config.model_type)
+    mean, std = values.get("image_mean"), values.get("image_std")
+    if mean is None or std is None:
+        if family.startswith("clip"):
+            mean, std = list(OPENAI_CLIP_MEAN), list(OPENAI_CLIP_STD)
+        elif family.startswith("siglip"):
+            mean, std = [0.5] * 3, [0.5] * 3
+        else:
+            name = source.name if source else family
+            raise InputError(
+                f"{name} has no preprocessor_config.json with image_mean and image_std: "
+                "copy it beside the weights."
+            )
+    settings = {"image_mean": mean, "image_std": std}
+    size = values.get("crop_size") or values.get("size") or {}
+    side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge")
+    own = getattr(vision_config, "image_size", None)
+    settings["image_size"] = own if isinstance(own, int) else side
+    return settings
+
+
+def empty_model(config: RegionGPTConfig) -> RegionGPTForConditionalGeneration:
+    """The model of a configuration on the meta device: names and shapes, no memory."""
+    with torch.device("meta"):
+        return RegionGPTForConditionalGeneration(config)
+
+
+def expected_shapes(model: nn.Module, tied_head: bool) -> dict[str, tuple[int, ...]]:
+    """Shape of everything that a checkpoint of the model holds; a tied head is not stored."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if not (tied_head and name == "lm_head.weight")
+    }
+
+
+def fresh_layers(
+    config: RegionGPTConfig, model: RegionGPTForConditionalGeneration, seed: int
+) -> dict[str, Tensor]:
+    """Seeded weights of refinement, connector and region projector, as a new model would draw them.
+
+    The caller takes those that no source has. A residual refinement starts as plain upsampling, so that the
+    new model is exactly the one it was made from; `deconv` is the paper's and must be trained first [P].
+    """
+    channels, width = config.vision_hidden_size, config.text_config.hidden_size  # type: ignore[union-attr]
+    assert channels is not None
+    parts: dict[str, nn.Module] = {
+        "refinement": build_refinement(config.refinement, channels),
+        "connector": Connector(
+            channels, width, config.connector_act, blocks=config.connector == "mlp_downsample"
+        ),
+    }
+    if config.region_projector == "linear":
+        parts["region_projector"] = scaled_linear(channels, width)
+    tensors: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for part, module in parts.items():
+            for layer in module.modules():
+                model._init_weights(layer)
+            tensors |= {f"model.{part}.{name}": value for name, value in module.state_dict().items()}
+    return tensors
+
+
+def grown_rows(tensor: Tensor, rows: int, seed: int) -> Tensor:
+    """`[V, D]` with more rows: the mean of the old ones, a little apart from each other.
+
+    The mean keeps probabilities of the old tokens nearly as they were. Apart, because a placeholder may have
+    to be recognised by its embedding alone.
+    """
+    if tensor.shape[0] >= rows:
+        return tensor
+    mean = tensor.mean(0, dtype=torch.float32)
+    spread = tensor[:1024].float().std(unbiased=False)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(rows - tensor.shape[0], tensor.shape[1], generator=generator)
+    return torch.cat([tensor, (mean + 0.1 * spread * noise).to(tensor.dtype)])
