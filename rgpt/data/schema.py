@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,11 +222,17 @@ def _check_text(value: Any, thing: str) -> None:
 
 def _relative(image: Path, folder: Path) -> str:
     """The picture's path as seen from `folder`, with forward slashes."""
-    image, folder = Path(os.path.abspath(image)), Path(os.path.abspath(folder))
-    if not image.is_relative_to(folder):
+    parent, name = os.path.split(os.path.abspath(image))
+    return (Path(_relative_folder(parent, os.path.abspath(folder))) / name).as_posix()
+
+
+@lru_cache(maxsize=4096)  # following links asks the disk, and the pictures of a data set share few folders
+def _relative_folder(parent: str, folder: str) -> str:
+    """A picture's folder as seen from `folder`; both absolute."""
+    if not Path(parent).is_relative_to(folder):
         # `..` after a linked folder leads elsewhere: follow links of folders before counting steps.
-        image, folder = Path(os.path.realpath(image.parent)) / image.name, Path(os.path.realpath(folder))
-    return Path(os.path.relpath(image, folder)).as_posix()
+        parent, folder = os.path.realpath(parent), os.path.realpath(folder)
+    return os.path.relpath(parent, folder)
 
 
 def _shown(value: Any) -> str:
