@@ -15,6 +15,11 @@ MAX_POINTS = 100_000  # vertices of one polygon or scribble [D]
 
 def finite(value: Any, thing: str, name: str) -> float:
     """`value` as a float; InputError when it is not a finite number (booleans are not numbers here)."""
+    # The common cases first: asking the abstract class takes many times as long.
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is int and -MAX_PIXELS < value < MAX_PIXELS:
+        return float(value)
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
         raise InputError.about(
