@@ -27,6 +27,7 @@ from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble, regio
 
 KEYS = ("id", "image", "regions", "turns")
 _MENTION = re.compile(r"<region(\d+)>")
+_REGIONS = (Box, Polygon, Mask, RLE, Scribble, Point)
 
 
 class QuestionAnswer(NamedTuple):
@@ -66,7 +67,7 @@ class Sample:
             object.__setattr__(self, "image", Path(self.image))
         object.__setattr__(self, "regions", tuple(self.regions))
         for number, region in enumerate(self.regions, start=1):
-            if not isinstance(region, Box | Polygon | Mask | RLE | Scribble | Point):
+            if not isinstance(region, _REGIONS):
                 raise _wrong(f"region {number}", "a region", type(region).__name__, "use rgpt.regions")
         if self.regions and self.image is None:
             raise _wrong(
@@ -80,13 +81,13 @@ class Sample:
             raise _wrong("turns", "at least one question with its answer", "none", "add one")
         for i, turn in enumerate(self.turns, start=1):
             for name, text in zip(turn._fields, turn, strict=True):
-                self._check_mentions(text, f"{name} of turn {i}")
+                self._check_mentions(text, name, i)
 
-    def _check_mentions(self, text: str, thing: str) -> None:
+    def _check_mentions(self, text: str, name: str, turn: int) -> None:
         for digits in _MENTION.findall(text):
             if not 1 <= int(digits[:9]) <= len(self.regions):
                 raise _wrong(
-                    thing,
+                    f"{name} of turn {turn}",
                     f"mentions of the sample's {len(self.regions)} regions",
                     f"<region{digits[:9]}>",
                     "regions are counted from 1",
@@ -201,11 +202,12 @@ def _turn_from_json(value: Any, number: int) -> QuestionAnswer:
 
 
 def _turn(value: Any, number: int) -> QuestionAnswer:
-    if not isinstance(value, tuple | list) or len(value) != 2:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:  # a union would be built each time
         raise _wrong(f"turn {number}", "a (question, answer) pair", _shown(value), "give both")
     for name, text in zip(QuestionAnswer._fields, value, strict=True):
-        _check_text(text, f"{name} of turn {number}")
-    return QuestionAnswer(*value)
+        if not (isinstance(text, str) and text.isascii() and text.strip()):  # nearly always the case
+            _check_text(text, f"{name} of turn {number}")
+    return value if isinstance(value, QuestionAnswer) else QuestionAnswer(*value)
 
 
 def _check_text(value: Any, thing: str) -> None:
