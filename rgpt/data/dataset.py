@@ -1,0 +1,175 @@
+"""A visit to a sample becomes the tensors of one row: words, labels, picture, regions.
+
+Everything random about a visit (is a region given as box or as mask?) comes from its `Draw`, never from a
+worker's state.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rgpt.data.mixture import Draw
+from rgpt.data.sample_files import SampleFile
+from rgpt.data.schema import Sample
+from rgpt.errors import InputError
+from rgpt.model import RegionGPTProcessor
+from rgpt.regions import Region, open_image
+
+REGION_FORMS = ("given", "box", "mixed")
+"""How training shows a region: as it is written, as its bounding box, or one of the two at random [A]."""
+
+
+@dataclass
+class Example:
+    """One row before it is batched.
+
+    Attributes:
+        id: the sample's, for messages.
+        input_ids, labels: `[L]` int64; labels are -100 where nothing is learned.
+        picture: float32 `[3, S, S]` pixels or `[C, h, w]` cached tower features; `None` for text only.
+        cached: whether `picture` is features.
+        region_masks: float32 `[R, G, G]`, R >= 0.
+        mentions: `[M]` int64 into the R regions, in reading order.
+    """
+
+    id: str
+    input_ids: Tensor
+    labels: Tensor
+    picture: Tensor | None = None
+    cached: bool = False
+    region_masks: Tensor | None = None
+    mentions: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be used, and the sentence that says why."""
+
+    id: str
+    reason: str
+
+
+class PictureFeatures(Protocol):
+    """Where cached tower features come from (see `rgpt.train.feature_cache`)."""
+
+    def get(self, path: str) -> tuple[Tensor, tuple[int, int]]:
+        """(`[C, h, w]` features, (width, height) of the upright picture). Raises InputError."""
+
+
+def messages_of(sample: Sample) -> list[dict[str, Any]]:
+    """A sample's turns as chat messages; the picture stands before the first question."""
+    messages: list[dict[str, Any]] = []
+    for number, turn in enumerate(sample.turns):
+        blocks: list[dict[str, Any]] = [{"type": "text", "text": turn.question}]
+        if number == 0 and sample.image is not None:
+            blocks.insert(0, {"type": "image"})
+        messages.append({"role": "user", "content": blocks})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
+    return messages
+
+
+def shown_as(region: Region, form: str, chance: random.Random, height: int, width: int) -> Region:
+    """The region, or its bounding box, in pixels of a height x width picture."""
+    if form == "box" or (form == "mixed" and chance.random() < 0.5):
+        return region.bounds(height, width)
+    return region
+
+
+class TrainingSet(torch.utils.data.Dataset):
+    """`dataset[draw]` -> `Example`, or `BadSample` when picture, regions or length cannot be used.
+
+    Args:
+        files: the samples; `draw.source` says which.
+        processor: writes words, pictures and masks.
+        seed: of the choice between box and mask.
+        region_form: one of `REGION_FORMS`.
+        max_length: longest row in tokens; default: the processor's.
+        truncation: cut a longer row at its end, where that cuts no placeholder; else it is a bad sample.
+        chat_template: name or Jinja text; default: the processor's.
+        features: cached tower features in place of pictures.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[SampleFile],
+        processor: RegionGPTProcessor,
+        *,
+        seed: int = 0,
+        region_form: str = "given",
+        max_length: int | None = None,
+        truncation: bool = False,
+        chat_template: str | None = None,
+        features: PictureFeatures | None = None,
+    ) -> None:
+        if region_form not in REGION_FORMS:
+            raise InputError.about(
+                "region_form",
+                expected=f"one of {', '.join(REGION_FORMS)}",
+                actual=repr(region_form),
+                fix="choose one",
+            )
+        self.files, self.processor, self.seed, self.region_form = list(files), processor, seed, region_form
+        self.max_length, self.truncation, self.chat_template = max_length, truncation, chat_template
+        self.features = features
+
+    def __getitem__(self, draw: Draw) -> Example | BadSample:
+        where = f"{self.files[draw.source].path}, sample {draw.row + 1}"
+        try:
+            sample = self.files[draw.source][draw.row]
+            where = f"{self.files[draw.source].path}, sample {sample.id}"
+            return self.example(sample, random.Random(f"{self.seed} {tuple(draw)}"))
+        except InputError as error:
+            return BadSample(where, " ".join(str(error).split()))
+
+    def example(self, sample: Sample, chance: random.Random) -> Example:
+        """Raises InputError."""
+        features, picture = None, None
+        if sample.image is not None and self.features is not None:
+            features, size = self.features.get(str(sample.image))
+            picture = _blank(size)
+        elif sample.image is not None:
+            picture = open_image(sample.image)
+        regions = None
+        if picture is not None:
+            regions = [
+                shown_as(region, self.region_form, chance, picture.height, picture.width)
+                for region in sample.regions
+            ]
+        batch = self.processor.encode_chat(
+            messages_of(sample),
+            self.chat_template,
+            images=None if picture is None else [picture],
+            regions=regions,
+            return_labels=True,
+            max_length=self.max_length,
+            truncation=self.truncation,
+            return_pixel_values=features is None,
+        )
+        pixels = batch["pixel_values"][0] if "pixel_values" in batch else None
+        masks = batch["region_masks"][0] if "region_masks" in batch else None
+        return Example(
+            id=sample.id,
+            input_ids=batch["input_ids"][0],
+            labels=batch["labels"][0],
+            picture=pixels if features is None else features,
+            cached=features is not None,
+            region_masks=masks,
+            mentions=batch.get("region_index"),
+        )
+
+
+@lru_cache(maxsize=64)
+def _blank(size: tuple[int, int]) -> Image.Image:
+    """Stands for a picture whose features are known: only its size is looked at."""
+    return Image.new("RGB", size)

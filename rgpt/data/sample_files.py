@@ -1,0 +1,223 @@
+"""Sample files opened for random access: our JSONL, and LLaVA's JSON as it is.
+
+A file is scanned once. What stays in memory is where each sample begins and ends and how long it is, not the
+samples: a file of a million samples costs a few megabytes, in every worker.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from rgpt.data.schema import QuestionAnswer, Sample
+from rgpt.errors import InputError
+
+KINDS = ("jsonl", "llava")
+
+
+class SampleFile:
+    """The samples of one file, by number.
+
+    Args:
+        path: a JSONL file of `rgpt.data.schema`, or a JSON list in LLaVA's form.
+        kind: `jsonl` or `llava`; default: by the name's ending, `.json` is LLaVA's.
+        images: the folder that LLaVA's picture paths start from; default: the file's own.
+        check: make every sample once, so that a wrong line stops the run before it begins.
+
+    Attributes:
+        characters: `[n]` int64, letters of the conversation: a cheap stand-in for its length in tokens.
+        has_picture: `[n]` bool.
+
+    Raises:
+        InputError: when the file is missing or empty, or (with `check`) at the first sample that is wrong,
+            naming file and line.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        kind: str | None = None,
+        images: Path | str | None = None,
+        check: bool = True,
+        progress: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.kind = kind or ("llava" if self.path.suffix == ".json" else "jsonl")
+        if self.kind not in KINDS:
+            raise InputError.about(
+                f"kind of {self.path}", expected=f"one of {', '.join(KINDS)}", actual=self.kind, fix="choose"
+            )
+        if not self.path.is_file():
+            found = "a folder" if self.path.is_dir() else "nothing at this path"
+            raise InputError.about(
+                f"data {str(self.path)!r}", expected="an existing file", actual=found, fix="check the path"
+            )
+        self.images = Path(images) if images is not None else self.path.parent
+        if not self.images.is_dir():
+            raise InputError.about(
+                f"images of {self.path}",
+                expected="an existing folder",
+                actual=repr(str(self.images)),
+                fix="give the folder that picture paths start from",
+            )
+        self._bytes: mmap.mmap | None = None
+        spans = self._jsonl_spans() if self.kind == "jsonl" else self._llava_spans()
+        self._starts = np.array([start for start, _ in spans], np.int64)
+        self._ends = np.array([end for _, end in spans], np.int64)
+        if not len(spans):
+            raise InputError.about(
+                f"data {str(self.path)!r}",
+                expected="at least one sample",
+                actual="none",
+                fix="check the file",
+            )
+        self.characters = np.zeros(len(spans), np.int64)
+        self.has_picture = np.zeros(len(spans), bool)
+        numbers = tqdm(
+            range(len(spans)), desc=f"reading {self.path.name}", disable=not progress, mininterval=2
+        )
+        for number in numbers:
+            if check:
+                sample = self[number]
+                self.characters[number] = sum(len(turn.question) + len(turn.answer) for turn in sample.turns)
+                self.has_picture[number] = sample.image is not None
+            else:
+                raw = self._raw(number)
+                self.characters[number] = len(raw)
+                self.has_picture[number] = b'"image"' in raw and b'"image": null' not in raw
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, number: int) -> Sample:
+        """Raises InputError naming file and line."""
+        try:
+            try:
+                value = json.loads(self._raw(number).decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise InputError.about(
+                    "sample", expected="one JSON object", actual=str(error)[:120], fix="write it again"
+                ) from error
+            if self.kind == "jsonl":
+                return Sample.from_json(value, self.path.parent)
+            return sample_from_llava(value, self.images)
+        except InputError as error:
+            raise InputError(f"{self.path}:{self._line(number)}: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bytes": None}  # an open map does not travel to a worker
+
+    def _map(self) -> mmap.mmap:
+        if self._bytes is None:
+            if not os.path.getsize(self.path):
+                raise InputError.about(
+                    f"data {str(self.path)!r}",
+                    expected="samples",
+                    actual="an empty file",
+                    fix="write it again",
+                )
+            with open(self.path, "rb") as stream:
+                self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._bytes
+
+    def _raw(self, number: int) -> bytes:
+        return self._map()[self._starts[number] : self._ends[number]]
+
+    def _line(self, number: int) -> int:
+        return self._map()[: self._starts[number]].count(b"\n") + 1
+
+    def _jsonl_spans(self) -> list[tuple[int, int]]:
+        data, spans, start = self._map(), [], 0
+        if data[:3] == b"\xef\xbb\xbf":
+            start = 3
+        while start < len(data):
+            end = data.find(b"\n", start)
+            end = len(data) if end < 0 else end
+            if data[start:end].strip():
+                spans.append((start, end))
+            start = end + 1
+        return spans
+
+    def _llava_spans(self) -> list[tuple[int, int]]:
+        # Latin-1 keeps one character a byte, so that positions in the text are positions in the file.
+        text = self._map()[:].decode("latin-1")
+        decoder, spans = json.JSONDecoder(), []
+
+        def skip(position: int, wanted: str) -> int:
+            while position < len(text) and text[position] in " \t\r\n":
+                position += 1
+            if position >= len(text) or text[position] not in wanted:
+                line = text.count("\n", 0, position) + 1
+                raise InputError(
+                    f"{self.path}:{line}: expected a JSON list of samples in LLaVA's form, got "
+                    f"{text[position : position + 20]!r}; give a .jsonl file or repair this one."
+                )
+            return position
+
+        position = skip(3 if text[:3] == "\xef\xbb\xbf" else 0, "[") + 1
+        if text[skip(position, "{]")] == "]":
+            return []
+        while True:
+            start = skip(position, "{")
+            try:
+                _, position = decoder.raw_decode(text, start)
+            except (ValueError, RecursionError) as error:
+                line = text.count("\n", 0, start) + 1
+                raise InputError(f"{self.path}:{line}: expected JSON, got {error}; repair it.") from error
+            spans.append((start, position))
+            position = skip(position, ",]") + 1
+            if text[position - 1] == "]":
+                return spans
+
+
+def sample_from_llava(value: Any, images: Path) -> Sample:
+    """A record of LLaVA's JSON: `{"id", "image"?, "conversations": [{"from", "value"}, ...]}`.
+
+    `<image>` is taken out of the first question, wherever it stands in it; the picture always comes first
+    [LLaVA's preprocessing]. Keys that LLaVA's successors add are passed over, except regions, which this form
+    does not define. Raises InputError.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("conversations"), list):
+        raise InputError.about(
+            "sample",
+            expected="an object with conversations",
+            actual=type(value).__name__,
+            fix="use LLaVA's form, or .jsonl for ours",
+        )
+    turns: list[QuestionAnswer] = []
+    words = value["conversations"]
+    for number, message in enumerate(words):
+        role, text = ("human", "gpt")[number % 2], None
+        if isinstance(message, Mapping) and message.get("from") == role:
+            text = message.get("value")
+        if not isinstance(text, str) or (role == "human" and number + 1 == len(words)):
+            raise InputError.about(
+                f"message {number + 1}",
+                expected="human and gpt in turn, the last one gpt, each with a value",
+                actual=repr(message)[:80],
+                fix="remove or complete it",
+            )
+        if role == "human":
+            pictures = text.count("<image>")
+            if pictures > (1 if number == 0 and value.get("image") else 0):
+                raise InputError.about(
+                    f"message {number + 1}",
+                    expected="<image> once, in the first question of a sample with an image",
+                    actual=f"{pictures} of them",
+                    fix="one picture a sample",
+                )
+            text = text.replace("<image>", "").strip()
+            turns.append(QuestionAnswer(text, ""))
+        else:
+            turns[-1] = QuestionAnswer(turns[-1].question, text)
+    image = value.get("image")
+    if image is not None and (not isinstance(image, str) or not image.strip()):
+        raise InputError.about("image", expected="a path", actual=repr(image)[:60], fix="name the picture")
+    return Sample(str(value.get("id", "")), None if image is None else images / image, (), tuple(turns))

@@ -1,0 +1,110 @@
+"""LoRA and QLoRA of stage 2: adapters on the language model, refinement and connector trained whole.
+
+Everything that was trained is in one adapter folder (`modules_to_save`); `merge_adapter` makes a plain
+checkpoint of it that answers equally.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rgpt.errors import InputError
+from rgpt.model import load
+from rgpt.train.arguments import Lora
+
+
+def add_adapters(model: nn.Module, settings: Lora, base: str) -> nn.Module:
+    """A PEFT model: low-rank updates on every linear layer of the language model, connector and refinement as
+    trainable copies, everything else frozen. `base` is remembered as the checkpoint they belong to."""
+    from peft import LoraConfig, get_peft_model
+
+    core: Any = model.model
+    ends = {
+        name.rsplit(".", 1)[-1]
+        for name, module in core.language_model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    whole = [
+        name
+        for name in ("refinement", "connector", "region_projector")
+        if (part := getattr(core, name, None)) is not None and any(True for _ in part.parameters())
+    ]
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=rf".*\blanguage_model\..*\.({'|'.join(sorted(ends))})",
+        modules_to_save=whole,
+        bias="none",
+    )
+    model.name_or_path = base  # type: ignore[assignment]
+    adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = base
+    return adapted
+
+
+def quantization(precision: str) -> Any:
+    """4-bit weights for the frozen language model (QLoRA). Raises InputError without bitsandbytes."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError.about(
+            "method qlora",
+            expected="the library bitsandbytes",
+            actual="none",
+            fix="pip install bitsandbytes, or use lora",
+        )
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+        llm_int8_skip_modules=["vision_tower", "refinement", "connector", "region_projector", "lm_head"],
+    )
+
+
+def merge_adapter(adapter: Path, out: Path, base: str | None = None) -> Path:
+    """Adapter folder + its base -> a plain checkpoint in the new folder `out`, whole or not at all.
+
+    Args:
+        base: the checkpoint the adapter was trained on; default: the one it remembers.
+
+    Raises:
+        InputError: when one of them is missing, or `out` exists.
+    """
+    from peft import PeftModel
+
+    config = adapter / "adapter_config.json"
+    if not config.is_file():
+        raise InputError.about(
+            "adapter", expected="a folder with adapter_config.json", actual=repr(str(adapter)), fix="check it"
+        )
+    if out.exists():
+        raise InputError.about(
+            "--out", expected="a new folder", actual=f"{str(out)!r}, which exists", fix="choose another"
+        )
+    remembered = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = base or remembered
+    if not base:
+        raise InputError("the adapter does not say which checkpoint it belongs to: give --base.")
+    model, processor = load(base, device="cpu", dtype="auto")
+    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        merged.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        for name in ("run.yaml", "versions.json"):
+            if (adapter / name).is_file():
+                shutil.copyfile(adapter / name, partial / name)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out

@@ -1,0 +1,322 @@
+"""A training run as one YAML file: typed, unknown keys refused, everything checked before any work.
+
+`RUN.yaml [key=value ...]`: overrides use dots for what is inside (`held_out.every=50`, `data.0.weight=2`).
+Paths are relative to the folder the command runs in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rgpt.errors import InputError
+
+METHODS = ("full", "lora", "qlora")
+CHOICES = {
+    "stage": ("align", "tune"),
+    "method": METHODS,
+    "precision": ("bf16", "fp32"),
+    "packing": ("none", "rows", "one-row"),
+    "region_form": ("given", "box", "mixed"),
+    "on_bad_sample": ("stop", "skip"),
+}
+
+
+@dataclass
+class DataFile:
+    """A file of samples; `weight` says how often an epoch sees it (see `rgpt.data.mixture`)."""
+
+    path: str
+    weight: float = 1.0
+    kind: str | None = None
+    images: str | None = None
+
+
+@dataclass
+class HeldOut:
+    """Samples that training never sees: their loss and a few answers every `every` steps."""
+
+    path: str
+    kind: str | None = None
+    images: str | None = None
+    every: int = 200
+    samples: int = 64
+    answers: int = 4
+
+
+@dataclass
+class Lora:
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+
+
+@dataclass
+class Run:
+    """Every setting of a run. Defaults are LLaVA-1.5's where the paper is silent [D].
+
+    stage, model, out: what trains, from which checkpoint, into which new folder. Stage `tune` wants the
+        `model/` folder of a finished stage 1, or `skip_stage_1: true`.
+    batch_size: samples a step over all processes; accumulation follows from it and `micro_batch_size`.
+    lr, connector_lr: of everything, and of refinement, connector and region projector where it differs.
+    packing: `rows` (short samples share a row), `one-row` (for FlashAttention), `none`.
+    features: a folder of `rgpt cache-features`, in place of running the tower.
+    deepspeed: a JSON of scripts/deepspeed; null trains without it.
+    peak_tflops: of one device, for the share of it that is used (MFU); known GPUs need none.
+    """
+
+    stage: str
+    model: str
+    out: str
+    data: list[DataFile]
+    held_out: HeldOut | None = None
+    skip_stage_1: bool = False
+    method: str = "full"
+    lora: Lora = field(default_factory=Lora)
+    batch_size: int = 128
+    micro_batch_size: int = 16
+    epochs: float = 1.0
+    max_steps: int | None = None
+    lr: float = 2e-5
+    connector_lr: float | None = None
+    weight_decay: float = 0.0
+    warmup: float = 0.03
+    max_grad_norm: float = 1.0
+    precision: str = "bf16"
+    max_length: int = 2048
+    truncation: bool = False
+    chat_template: str | None = None
+    region_form: str = "mixed"
+    packing: str = "rows"
+    group_by_length: bool = True
+    on_bad_sample: str = "stop"
+    features: str | None = None
+    gradient_checkpointing: bool = False
+    attention: str | None = None
+    deepspeed: str | None = None
+    workers: int = 4
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 500
+    keep: int = 2
+    peak_tflops: float | None = None
+
+    def accumulation(self, processes: int) -> int:
+        """Micro-batches a step and process. Raises InputError when the batch cannot be cut evenly."""
+        steps, rest = divmod(self.batch_size, self.micro_batch_size * processes)
+        if rest or not steps:
+            raise InputError.about(
+                "batch_size",
+                expected=f"a multiple of micro_batch_size {self.micro_batch_size} x {processes} processes",
+                actual=str(self.batch_size),
+                fix="change one of them",
+            )
+        return steps
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+
+
+# What may differ between a run and its continuation: nothing that changes which sample is seen when, or how.
+FREE_ON_RESUME = {"held_out", "workers", "log_every", "save_every", "keep", "peak_tflops", "on_bad_sample"}
+
+
+def read_run(path: Path | str, overrides: Sequence[str] = ()) -> Run:
+    """The run of a YAML file with `key=value` overrides applied; values are checked, files not yet.
+
+    Raises InputError for anything unknown, missing, mistyped or out of range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError.about(
+            f"run {str(path)!r}", expected="an existing YAML file", actual="none", fix="check the path"
+        )
+    values = _yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(values, dict):
+        raise InputError.about(
+            f"run {str(path)!r}", expected="key: value lines", actual=type(values).__name__, fix="see a run"
+        )
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise InputError.about(
+                "override", expected="key=value", actual=repr(override), fix="write it without blanks"
+            )
+        _put(values, key, _yaml(text, override))
+    return run_from(values, str(path))
+
+
+def run_from(values: Mapping[str, Any], where: str = "run") -> Run:
+    """A checked `Run` of plain values. Raises InputError."""
+    run = _build(Run, values, where)
+    for name, choices in CHOICES.items():
+        if getattr(run, name) not in choices:
+            _refuse(name, f"one of {', '.join(choices)}", getattr(run, name), where)
+    for name in (
+        "batch_size",
+        "micro_batch_size",
+        "max_steps",
+        "max_length",
+        "log_every",
+        "save_every",
+        "keep",
+    ):
+        value = getattr(run, name)
+        if value is not None and value < 1:
+            _refuse(name, "at least 1", value, where)
+    for name in ("epochs", "lr", "connector_lr", "max_grad_norm", "peak_tflops"):
+        value = getattr(run, name)
+        if value is not None and not 0 < value < float("inf"):
+            _refuse(name, "a number above 0", value, where)
+    if not 0 <= run.warmup < 1:
+        _refuse("warmup", "a share of the steps from 0 to below 1", run.warmup, where)
+    if run.weight_decay < 0 or run.workers < 0 or run.seed < 0:
+        _refuse("weight_decay, workers and seed", "nothing below 0", "a negative number", where)
+    if not run.data:
+        _refuse("data", "at least one file", "none", where)
+    if run.method != "full" and run.stage == "align":
+        _refuse("method", "full in stage align, which trains no language model", run.method, where)
+    return run
+
+
+def check_files(run: Run, processes: int = 1) -> None:
+    """Refuse what cannot work before anything is loaded: missing files, a stage 1 that is not there.
+
+    Raises InputError.
+    """
+    run.accumulation(processes)
+    named = [("data", item.path, item.images) for item in run.data]
+    if run.held_out:
+        named.append(("held_out", run.held_out.path, run.held_out.images))
+    for name, path, images in named:
+        if not Path(path).is_file():
+            _missing(name, path, "an existing file")
+        if images is not None and not Path(images).is_dir():
+            _missing(f"images of {name}", images, "an existing folder")
+    if run.held_out and Path(run.held_out.path).resolve() in {Path(i.path).resolve() for i in run.data}:
+        _refuse("held_out", "a file that is not trained on", run.held_out.path, "run")
+    if run.deepspeed is not None:
+        if not Path(run.deepspeed).is_file():
+            _missing("deepspeed", run.deepspeed, "one of scripts/deepspeed/*.json")
+        try:
+            json.loads(Path(run.deepspeed).read_text(encoding="utf-8"))
+        except ValueError as error:
+            _refuse("deepspeed", "JSON", f"{run.deepspeed}: {error}", "run")
+    if run.features is not None and not (Path(run.features) / "index.json").is_file():
+        _missing("features", run.features, "a folder written by rgpt cache-features")
+    if run.model != "tiny" and not (Path(run.model) / "config.json").is_file():
+        _missing("model", run.model, "'tiny' or a folder with a RegionGPT")
+    if run.stage == "tune" and not run.skip_stage_1 and stage_of(run.model) != "align":
+        raise InputError.about(
+            "model of stage tune",
+            expected="the model/ folder of a finished stage-1 run",
+            actual=repr(run.model),
+            fix="run scripts/pretrain.sh first, or set skip_stage_1: true for a connector aligned elsewhere",
+        )
+
+
+def stage_of(model: str) -> str | None:
+    """The stage whose run wrote this folder, from the run.yaml beside the weights."""
+    path = Path(model) / "run.yaml"
+    values = _yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    return values.get("stage") if isinstance(values, dict) else None
+
+
+def refuse_other_run(run: Run, saved: Path) -> None:
+    """Raises InputError when `saved` (run.yaml of the run to continue) is not this run."""
+    before, now = _yaml(saved.read_text(encoding="utf-8"), str(saved)), dataclasses.asdict(run)
+    changed = sorted(
+        key for key in set(before) | set(now) if before.get(key) != now.get(key) and key not in FREE_ON_RESUME
+    )
+    if changed:
+        raise InputError.about(
+            f"--resume of {saved.parent}",
+            expected="the settings it began with",
+            actual=f"another {', '.join(changed)}",
+            fix="use those, or another out for a new run",
+        )
+
+
+# ------------------------------------------------------------------------------------------- plain values
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not YAML ({' '.join(str(error).split())[:160]}); repair it.") from error
+
+
+def _put(values: Any, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        if isinstance(values, list) and part.isdigit() and int(part) < len(values):
+            values = values[int(part)]
+            continue
+        if not isinstance(values, dict):
+            _refuse(f"override {key}", "a key of the run", part, "command line")
+        if values.get(part) is None:
+            values[part] = {}
+        values = values[part]
+    if isinstance(values, list) and last.isdigit() and int(last) < len(values):
+        values[int(last)] = value
+    elif isinstance(values, dict):
+        values[last] = value
+    else:
+        _refuse(f"override {key}", "a key of the run", last, "command line")
+
+
+def _build(kind: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        _refuse(kind.__name__.lower(), "key: value lines", values, where)
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    if unknown := [str(key) for key in values if key not in fields]:
+        _refuse("keys", f"only {', '.join(fields)}", ", ".join(unknown), where)
+    no_default = dataclasses.MISSING
+    needed = [n for n, f in fields.items() if f.default is no_default and f.default_factory is no_default]
+    if lacking := [name for name in needed if values.get(name) is None]:
+        _refuse("keys", f"a value for {', '.join(lacking)}", "none", where)
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: _typed(hints[key], value, key, where) for key, value in values.items()})
+
+
+def _typed(hint: Any, value: Any, name: str, where: str) -> Any:
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _typed(next(item for item in inside if item is not type(None)), value, name, where)
+    if origin is list:
+        if not isinstance(value, list):
+            _refuse(name, "a list", value, where)
+        return [_typed(inside[0], item, f"{name}.{number}", where) for number, item in enumerate(value)]
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{where}, {name}")
+    if hint is float and isinstance(value, str):
+        try:  # YAML 1.1 reads 2e-5 as text
+            return float(value)
+        except ValueError:
+            _refuse(name, "a number", value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        _refuse(name, f"a value of type {hint.__name__}", value, where)
+    return value
+
+
+def _refuse(name: str, expected: str, actual: Any, where: str) -> typing.NoReturn:
+    raise InputError.about(
+        f"{name} in {where}", expected=expected, actual=str(actual)[:120], fix="correct or remove it"
+    )
+
+
+def _missing(name: str, path: str, expected: str) -> typing.NoReturn:
+    raise InputError.about(name, expected=expected, actual=f"nothing at {path!r}", fix="check the path")

@@ -1,0 +1,98 @@
+"""What a run leaves to read: log.jsonl, the loss curve, answers, bad samples, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("rgpt", "torch", "transformers", "accelerate", "deepspeed", "peft", "numpy", "tokenizers")
+
+
+def versions() -> dict[str, Any]:
+    """Git revision of this code (with `+` when files differ from it), Python and libraries."""
+    root = Path(__file__).parents[2]
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    revision = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    found["revision"] = revision and revision + ("+" if changed else "")
+    return found
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        run = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL log; a last line that a kill cut short is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Forget what was logged after `step`: it will be computed, and logged, again."""
+    rows = [row for row in read_log(path) if row.get("step", 0) <= step]
+    if path.is_file():
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """The loss by step, training and held out, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
+    for key, label in (("loss", "training"), ("held_out_loss", "held out")):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, marker="o" if key != "loss" else None, ms=3)
+    axes.set(title=title, xlabel="step", ylabel="loss a token (nats)")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    figure.tight_layout()
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
+    figure.savefig(partial)
+    pyplot.close(figure)
+    os.replace(partial, path)
+
+
+def answer_table(rows: Sequence[dict[str, str]], step: int) -> str:
+    """Question, true answer, model's answer, as lines of text."""
+    lines = [f"held-out answers at step {step}"]
+    for row in rows:
+        lines += [f"  {row['question']}", f"    true   {row['truth']}", f"    model  {row['answer']}"]
+    return "\n".join(lines)
