@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -50,7 +50,7 @@ def point_list(values: Any, thing: str, minimum: int) -> tuple[tuple[float, floa
         )
     result = []
     for index, pair in enumerate(listed):
-        if isinstance(pair, str | bytes) or not hasattr(pair, "__len__") or len(pair) != 2:
+        if isinstance(pair, str | bytes | Mapping) or not hasattr(pair, "__len__") or len(pair) != 2:
             raise InputError.about(
                 thing,
                 expected=f"point {index} to be [x, y]",

@@ -10,7 +10,7 @@ wholly outside is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -379,7 +379,8 @@ def _nested(lines: Any, thing: str) -> list[Any]:
             thing, expected="points", actual="an empty list", fix="write [[x, y], [x, y], ...]"
         )
     first = listed[0]
-    is_line = hasattr(first, "__len__") and len(first) > 0 and hasattr(first[0], "__len__")
+    has_items = hasattr(first, "__len__") and not isinstance(first, Mapping) and len(first) > 0
+    is_line = has_items and hasattr(first[0], "__len__")
     return listed if is_line else [listed]
 
 

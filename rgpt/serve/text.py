@@ -23,25 +23,33 @@ class AnswerText:
         if self.stopped:
             return ""
         self._held += piece
-        found = [at for stop in self.stops if (at := self._held.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            self._held = self._held[: min(found)]
+        found, unsure = self._found(), self._unsure()
+        # A longer stop string that begins earlier may still become complete: then that one counts.
+        if found is not None and found <= unsure:
             return self.finish()
-        return self._send(len(self._held) - self._unsure())
+        return self._send(min(unsure, len(self._held) if found is None else found))
 
     def finish(self) -> str:
         """What is left at the end of the answer."""
+        found = self._found()
+        if found is not None:
+            self.stopped = True
+            self._held = self._held[:found]
         self._held = self._held.rstrip()
         return self._send(len(self._held))
 
+    def _found(self) -> int | None:
+        """Where the first complete stop string begins."""
+        places = [at for stop in self.stops if (at := self._held.find(stop)) >= 0]
+        return min(places, default=None)
+
     def _unsure(self) -> int:
-        """How many characters at the end may belong to a stop string that is not complete."""
+        """Where the text begins that may become a stop string; its end when there is none."""
         longest = max((len(stop) for stop in self.stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-length:]) for stop in self.stops):
-                return length
-        return 0
+            if any(len(stop) > length and stop.startswith(self._held[-length:]) for stop in self.stops):
+                return len(self._held) - length
+        return len(self._held)
 
     def _send(self, length: int) -> str:
         sure = self._held[:length].rstrip()

@@ -151,3 +151,11 @@ def test_json_regions(value, region):
 def test_json_that_is_no_region(value, words):
     with pytest.raises(InputError, match=words):
         region_from_json(value)
+
+
+@pytest.mark.parametrize(
+    "points", [[{"x": 1}, {}, {}], [{"x": 1, "y": 2}] * 3, [[1, 1], {"x": 1, "y": 2}, [3, 3]]]
+)
+def test_points_written_as_objects_are_refused(points):
+    with pytest.raises(InputError, match="point"):
+        region_from_json({"polygon": points})
