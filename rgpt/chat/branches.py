@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rgpt.chat.keys import Keys, Prompt, common_prefix
+from rgpt.chat.encoding import Prompt, common_prefix
+from rgpt.chat.keys import Keys
 from rgpt.chat.picking import Picker, Trie, pick_each
 
 ROOT = -1

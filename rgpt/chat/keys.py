@@ -1,74 +1,20 @@
-"""Prompts as the model reads them, and the keys and values of what it has read.
+"""Keys and values of what the model has read.
 
-Axes: m mentions of regions in a prompt, G the refined grid, D the language model's width, V its vocabulary,
-P tokens of a common prefix.
+Axes: C, G channels and side of the refined map, D the language model's width, V its vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rgpt.chat.encoding import Prompt, common
 from rgpt.model import RegionGPTImageFeatures
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A conversation as token ids.
-
-    Args:
-        ids: every picture is T image ids, every mention of a region one `<region>` id.
-        weights: `[m, G, G]` area shares, one a mention, in reading order.
-        region_id: the id of `<region>`.
-    """
-
-    ids: list[int]
-    weights: Tensor
-    region_id: int
-
-    @cached_property
-    def slots(self) -> list[int]:
-        """Where the mentions stand."""
-        return np.flatnonzero(np.asarray(self.ids) == self.region_id).tolist()
-
-    @cached_property
-    def mentioned(self) -> list[bytes]:
-        """Something comparable for the region of every mention: the tokens of two regions are the same."""
-        return [weights.tobytes() for weights in self.weights.numpy()]
-
-
-def prompts_of(batch: Any, region_id: int, grid: int) -> list[Prompt]:
-    """The rows of a processor's batch `[B, L]` without padding, each with the weights of its mentions."""
-    index, masks = batch.get("region_index"), batch.get("region_masks")
-    every = torch.zeros(0, grid, grid) if masks is None else masks.flatten(0, 1).index_select(0, index)
-    prompts, done = [], 0
-    for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-        row = ids[real.bool()].tolist()
-        mentions = row.count(region_id)
-        prompts.append(Prompt(row, every[done : done + mentions], region_id))
-        done += mentions
-    return prompts
-
-
-def common_prefix(prompts: Sequence[Prompt]) -> int:
-    """P: leading tokens that all prompts share, regions included; at least one token of each is left over."""
-    first = np.asarray(prompts[0].ids)
-    shared = min(len(prompt.ids) for prompt in prompts) - 1
-    for prompt in prompts[1:]:
-        unlike = np.flatnonzero(first[:shared] != np.asarray(prompt.ids[:shared]))
-        shared = int(unlike[0]) if len(unlike) else shared
-        same = _common(prompts[0].mentioned, prompt.mentioned)
-        if same < len(prompts[0].slots):
-            shared = min(shared, prompts[0].slots[same])
-    return shared
 
 
 class Keys:
@@ -146,8 +92,8 @@ class Keys:
 
     def _keep(self, prompt: Prompt, length: int) -> int:
         """Cut the cache to what it shares with the prompt's first `length` tokens; how many that are."""
-        keep = _common(self.ids, prompt.ids[:length])
-        same = _common(self.mentioned, prompt.mentioned)
+        keep = common(self.ids, prompt.ids[:length])
+        same = common(self.mentioned, prompt.mentioned)
         if same < len(prompt.slots):  # a slot whose region differs, though its token is the same
             keep = min(keep, prompt.slots[same])
         if keep == 0:
@@ -177,13 +123,3 @@ class Keys:
             self.clear()
             raise
         return outputs.logits[0]
-
-
-def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many leading items two sequences share."""
-    count = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        count += 1
-    return count

@@ -17,13 +17,12 @@ from typing import Any
 import torch
 
 from rgpt.chat.branches import answer_each, log_likelihoods
-from rgpt.chat.keys import Keys, Prompt, prompts_of
+from rgpt.chat.encoding import Prompt, encode, mentioned
+from rgpt.chat.keys import Keys
 from rgpt.chat.picking import Picker, Trie, token_trie
-from rgpt.errors import ContextLengthError, InputError
+from rgpt.errors import InputError
 from rgpt.prompts import mention
 from rgpt.regions import Region, open_image
-
-MENTION = re.compile(r"<region([0-9]{1,9})>")
 
 
 @dataclass(frozen=True)
@@ -366,55 +365,18 @@ class ChatSession:
     def _encode(
         self, questions: Sequence[str], regions: Sequence[Mapping[int, Region]] | None = None
     ) -> list[Prompt]:
-        """The conversation with each of the questions, as the model reads it."""
+        """The conversation with each of the questions, as the model reads it. Raises InputError."""
         if regions is not None and len(regions) != len(questions):
             raise InputError(
                 f"regions holds {len(regions)} entries for {len(questions)} questions: give one each."
             )
-        own: list[dict[int, Region]] = [
-            {**self.regions, **more} for more in (regions or [{}] * len(questions))
-        ]
-        history: list[dict[str, Any]] = []
-        earlier: dict[int, Region] = {}
-        for turn in self.turns:
-            history.append({"role": "user", "content": [{"type": "text", "text": turn.question}]})
-            history.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
-            earlier |= {n: turn.regions[n] for n in _mentioned(turn.question) if n in turn.regions}
-        conversations, given = [], []
+        own = [{**self.regions, **more} for more in (regions or [{}] * len(questions))]
         for question, known in zip(questions, own, strict=True):
-            self._check_question(question, known)
-            # Regions that nobody mentions are left out: their masks would be computed for nothing.
-            mine = {n: known[n] for n in _mentioned(question)}
-            if clash := [n for n in mine if earlier.get(n, mine[n]) is not mine[n]]:
-                raise InputError(
-                    f"{mention(clash[0])} means another region earlier in this conversation: "
-                    "use a number that was not used, or reset."
-                )
-            messages = [*history, {"role": "user", "content": [{"type": "text", "text": question}]}]
-            if self._image is not None:
-                picture = {"type": "image", "image": self._image}
-                messages[0] = {**messages[0], "content": [picture, *messages[0]["content"]]}
-            conversations.append(messages)
-            given.append((earlier | mine) or None)
-        batch = self.processor.encode_chat(
-            conversations, regions=given, add_generation_prompt=True, return_pixel_values=False
-        )
-        prompts = prompts_of(batch, self.processor.region_token_id, self.processor.refined_grid)
-        length, limit = max(len(prompt.ids) for prompt in prompts), self.processor.max_length
-        if limit is not None and length >= limit:
-            raise ContextLengthError(
-                f"The conversation has {length} tokens but the context holds {limit}: no room for an answer; "
-                "shorten the question or start a new conversation."
-            )
-        return prompts
-
-    def _check_question(self, question: str, regions: Mapping[int, Region]) -> None:
-        if not question.strip():
-            raise InputError("The question is empty: type one.")
-        if not question.isprintable() and any("\ud800" <= c <= "\udfff" for c in question):
-            raise InputError("The question is not valid text (it holds half a character): type it again.")
-        if missing := sorted(_mentioned(question) - set(regions)):
-            raise InputError(f"The question mentions {', '.join(map(mention, missing))} but {self._known()}.")
+            if missing := sorted(mentioned(question) - set(known)):
+                names = ", ".join(map(mention, missing))
+                raise InputError(f"The question mentions {names} but {self._known()}.")
+        past = [(turn.question, turn.answer, turn.regions) for turn in self.turns]
+        return encode(self.processor, self._image, past, questions, own)
 
     def _check_limits(self, max_new_tokens: int, choices: Sequence[str] | None) -> None:
         if choices is not None and not choices:
@@ -442,8 +404,3 @@ class ChatSession:
             ids = ids[:-1]
             text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
-
-
-def _mentioned(text: str) -> set[int]:
-    """Numbers of the regions that a text mentions."""
-    return {int(number) for number in MENTION.findall(text)}
