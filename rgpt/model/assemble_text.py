@@ -21,7 +21,7 @@ from rgpt.model.prompt_text import chat_template
 
 BLANK = "▁"
 _PROBES = (
-    "What is the object in <region1>?", "  two  leading blanks", "a" + " " * 37 + "b", " ", BLANK + "mark",
+    "What is the object in <region1>?", "  two  leading blanks", " ", BLANK + "mark",
     "1 + 2 = 3, 50% & café naïve 日本 🙂 \u200b\u3000", "\ttab\n\n  new lines \r\n", "<0x0A> <unk",
     "def f(x):\n        return [0.123, x ** 2]  # code", "ﬁ ½ é e\u0301 \x01", " ".join(map(str, range(60))),
 )  # fmt: skip
@@ -54,8 +54,9 @@ def fast_from_sentencepiece(model_file: Path, settings: dict[str, Any] | None = 
         for k in range(1, len(piece)):
             left, right = vocabulary.get(piece[:k]), vocabulary.get(piece[k:])
             if left is not None and right is not None:
-                # The highest score is merged first; ties, which only runs of blanks have, shortest first.
-                merges.append((-pieces.get_score(i), len(piece), i, left, right))
+                # The highest score is merged first; ties, which only runs of blanks have, by id: the probes
+                # below hold every length of run.
+                merges.append((-pieces.get_score(i), i, left, right))
     names = list(vocabulary)
     tokenizer = Tokenizer(
         models.BPE(
@@ -70,7 +71,7 @@ def fast_from_sentencepiece(model_file: Path, settings: dict[str, Any] | None = 
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    for probe in _PROBES:
+    for probe in (*_PROBES, *("a" + " " * count + "b" for count in range(1, 130))):
         if tokenizer.encode(probe, add_special_tokens=False).ids != pieces.encode(probe):
             raise InputError(
                 f"{model_file} cannot become a fast tokenizer without changing ids (first at {probe!r}): "

@@ -119,7 +119,7 @@ def make_spatialrgpt(folder: Path, connector: str = "mlp_downsample") -> dict[st
     loud(vision)
     vision.save_pretrained(folder / "vision_tower")
     SiglipImageProcessor(size={"height": 28, "width": 28}).save_pretrained(folder / "vision_tower")
-    llm = make_llm(folder / "llm")
+    llm = make_llm(folder / "llm", max_position_embeddings=1024)
 
     if connector == "mlp_downsample":
         layers: list[nn.Module] = [nn.Identity(), nn.LayerNorm(4 * channels), nn.Linear(4 * channels, width)]
