@@ -7,6 +7,7 @@ later turns ask without it [P].
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from rgpt.data.schema import QuestionAnswer
 Item = TypeVar("Item")
 
 NO_WORDS = "no words"
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 MARKS = "words that would act as a mark"
 
 
@@ -30,7 +32,8 @@ def unusable(text: str) -> str:
         return NO_WORDS
     if "<region" in text or "<image>" in text:
         return MARKS
-    return NO_WORDS if any("\ud800" <= letter <= "\udfff" for letter in text) else ""
+    # Half of a surrogate pair cannot be written as UTF-8; nearly all texts are plain ASCII.
+    return NO_WORDS if not text.isascii() and _HALF_PAIR.search(text) else ""
 
 
 def spoken(name: str) -> str:

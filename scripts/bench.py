@@ -205,6 +205,10 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)")
     chat.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     chat.set_defaults(run=bench_chat)
+
+    from scripts import bench_recipes  # imports this module
+
+    bench_recipes.add_arguments(what.add_parser("recipes", help="rate and peak memory of a data recipe"))
     return parser
 
 
