@@ -2,7 +2,8 @@
 
     python -m data_recipes.shapes --seed 0 --count 1000 --out DIR [--workers 4] [--regions mask|box|mixed]
 
-DIR gets pictures/*.png, samples.jsonl (rgpt.data.schema), report.json and contact_sheet.png. Sample i
+DIR gets pictures/*.png, samples.jsonl (rgpt.data.schema), detections.jsonl (data_recipes.detections: every
+region with its shape's name), report.json and contact_sheet.png. Sample i
 shows the scene of seed `--seed` + i: runs whose seed ranges do not meet share no scene, and the same seeds
 give the same files whatever the number of workers.
 """
@@ -10,6 +11,7 @@ give the same files whatever the number of workers.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import random
 import signal
@@ -19,9 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
+from data_recipes.detections import Detection
 from data_recipes.output import Report, Reservoir, contact_sheet, new_folder, stop_cleanly_when_terminated
 from rgpt.data.scene_questions import MAKERS, conversation, number_objects
 from rgpt.data.scenes import DrawnObject, draw_scene
@@ -44,6 +48,7 @@ class Made:
     sample: Sample | None
     tasks: tuple[str, ...] = ()
     dropped: str = ""
+    detection: Detection | None = None
 
 
 def make_sample(seed: int, folder: Path, regions: str) -> Made:
@@ -63,7 +68,9 @@ def make_sample(seed: int, folder: Path, regions: str) -> Made:
         regions=tuple(_region(scene.objects[i], regions, kinds) for i in numbered.order),
         turns=tuple(QuestionAnswer(exchange.question, exchange.answer) for exchange in exchanges),
     )
-    return Made(sample, tuple(exchange.task for exchange in exchanges))
+    names = tuple(scene.objects[i].scene_object.shape for i in numbered.order)
+    detection = Detection(sample.id, picture, scene.image.width, scene.image.height, sample.regions, names)
+    return Made(sample, tuple(exchange.task for exchange in exchanges), detection=detection)
 
 
 def _region(drawn: DrawnObject, kind: str, rng: random.Random) -> Region:
@@ -92,15 +99,17 @@ def build(seed: int, count: int, out: Path, workers: int = 1, regions: str = "mi
     chosen = Reservoir(seed)
     with new_folder(out) as folder:
         (folder / "pictures").mkdir()
-        with _in_order(workers) as run:
+        with _in_order(workers) as run, open(folder / "detections.jsonl", "w", encoding="utf-8") as lines:
             made = run(partial(make_sample, folder=folder, regions=regions), range(seed, seed + count))
-            write_jsonl(folder / "samples.jsonl", _counted(made, count, report, chosen))
+            write_jsonl(folder / "samples.jsonl", _counted(made, count, report, chosen, lines))
         contact_sheet(chosen.samples).save(folder / "contact_sheet.png")
         report.write(folder / "report.json")
     return report
 
 
-def _counted(made: Iterator[Made], count: int, report: Report, chosen: Reservoir) -> Iterator[Sample]:
+def _counted(
+    made: Iterator[Made], count: int, report: Report, chosen: Reservoir[Sample], lines: TextIO
+) -> Iterator[Sample]:
     for result in tqdm(made, total=count, desc="drawing scenes", unit="scene"):
         if result.sample is None:
             report.drop(result.dropped)
@@ -108,6 +117,9 @@ def _counted(made: Iterator[Made], count: int, report: Report, chosen: Reservoir
         report.keep(result.sample)
         report.tasks.update(result.tasks)
         chosen.offer(result.sample)
+        if result.detection is not None:
+            folder = Path(lines.name).parent
+            lines.write(json.dumps(result.detection.to_json(folder), ensure_ascii=False) + "\n")
         yield result.sample
 
 

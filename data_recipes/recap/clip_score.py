@@ -144,25 +144,27 @@ def score(folder: Path, scorer: Scorer, model: str, batch: int = 32) -> int:
 
     paths = journals(folder)
     with Journal(folder / SCORES, {"model": model, "margin": MARGIN}, replay) as scores:
-        total = sum(1 for _ in _captions(paths))
-        left = (record for record in _captions(paths) if record["id"] not in known)
-        done = 0
-        with tqdm(total=total, initial=len(known), desc="scoring", unit="caption") as bar:
-            while some := list(islice(left, batch)):
-                pictures = [_close_up(folder, record) for record in some]
-                found = scorer.cosines(pictures, [sentences(record["caption"]) for record in some])
-                asyncio.run(_append(scores, some, found))
-                done += len(some)
-                bar.update(len(some))
+        return asyncio.run(_score(folder, paths, scorer, batch, scores, known))
+
+
+async def _score(
+    folder: Path, paths: list[Path], scorer: Scorer, batch: int, scores: Journal, known: dict[str, float]
+) -> int:
+    total = sum(1 for _ in _captions(paths))
+    left = (record for record in _captions(paths) if record["id"] not in known)
+    done = 0
+    with tqdm(total=total, initial=len(known), desc="scoring", unit="caption") as bar:
+        while some := list(islice(left, batch)):
+            pictures = [_close_up(folder, record) for record in some]
+            found = scorer.cosines(pictures, [sentences(record["caption"]) for record in some])
+            lines = [
+                {"kind": "score", "id": record["id"], "score": sum(cosines) / len(cosines)}
+                for record, cosines in zip(some, found, strict=True)
+            ]
+            await asyncio.gather(*(scores.append(line) for line in lines))
+            done += len(some)
+            bar.update(len(some))
     return done
-
-
-async def _append(scores: Journal, records: list[dict[str, Any]], found: list[list[float]]) -> None:
-    lines = [
-        {"kind": "score", "id": record["id"], "score": sum(cosines) / len(cosines)}
-        for record, cosines in zip(records, found, strict=True)
-    ]
-    await asyncio.gather(*(scores.append(line) for line in lines))
 
 
 def _captions(paths: list[Path]) -> Iterator[dict[str, Any]]:

@@ -44,6 +44,7 @@ def test_the_number_of_workers_changes_nothing(made: Path, tmp_path: Path) -> No
     assert one == two and reports[0] == reports[1]
     assert set(one) == {
         "samples.jsonl",
+        "detections.jsonl",
         "contact_sheet.png",
         *(f"pictures/{SEED + i:09d}.png" for i in range(COUNT)),
     }
