@@ -2,7 +2,7 @@
 belong to.
 
 DIR holds `REFERENCE_FIGURES.json` (`[{id, value, …}]`) and the data it speaks of. A figure counts as
-reproduced when it agrees to every digit given: rounded or cut to that many decimals, or within 1e-9 where it
+reproduced when it agrees to every digit given: rounded or cut to that many decimals, or within 1e-12 where it
 is stated in full. Not computed here: SPICE and CLIPScore (their models would have to be downloaded), and
 plain counts of data sets.
 """
@@ -26,9 +26,9 @@ from eval.metrics.voc import read_voc_folder, voc_ap
 from eval.score import score_task
 from rgpt.errors import InputError
 
-FULL = 12
+FULL = 14
 """From this many decimals on a figure counts as stated in full."""
-TOLERANCE = 1e-9
+TOLERANCE = 1e-12
 NOT_COMPUTED = ("SPICE", "CLIPScore", "RefCLIPScore")
 
 

@@ -33,26 +33,7 @@ def read_references(source: Any, split: str | None = None) -> dict[str, list[str
     Raises:
         InputError: another layout, an unknown split, an item without a reference.
     """
-    name = name_of(source) if isinstance(source, str | Path) else "references"
-    if isinstance(source, str | Path) and Path(source).suffix == ".txt":
-        source = [source]
-    if isinstance(source, list) and source and all(isinstance(s, str | Path) for s in source):
-        files = [Path(s) for s in source]
-        if len(files) > 1 or files[0].suffix == ".txt":
-            return _parallel_lines(files)
-        source = files[0]
-    if isinstance(source, str | Path) and Path(source).suffix in (".p", ".pkl", ".pickle"):
-        value = read_plain_pickle(source)
-    else:
-        value = read_json(source)
-    if _are_refs(value):
-        found = _from_refs(value, split, name)
-    else:
-        if split is not None:
-            raise InputError.about(
-                f"{name}, split", expected="none (the file holds one)", actual=repr(split), fix="leave it out"
-            )
-        found = _from_value(value, name)
+    found, name = _read(source, split)
     for id_, listed in found.items():
         if not listed or not all(isinstance(text, str) and text.strip() for text in listed):
             raise InputError.about(
@@ -62,6 +43,27 @@ def read_references(source: Any, split: str | None = None) -> dict[str, list[str
                 fix="repair the file",
             )
     return found
+
+
+def _read(source: Any, split: str | None) -> tuple[dict[str, list[str]], str]:
+    """References, and what messages call their file."""
+    files = source if isinstance(source, list) else [source]
+    if files and all(isinstance(path, str | Path) for path in files):
+        if len(files) > 1 or Path(files[0]).suffix == ".txt":
+            return _parallel_lines([Path(path) for path in files]), ", ".join(map(str, files))
+        source = files[0]
+    name = name_of(source)
+    if isinstance(source, str | Path) and Path(source).suffix in (".p", ".pkl", ".pickle"):
+        value = read_plain_pickle(source)
+    else:
+        value = read_json(source)
+    if _are_refs(value):
+        return _from_refs(value, split, name), name
+    if split is not None:
+        raise InputError.about(
+            f"{name}, split", expected="none (the file holds one)", actual=repr(split), fix="leave it out"
+        )
+    return _from_value(value, name), name
 
 
 def _are_refs(value: Any) -> bool:

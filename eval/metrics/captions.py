@@ -6,7 +6,9 @@ work. SPICE is not computed (its models would have to be downloaded).
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import io
 import shutil
 import subprocess
@@ -114,17 +116,35 @@ def caption_scores(
 
 
 def meteor_scores(
-    expected: Mapping[str, list[str]], said: Mapping[str, list[str]]
+    expected: Mapping[Any, list[str]], said: Mapping[Any, list[str]]
 ) -> tuple[float, list[float]]:
     """METEOR 1.5 (`-l en -norm`): the corpus value from aggregated statistics, and one value an item."""
-    from pycocoevalcap.meteor.meteor import Meteor
-
-    scorer: Any = Meteor()
     # "|||" separates fields of METEOR's protocol; the wrapper removes it from hypotheses only.
     clean = {id_: [text.replace("|||", " ") for text in listed] for id_, listed in expected.items()}
     try:
-        corpus, each = scorer.compute_score(clean, {id_: list(said[id_]) for id_ in clean})
+        corpus, each = _meteor().compute_score(clean, {id_: list(said[id_]) for id_ in clean})
     except (ValueError, OSError) as error:  # the program died: its answer is empty
-        scorer.lock.locked() and scorer.lock.release()  # compute_score leaves it taken, __del__ waits for it
+        stop_meteor()
         raise RuntimeError(f"METEOR gave no score: {error}") from error
+    except BaseException:  # stopped half-way: answers that nobody read are still in the pipe
+        stop_meteor()
+        raise
     return float(corpus), [float(value) for value in each]
+
+
+@functools.cache
+def _meteor() -> Any:
+    """METEOR's process. It reads its paraphrases for many seconds, so it is kept until this process ends."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    atexit.register(stop_meteor)
+    return Meteor()
+
+
+def stop_meteor() -> None:
+    """End METEOR's process (up to 2 GB) if there is one; the next score starts another."""
+    if _meteor.cache_info().currsize:
+        scorer = _meteor()
+        if scorer.lock.locked():  # a failed compute_score leaves it taken, and __del__ waits for it
+            scorer.lock.release()
+        _meteor.cache_clear()
