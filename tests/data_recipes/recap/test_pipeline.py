@@ -348,7 +348,7 @@ def test_settings_know_their_style(tmp_path: Path) -> None:
 
 
 def test_a_local_vlm_goes_the_same_way(tmp_path: Path) -> None:
-    """A random LLaVA babbles: every answer is cut off, which is recorded, and no caption comes of it."""
+    """A random LLaVA babbles, and most of it is cut off: what it said is recorded, whatever it is worth."""
     from tests.test_backends import save_llava
 
     model = tmp_path / "llava"
@@ -357,12 +357,10 @@ def test_a_local_vlm_goes_the_same_way(tmp_path: Path) -> None:
     run = ["run", str(source), "--backend", f"local:{model}", "--out", str(out), "--max-tokens", "12"]
     assert main(run) == 0
     records = list(read_journal(out / "journal-1-of-1.jsonl"))
-    assert Counter(record["kind"] for record in records) == {
-        "header": 1,
-        "request": 2,
-        "answer": 2,
-        "region": 4,
-    }
-    assert {r["status"] for r in regions_of(out).values()} == {"no_context"}
-    assert main(["samples", str(out), "--out", str(tmp_path / "new")]) == 2
-    assert not (tmp_path / "new").exists()
+    said = {record["key"]: record["text"] for record in records if record["kind"] == "answer"}
+    assert {"picture:0.png", "picture:1.png"} <= set(said)
+    found = regions_of(out)
+    assert len(found) == 4
+    asked = {key: record for key, record in found.items() if record["status"] != "no_context"}
+    assert {f"region:{key}" for key in asked} == {key for key in said if key.startswith("region")}
+    assert all(record["caption"] == said[f"region:{key}"] for key, record in asked.items())
