@@ -15,7 +15,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from rgpt.errors import InputError
+from rgpt.errors import ContextLengthError, InputError
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.pictures import as_picture, to_pixels
 from rgpt.model.prompt_text import Conversation, chat_template, control_pattern, expand_mentions
@@ -391,7 +391,7 @@ class RegionGPTProcessor(ProcessorMixin):
         ids, learned = np.repeat(ids, times), np.repeat(learned, times)
         if limit is not None and len(ids) > limit:
             if not truncation:
-                raise InputError(
+                raise ContextLengthError(
                     f"the prompt has {len(ids)} tokens but the context holds {limit}: "
                     "shorten the text or leave out pictures or turns."
                 )
