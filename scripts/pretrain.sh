@@ -6,6 +6,6 @@
 #
 # Several machines: see scripts/torchrun.sh.
 set -euo pipefail
-# shellcheck source=scripts/torchrun.sh
+# shellcheck disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/torchrun.sh"
 launch align "$@"

@@ -1,0 +1,256 @@
+"""Whole runs of a very small model in one process: what changes, what is saved, how they continue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from rgpt.commands import cache_features, merge_lora
+from rgpt.errors import InputError
+from rgpt.model import load
+from rgpt.train import record, run
+from rgpt.train.stages import STAGES, part_of
+from tests.train.little import little_mix, little_model, little_run
+
+LORA = {"method": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
+
+
+class Little:
+    """A model, samples, and runs in folders of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = little_model(folder / "model")
+        self.data = little_mix(folder / "data", 40)
+        self.held_out = little_mix(folder / "data", 8, first=1000)
+
+    def train(self, name: str, resume: bool = False, **changes: Any) -> Path:
+        changes.setdefault("model", str(self.model))
+        settings = little_run(self.folder / name, Path(changes.pop("model")), self.data, **changes)
+        return run.train(settings, resume)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return record.read_log(self.folder / name / "log.jsonl")
+
+    def losses(self, name: str) -> list[float]:
+        return [row["loss"] for row in self.rows(name) if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Little:
+    return Little(tmp_path_factory.mktemp("little"))
+
+
+@pytest.fixture
+def stops_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`stops_at(step)`: the next run breaks off after that step, as if the machine had failed."""
+
+    class Stop(TrainerCallback):
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == self.step:
+                raise ConnectionError("the machine has failed")
+
+    plain = run.callbacks
+
+    def stops(step: int | None) -> None:
+        extra = [] if step is None else [Stop(step)]
+        monkeypatch.setattr(run, "callbacks", lambda *arguments: [*plain(*arguments), *extra])
+
+    yield stops
+
+
+# ---------------------------------------------------------------------------------------------- what changes
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_exactly_the_stages_parts_change(little: Little, stage: str) -> None:
+    before = load_file(little.model / "model.safetensors")
+    after = load_file(little.train(f"changes-{stage}", stage=stage) / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if part_of(name) in STAGES[stage].trains}
+
+
+def test_lora_leaves_the_base_as_it_was_and_trains_all_it_should(little: Little) -> None:
+    adapter = little.train("changes-lora", **LORA)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    base = load_file(little.model / "model.safetensors")
+    kinds = {"lora" if "lora_" in name else part_of(name) for name in tensors}
+    assert kinds == {"lora", "refinement", "connector"}
+    assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+    for name, tensor in tensors.items():
+        if "lora_" in name:
+            assert part_of(name) == "language_model"
+        else:  # trained whole: a changed copy of the base's
+            original = base[name.removeprefix("base_model.model.")]
+            assert tensor.shape == original.shape and not torch.equal(tensor, original)
+    targets = {name.split(".lora_")[0] for name in tensors if "lora_" in name}
+    linears = [
+        n for n, m in load(little.model)[0].model.language_model.named_modules() if hasattr(m, "in_features")
+    ]
+    assert len(targets) == len(linears)
+
+
+def test_a_merged_adapter_answers_like_the_adapted_model(
+    little: Little, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import PeftModel
+
+    adapter = little.train("merge", max_steps=6, lr=1e-2, **LORA)
+    merged = little.folder / "merged"
+    assert merge_lora.main([str(adapter), "--out", str(merged)]) == 0
+    assert str(merged) in capsys.readouterr().out
+    plain, processor = load(merged)
+    adapted = PeftModel.from_pretrained(load(little.model)[0], str(adapter)).eval()
+    batch = processor(text="<image>\nIs it red?", images=_picture())
+    base = load(little.model)[0](**batch).logits
+    assert torch.allclose(plain(**batch).logits, adapted(**batch).logits, atol=1e-4)
+    assert not torch.allclose(plain(**batch).logits, base, atol=1e-2)
+    assert (merged / "run.yaml").is_file()
+    with pytest.raises(InputError, match="expected a new folder"):
+        merge_lora.main([str(adapter), "--out", str(merged)])
+
+
+def _picture() -> Any:
+    from tests.model.tiny_models import make_picture
+
+    return make_picture()
+
+
+# ---------------------------------------------------------------------------------------------- what is saved
+
+
+def test_everything_lies_beside_the_weights(little: Little) -> None:
+    held_out = {"path": str(little.held_out), "every": 2, "samples": 8, "answers": 2}
+    result = little.train("saved", held_out=held_out, save_every=2)
+    model, processor = load(result)
+    processor.check_model(model.config)
+    assert json.loads((result / "versions.json").read_text())["torch"]
+    folder = result.parent
+    assert (result / "run.yaml").read_text() == (folder / "run.yaml").read_text()
+    assert (folder / "curve.png").is_file() and any((folder / "tensorboard").iterdir())
+    rows = little.rows("saved")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if "held_out_loss" in row] == [2, 4]
+    for key in ("tokens_per_second", "samples_per_second", "data_share", "learning_rate", "learned_tokens"):
+        assert all(key in row for row in rows if "loss" in row)
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in answers] == [2, 2, 4, 4]
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4"}
+
+
+def test_mfu_is_in_the_log_when_the_peak_is_known(little: Little) -> None:
+    little.train("mfu", peak_tflops=0.1, max_steps=2)
+    assert all(0 < row["mfu"] < 1 for row in little.rows("mfu") if "loss" in row)
+
+
+def test_the_table_at_the_start(little: Little, capsys: pytest.CaptureFixture[str]) -> None:
+    little.train("table", max_steps=1, connector_lr=5e-3, weight_decay=0.1)
+    rows = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+    assert rows["vision_tower"][1:] == ["0", "frozen"]
+    assert rows["connector"][2:] == ["0.005", "0.1"]
+    assert rows["language_model"][2:] == ["0.001", "0.1"]
+    model = load(little.model)[0]
+    assert int(rows["all"][0].replace(",", "")) == model.num_parameters()
+
+
+def test_rates_are_those_of_the_table(little: Little) -> None:
+    """With a connector rate next to nothing, connector and refinement hardly move."""
+    before = load_file(little.model / "model.safetensors")
+    after = load_file(little.train("rates", connector_lr=1e-9) / "model.safetensors")
+    moved = {name: float((before[name] - after[name]).abs().max()) for name in before}
+    assert max(moved[n] for n in moved if part_of(n) in ("connector", "refinement")) < 1e-7
+    assert min(moved[n] for n in moved if part_of(n) == "lm_head") > 1e-4
+
+
+# ---------------------------------------------------------------------------------------------- the loss
+
+
+@pytest.mark.parametrize("packing", ["none", "one-row"])
+def test_micro_batches_and_packing_do_not_change_the_loss(little: Little, packing: str) -> None:
+    """1 x 4 = accumulation 4 x 1, although the answers are of unlike lengths."""
+    whole = little.losses("one-by-four") or (little.train("one-by-four"), little.losses("one-by-four"))[1]
+    little.train(f"four-by-one-{packing}", micro_batch_size=1, packing=packing)
+    assert little.losses(f"four-by-one-{packing}") == pytest.approx(whole, abs=1e-5)
+    little.train(f"packing-{packing}", packing=packing)
+    assert little.losses(f"packing-{packing}") == pytest.approx(whole, abs=1e-5)
+
+
+def test_cached_features_are_the_pixels(little: Little, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = little.folder / "cache"
+    words = [str(little.data), "--model", str(little.model), "--out", str(cache), "--batch", "3"]
+    assert cache_features.main(words) == 0
+    assert "6 pictures, 6 computed now" in capsys.readouterr().out
+    cache_features.main(words)
+    assert "6 pictures, 0 computed now" in capsys.readouterr().out
+    little.train("pixels")
+    little.train("cached", features=str(cache))
+    assert little.losses("cached") == pytest.approx(little.losses("pixels"), rel=2e-3)  # bf16
+    assert little.losses("cached") != little.losses("pixels")
+    other = little_model(little.folder / "other", seed=1)
+    with pytest.raises(InputError, match="expected those of this model's tower and preprocessing"):
+        little.train("stale", features=str(cache), model=str(other))
+
+
+def test_a_picture_that_changed_or_is_new_stops_a_cached_run(tmp_path: Path) -> None:
+    little = Little(tmp_path)
+    cache_features.main([str(little.data), "--model", str(little.model), "--out", str(tmp_path / "cache")])
+    picture = tmp_path / "data" / "pictures" / "1.png"
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    with pytest.raises(InputError, match=r"1\.png.*bytes its features were made of"):
+        little.train("changed", features=str(tmp_path / "cache"), max_steps=8)
+
+
+# ---------------------------------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("method", [{}, LORA], ids=["full", "lora"])
+def test_a_run_that_broke_off_continues_exactly(
+    little: Little, stops_at: Any, method: dict[str, Any]
+) -> None:
+    name = "lora" if method else "full"
+    settings = {"max_steps": 12, "save_every": 3, "workers": 0 if method else 1, **method}
+    result = little.train(f"{name}-whole", **settings)
+    for step in (5, 11):
+        stops_at(step)
+        with pytest.raises(ConnectionError):
+            little.train(f"{name}-broken", resume=True, **settings)
+    stops_at(None)
+    again = little.train(f"{name}-broken", resume=True, **settings)
+    assert little.losses(f"{name}-broken") == little.losses(f"{name}-whole")
+    file = "adapter_model.safetensors" if method else "model.safetensors"
+    one, other = load_file(result / file), load_file(again / file)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert little.train(f"{name}-broken", resume=True, **settings) == again  # finished: nothing to do
+
+
+def test_a_folder_with_a_run_is_not_overwritten(little: Little) -> None:
+    little.train("twice", max_steps=1)
+    with pytest.raises(InputError, match="which holds a run; add --resume to continue it"):
+        little.train("twice", max_steps=1)
+    with pytest.raises(InputError, match="expected the settings it began with, got another lr"):
+        little.train("twice", resume=True, max_steps=1, lr=1.0)
+
+
+# ---------------------------------------------------------------------------------------------- bad samples
+
+
+def test_a_corrupt_picture_stops_the_run_with_its_path_or_is_listed(tmp_path: Path) -> None:
+    little = Little(tmp_path)
+    (tmp_path / "data" / "pictures" / "1.png").write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"pictures/1\.png"):
+        little.train("stop", max_steps=10)
+    little.train("skip", max_steps=10, on_bad_sample="skip")
+    bad = [json.loads(line) for line in (tmp_path / "skip" / "bad_samples.0.jsonl").read_text().splitlines()]
+    assert len(bad) == 5 and all("1.png" in row["reason"] for row in bad)  # 1, 9, 17, 25, 33 of 40
+    assert len(little.losses("skip")) == 10
