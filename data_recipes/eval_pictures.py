@@ -3,7 +3,7 @@
 Give everything you evaluate on; the list holds each picture once, by every name that is known of it.
 
     python -m data_recipes.eval_pictures --out eval_pictures.txt \\
-        --coco instances_val2017.json lvis_v1_val.json --refcoco "refcocog/refs(umd).p" "refcoco/refs(unc).p" \\
+        --coco instances_val2017.json lvis_v1_val.json --refcoco "refcocog/refs(umd).p" \\
         --visual-genome densecap_splits.json --image-data image_data.json.zip \\
         --records coco_pope_random.json --folder dlc_bench/images
 """

@@ -23,7 +23,10 @@ from tqdm import tqdm
 from rgpt.errors import InputError
 
 WINDOW = 1 << 20
-"""Characters read at a time; a decoding error further than this from the window's end is the file's."""
+"""Bytes read at a time."""
+CUT_OFF = 64
+"""Characters before the window's end in which a decoding error may come from the cut alone (a number, a
+literal or an escape in two parts); an error before them is the file's."""
 
 
 def read_array(path: Path) -> Iterator[Any]:
@@ -110,12 +113,12 @@ class _Scanner:
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._text, self._place, self._ended = "", 0, False
 
-    def _more(self, size: int = WINDOW) -> bool:
+    def _more(self, size: int | None = None) -> bool:
         """Read on; False at the end of the file."""
         if self._ended:
             return False
         try:
-            data = self._stream.read(size)
+            data = self._stream.read(size or WINDOW)
             self._ended = not data
             self._text = self._text[self._place :] + self._utf8.decode(data, final=self._ended)
         except (OSError, EOFError, ValueError) as error:  # ValueError: a byte that is not UTF-8
@@ -148,16 +151,18 @@ class _Scanner:
             try:
                 value, end = self._decode(self._text, self._place)
             except (JSONDecodeError, RecursionError) as error:
-                # Near the window's end the value may only be cut off by it. Doubling keeps a value that is
-                # itself large from being decoded again for every window.
-                far = isinstance(error, RecursionError) or error.pos < len(self._text) - WINDOW
+                # The value may only be cut off by the window: read on. Doubling keeps a value that is itself
+                # large from being decoded again for every window. A string's error lies where it begins.
+                far = isinstance(error, RecursionError) or (
+                    error.pos < len(self._text) - CUT_OFF and not error.msg.startswith("Unterminated")
+                )
                 if far or not self._more(size):
                     message = str(error).partition(":")[0]
                     raise self._wrong(message[:1].lower() + message[1:]) from error
                 size *= 2
                 continue
-            if end == len(self._text) and isinstance(value, int | float) and self._more():
-                continue  # the digits may go on in the next window
+            if isinstance(value, int | float) and end > len(self._text) - CUT_OFF and self._more():
+                continue  # "1." and "1e" at the end are read as 1: the digits may go on in the next window
             text = self._text[self._place : end]
             self._place = end
             return value, text

@@ -1,9 +1,9 @@
 """Check a JSONL file of samples or detection records, and say what is in it.
 
-Every line is checked: it is a sample (counts of regions and mentions match, nothing unknown in it), its id is
-its own, its picture exists and can be read, every region lies in the picture, answers name regions that are
-there, and the conversation fits into --max-length tokens. Problems are named by line; 0 is returned when there
-are none, 1 when there are some.
+Every line is checked: it is a sample (counts of regions and mentions match, nothing unknown in it), its id
+is its own, its picture exists and can be read, every region lies in the picture, answers name regions that
+are there, and the conversation fits into --max-length tokens. Problems are named by line; 0 is returned when
+there are none, 1 when there are some.
 
     python -m data_recipes.validate DIR/samples.jsonl
     python -m data_recipes.validate DIR/samples.jsonl --model regiongpt-7b --max-length 2048

@@ -1,0 +1,58 @@
+"""Running a recipe as its command line does, and reading what it wrote."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from data_recipes import runner
+from data_recipes.detections import Detection
+from rgpt.data.schema import Sample, read_jsonl
+
+
+class Output(NamedTuple):
+    """A recipe's folder, read back."""
+
+    folder: Path
+    report: dict[str, Any]
+    samples: list[Sample]
+    detections: list[Detection]
+
+
+def read_output(folder: Path) -> Output:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert (folder / "contact_sheet.png").stat().st_size > 0
+    assert not [path for path in folder.iterdir() if path.name.startswith(("scratch", "."))]
+    samples = list(read_jsonl(folder / "samples.jsonl")) if (folder / "samples.jsonl").exists() else []
+    detections = []
+    if (folder / "detections.jsonl").exists():
+        with open(folder / "detections.jsonl", encoding="utf-8") as lines:
+            detections = [Detection.from_json(json.loads(line), folder) for line in lines]
+    # What every report promises.
+    assert report["read"] == report["records_kept"] + sum(report["dropped"].values())
+    assert report["kept"] == len(samples) + len(detections)
+    assert report["regions"] == sum(len(item.regions) for item in (*samples, *detections))
+    assert report["turns"] == sum(len(sample.turns) for sample in samples) == sum(report["tasks"].values())
+    assert report["words"] == sum(
+        len(text.split()) for sample in samples for turn in sample.turns for text in turn
+    ) + sum(len(name.split()) for item in detections for name in item.names)
+    return Output(folder, report, samples, detections)
+
+
+@pytest.fixture
+def convert(tmp_path: Path) -> Callable[..., Output]:
+    """convert("coco", "--annotations", path, …): runs `python -m data_recipes.coco` in this process."""
+    runs = iter(range(1000))
+
+    def run(name: str, *arguments: object) -> Output:
+        recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
+        out = tmp_path / f"out-{name}-{next(runs)}"
+        assert runner.main(recipe, [*map(str, arguments), "--out", str(out)]) == 0
+        return read_output(out)
+
+    return run
