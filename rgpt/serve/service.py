@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from rgpt.chat import Turn
 from rgpt.regions import Region
 from rgpt.serve.conversation import Asked, check_mentions, mentioned, read_conversation
 from rgpt.serve.engine import Engine, Job, Slots, next_event
@@ -19,7 +18,7 @@ from rgpt.serve.metrics import Metrics
 from rgpt.serve.pictures import SentPicture, open_sent, read_data_url
 from rgpt.serve.protocol import ChatRequest
 from rgpt.serve.regions import build_regions, check_region_params
-from rgpt.serve.sessions import Picture, Session, Sessions
+from rgpt.serve.sessions import Earlier, Picture, Session, Sessions
 from rgpt.serve.settings import Settings
 from rgpt.serve.text import AnswerText
 
@@ -238,7 +237,7 @@ class Service:
         session = holder[0]
         known = ready.regions
         session.turns = [
-            Turn(question, answer, {n: known[n] for n in mentioned(question)})
+            Earlier(question, answer, {n: known[n] for n in mentioned(question)})
             for question, answer in asked.turns
         ]
         session.regions = {n: known[n] for n in mentioned(asked.question)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,15 @@ class Session(Protocol):
     def stream(
         self, question: str, *, max_new_tokens: int, temperature: float, top_p: float, seed: int | None
     ) -> Iterator[str]: ...
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A turn as the client sent it; what a session reads of a `rgpt.chat.Turn`."""
+
+    question: str
+    answer: str
+    regions: Mapping[int, Region]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,25 @@ import io
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from rgpt.chat import Turn
-from rgpt.chat.session import Usage
 from rgpt.regions import Region
+
+
+class Usage(NamedTuple):
+    prompt_tokens: int
+    cached_tokens: int
+    answer_tokens: int
+    ended: str
+
+
+class Turn(NamedTuple):
+    question: str
+    answer: str
+    regions: dict[int, Region]
+    usage: Usage
 
 
 class FakeSession:
@@ -86,16 +98,16 @@ def data_url(data: bytes | Image.Image, kind: str = "image/png") -> str:
 PICTURE = Image.new("RGB", (40, 30), "red")
 
 
-def messages(text: str = "What is <region1>?", url: str | None = None) -> list[dict[str, Any]]:
+def messages(text: str = "What is <region1>?", picture: str | None = None) -> list[dict[str, Any]]:
     """One user message with a 40 x 30 picture."""
-    part = {"type": "image_url", "image_url": {"url": url or data_url(PICTURE)}}
+    part = {"type": "image_url", "image_url": {"url": data_url(PICTURE) if picture is None else picture}}
     return [{"role": "user", "content": [part, {"type": "text", "text": text}]}]
 
 
 BOX = {"id": "region1", "box": [1, 2, 20, 20]}
 
 
-def body(text: str = "What is <region1>?", url: str | None = None, **fields: Any) -> dict[str, Any]:
+def body(text: str = "What is <region1>?", picture: str | None = None, **fields: Any) -> dict[str, Any]:
     """A whole request; `regions=None` leaves the regions out."""
-    request = {"model": "rgpt", "messages": messages(text, url), "regions": [BOX], **fields}
+    request = {"model": "rgpt", "messages": messages(text, picture), "regions": [BOX], **fields}
     return {name: value for name, value in request.items() if value is not None}
