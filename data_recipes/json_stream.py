@@ -161,7 +161,8 @@ class _Scanner:
                     raise self._wrong(message[:1].lower() + message[1:]) from error
                 size *= 2
                 continue
-            if isinstance(value, int | float) and end > len(self._text) - CUT_OFF and self._more():
+            if isinstance(value, int | float) and end > len(self._text) - CUT_OFF and not self._ended:
+                self._more()
                 continue  # "1." and "1e" at the end are read as 1: the digits may go on in the next window
             text = self._text[self._place : end]
             self._place = end
