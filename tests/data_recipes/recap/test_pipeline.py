@@ -364,3 +364,19 @@ def test_a_local_vlm_goes_the_same_way(tmp_path: Path) -> None:
     asked = {key: record for key, record in found.items() if record["status"] != "no_context"}
     assert {f"region:{key}" for key in asked} == {key for key in said if key.startswith("region")}
     assert all(record["caption"] == said[f"region:{key}"] for key, record in asked.items())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_budget_holds_when_answers_are_paid_for_and_lost(tmp_path: Path, seed: int, capsys: Any) -> None:
+    source, out = make_input(tmp_path, 10, 6), tmp_path / "out"
+    lost = dict.fromkeys(("malformed", "html", "no choices", "disconnect", "half"), 0.09)
+    with FakeEndpoint(lost, seed=seed) as endpoint:
+        priced = command(source, out, endpoint, "--price", "1", "2", "--image-tokens", "300")
+        for budget in (0.01, 0.02):
+            assert main([*priced, "--budget", str(budget)]) == STOPPED
+            assert 0.2 * budget < endpoint.money <= budget
+            assert "the budget is reached" in capsys.readouterr().err
+        assert main([*priced, "--budget-tokens", "1000"]) == STOPPED, "more than that was spent before"
+        asked = len(endpoint.requests)
+        assert main([*priced, "--budget-tokens", "20000"]) == STOPPED and len(endpoint.requests) > asked
+        assert endpoint.prompt_tokens + endpoint.completion_tokens <= 20000
