@@ -16,7 +16,12 @@ from eval.layouts.pickles import read_plain_pickle
 from eval.layouts.rows import are_rows, check_unique, predictions_file, read_rows
 from rgpt.errors import InputError
 
-RESULT_KEYS = (("image_id", "caption"), ("ref_id", "sent"), ("annotation_id", "generated_refexp"))
+RESULT_KEYS = (
+    ("image_id", "caption"),
+    ("ref_id", "sent"),
+    ("annotation_id", "generated_refexp"),
+    ("question_id", "text"),
+)
 REFERENCE_KEYS = (("image_id", "caption"), ("ann_id", "refexp"), ("id", "caption"))
 
 

@@ -1,0 +1,183 @@
+"""The judge client against fakes: what is asked, how answers are read, stopping and going on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import judge, judging
+from eval.judging import chosen, two_marks
+from eval.score import score_task
+from rgpt.backends import BackendError, Completion
+from rgpt.errors import InputError
+
+QA = {
+    "5": [
+        {"question": "Colour?", "choices": [["Red.", 1], ["Not said.", 0]], "type": "positive"},
+        {"question": "Boats?", "choices": [["Boats.", -1], ["No boats.", 1]], "type": "negative"},
+    ],
+    "6": [{"question": "Shape?", "choices": [["Round.", 1], ["Other.", -1]], "type": "positive"}],
+}
+
+
+class FakeBackend:
+    """Answers by looking for words in the prompt; fails as often as `failures` says."""
+
+    name, concurrent = "openai:fake", True
+
+    def __init__(self, answers: dict[str, str], failures: list[BackendError] | None = None) -> None:
+        self.answers, self.failures, self.asked = answers, failures or [], []
+
+    def complete(self, messages: list[dict[str, Any]], **options: Any) -> Completion:
+        self.asked.append((messages[0]["content"], options))
+        if self.failures:
+            raise self.failures.pop(0)
+        text = next(v for k, v in self.answers.items() if k in messages[0]["content"])
+        return Completion(text, 1, 1, "stop")
+
+
+GOOD = {"Is it likely": "A. Yes", "Colour?": "A. Red.", "Boats?": "B", "Shape?": "(a) Round"}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    (tmp_path / "qa.json").write_text(json.dumps(QA))
+    (tmp_path / "class_names.json").write_text(json.dumps({"5": "taco", "6": "drum"}))
+    (tmp_path / "said.json").write_text(json.dumps({"5": "a red taco", "6": "a drum"}))
+    return tmp_path
+
+
+def run(bench: Path, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    monkeypatch.setattr(judge, "open_backend", lambda spec: backend)
+    files = [
+        "--gt",
+        str(bench),
+        "--predictions",
+        str(bench / "said.json"),
+        "--out",
+        str(bench / "judged.jsonl"),
+    ]
+    return judge.main(["dlc_bench", *files, "--judge", "openai:fake", *more])
+
+
+def scored(bench: Path) -> dict[str, Any]:
+    return score_task("dlc_bench", bench, bench / "judged.jsonl")
+
+
+def test_a_judge_that_finds_all_right(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend(GOOD)
+    assert run(bench, backend, monkeypatch) == 0
+    scores = scored(bench)
+    assert (scores["pos"], scores["neg"], scores["n"], scores["n_neg"]) == (1, 1, 2, 1)
+    assert len(backend.asked) == 5 and all(o["temperature"] == 0 for _, o in backend.asked)
+    taco = next(text for text, _ in backend.asked if "Is it likely" in text and "taco" in text)
+    assert "a red taco" in taco and "A. Yes\nB. No" in taco
+
+
+def test_no_recognition_caps_every_question_at_zero(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(bench, FakeBackend({**GOOD, "Is it likely": "B. No"}), monkeypatch)
+    assert (scored(bench)["pos"], scored(bench)["neg"], scored(bench)["recognised"]) == (0, 0, 0)
+
+
+def test_stopped_runs_go_on_and_judges_are_not_mixed(
+    bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    busy = [BackendError("rate limit", "slow down", retry_after=0.01), BackendError("account", "no such key")]
+    assert run(bench, FakeBackend(GOOD, busy), monkeypatch, "--workers", "1") == 2
+    assert "run again to go on" in capsys.readouterr().err
+    out = bench / "judged.jsonl"
+    assert run(bench, FakeBackend(GOOD), monkeypatch) == 0
+    whole = out.read_bytes()
+    first, last = whole.splitlines(keepends=True)
+    out.write_bytes(first + last[: len(last) // 2])  # killed while writing
+    backend = FakeBackend(GOOD)
+    assert run(bench, backend, monkeypatch) == 0
+    assert len(backend.asked) in (2, 3), "only the item that was lost"
+    assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())
+    backend.name = "openai:other"
+    assert run(bench, backend, monkeypatch) == 2
+    assert "the judge openai:other" in capsys.readouterr().err
+
+
+def test_a_failed_item_is_not_shown_to_the_judge(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"id": "5", "failed": "out of memory"}, {"id": "6", "answer": "a round drum"}]
+    (bench / "said.json").write_text(json.dumps(rows))
+    backend = FakeBackend(GOOD)
+    assert run(bench, backend, monkeypatch) == 0
+    assert len(backend.asked) == 2
+    assert (scored(bench)["pos"], scored(bench)["failed"]) == (0.5, 1)
+
+
+def test_an_unreadable_judge_is_asked_again_then_recorded(
+    bench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FakeBackend({**GOOD, "Shape?": "I would rather not."})
+    assert run(bench, backend, monkeypatch) == 0
+    shape = [options for text, options in backend.asked if "Shape?" in text]
+    assert [o["temperature"] > 0 for o in shape] == [False, True, True] and len(
+        {o["seed"] for o in shape}
+    ) == 3
+    assert scored(bench)["failed"] == 1
+
+
+def test_answers_of_another_benchmark(
+    bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bench / "said.json").write_text('{"77": "a boat"}')
+    assert run(bench, FakeBackend(GOOD), monkeypatch) == 2
+    assert "another split" in capsys.readouterr().err and not (bench / "judged.jsonl").exists()
+
+
+CHOICES = [["Red.", 1], ["Red and blue.", 0], ["Green.", -1]]
+
+
+@pytest.mark.parametrize(
+    "answer, position",
+    [
+        ("A", 0), ("a.", 0), ("B. Red and blue.", 1), ("(C) Green", 2), ("**B**", 1), ("Z", None),
+        ("A green one", 2),        ("The answer is green.", 2), ("Red and blue.", None), ("", None), ("C: because", 2),
+    ],
+)  # fmt: skip
+def test_choices_are_read_by_letter_or_words(answer: str, position: int | None) -> None:
+    assert chosen(answer, CHOICES) == position
+
+
+@pytest.mark.parametrize(
+    "answer, marks",
+    [
+        ("8 7\nBecause …", (8, 7)), ("\n\n9.5 4.0", (9.5, 4)), ("8, 7", (8, 7)), ("8", None), ("11 3", None),
+        ("7 6 5", None), ("none", None), ("", None),
+    ],
+)  # fmt: skip
+def test_marks(answer: str, marks: tuple[float, float] | None) -> None:
+    assert two_marks(answer) == marks
+
+
+def test_ferret_bench_on_the_published_questions(shared_data: Path) -> None:
+    questions, judge_one = judging.ferret_judge(shared_data / "ferret_bench" / "refer_caption")
+    assert len(questions) == 20 and questions.alias("4") == "refer_desc/4" and questions.alias("x") == "x"
+    prompts: list[str] = []
+
+    def ask(text: str, retry: int) -> str:
+        prompts.append(text)
+        return "8 6\nfine"
+
+    row = judge_one("refer_desc/4", "A red sign, $5 off.", None, ask)
+    assert row["tuple"] == [8, 6] and row["question_id"] == "4"
+    assert (
+        prompts[0].index("[Assistant 1]")
+        < prompts[0].index("A red sign, $5 off.")
+        < prompts[0].index("1 to 10")
+    )
+    rows = [judge_one(id_, "x", None, ask) for id_ in questions]
+    scores = score_task("ferret_bench", shared_data / "ferret_bench" / "refer_caption", rows)
+    assert (scores["relative_score"], scores["n"]) == (75, 20)
+
+
+def test_a_missing_rule_is_named(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "rule.json").write_text("{}")
+    with pytest.raises(InputError, match="the rule of refer_desc"):
+        judging.ferret_judge(shared_data / "ferret_bench" / "refer_caption", tmp_path / "rule.json")
