@@ -35,7 +35,7 @@ def random_crops(count: int, sampler: str = "resized_crop", side: int = UPSAMPLE
 
 
 def _corner_crops(count: int) -> Tensor:
-    rows: list[Tensor] = []
+    rows = [torch.zeros(0, 4)]
     while sum(map(len, rows)) < count:
         low = torch.rand(max(16, 6 * count), 2)
         high = low + torch.rand_like(low) * (1 - low)

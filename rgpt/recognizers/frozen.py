@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -24,3 +25,21 @@ class Frozen(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
+
+
+@torch.no_grad()
+def unit_gain_(module: nn.Module) -> nn.Module:
+    """Redraw every weight so that layers neither shrink nor swell what passes (std = 1/√fan-in).
+
+    For frozen networks that stay random: transformers draws with std 0.02 (SAM: 1e-10), and with small widths
+    next to nothing of the picture would come through.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            fan_in = part.weight[0].numel()
+            nn.init.normal_(part.weight, std=fan_in**-0.5)
+        elif isinstance(part, nn.ConvTranspose2d):
+            nn.init.normal_(part.weight, std=part.in_channels**-0.5)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=1.0)
+    return module

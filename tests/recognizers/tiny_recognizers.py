@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from rgpt.recognizers.base import RegionRecognizer
+from rgpt.recognizers.frozen import unit_gain_
 from rgpt.recognizers.loading import build_recognizer
 from rgpt.regions import Box, Mask, Region
 
@@ -87,7 +88,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def make(name: str, seed: int = 0) -> RegionRecognizer:
     torch.manual_seed(seed)
-    return build_recognizer(*CONFIGS[name])
+    made = build_recognizer(*CONFIGS[name])
+    if name == "regionspot":
+        unit_gain_(made.sam)  # or SAM's tokens would hardly depend on the picture
+    return made
 
 
 def picture(seed: int = 0, width: int = 50, height: int = 40) -> Image.Image:
