@@ -138,7 +138,8 @@ CHOICES = [["Red.", 1], ["Red and blue.", 0], ["Green.", -1]]
     "answer, position",
     [
         ("A", 0), ("a.", 0), ("B. Red and blue.", 1), ("(C) Green", 2), ("**B**", 1), ("Z", None),
-        ("A green one", 2),        ("The answer is green.", 2), ("Red and blue.", None), ("", None), ("C: because", 2),
+        ("A green one", 2),
+                ("The answer is green.", 2), ("Red and blue.", None), ("", None), ("C: because", 2),
     ],
 )  # fmt: skip
 def test_choices_are_read_by_letter_or_words(answer: str, position: int | None) -> None:
