@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_recipes import shapes
+from data_recipes import shapes, validate
 from data_recipes.recap.__main__ import STOPPED, main
 from data_recipes.recap.clip_score import ClipScorer, score, sentences
 from data_recipes.recap.journal import read_journal
@@ -318,7 +318,7 @@ def test_sentences() -> None:
 
 
 def test_shapes_through_tiny_to_samples(tmp_path: Path) -> None:
-    """Drawn scenes → samples → captions by `tiny` → samples; the captions are checked against the truth."""
+    """Drawn scenes → captions by `tiny` → samples → validate; captions are checked against the truth."""
     first = 3_200_000_000
     scenes, out, new = tmp_path / "scenes", tmp_path / "recap", tmp_path / "samples"
     assert shapes.main(["--seed", str(first), "--count", "8", "--out", str(scenes)]) == 0
@@ -329,6 +329,7 @@ def test_shapes_through_tiny_to_samples(tmp_path: Path) -> None:
     assert main(["samples", str(out), "--out", str(new)]) == 0
     found = regions_of(out)
     assert begun < set(found) and len(found) > 20
+    assert validate.main([str(new / "samples.jsonl")]) == 0
     samples = list(read_jsonl(new / "samples.jsonl"))
     fine = {key: record for key, record in found.items() if record["status"] == "ok"}
     assert sum(len(sample.regions) for sample in samples) == len(fine) > 0.8 * len(found)
