@@ -1,21 +1,30 @@
-"""`python -m eval.run TASK --model M …`: ask a model, write its predictions, then their scores.
+"""`python -m eval.run TASK --model M --data … --out DIR`: predictions first, then scores, then a report.
 
-Tasks: shapes (drawn scenes; no data needed).
+Tasks: shapes, region_classification, region_captioning, referring, pope. `--data shapes` asks about drawn
+scenes instead of a data set. Under `torchrun` the pictures are divided between the processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import os
+import shlex
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from eval.tasks import shapes
-from eval.tasks.shapes import KINDS
+from eval import pictures, report
+from eval.arguments import Drawn, build_parser, build_task, check
+from eval.score import write_scores
+from eval.store import Store, to_do, write_text
+from eval.tasks.base import Task
 from rgpt.errors import InputError
 
 HEADLINE = (
@@ -23,85 +32,202 @@ HEADLINE = (
     "no_match",
     "count", "brief_caption", "inside_vocabulary",
 )  # fmt: skip
+WHERE_AND_HOW = (
+    "out",
+    "json",
+    "threads",
+    "device",
+    "batch_size",
+    "retry_failed",
+    "no_sheet",
+    "model",
+    "task",
+)
+"""Options that cannot change an answer, or are kept elsewhere."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def table(scores: dict[str, Any]) -> str:
+def table(scores: Mapping[str, Any]) -> str:
     """Every figure with the number of its items; the headline first."""
     names = [k for k in HEADLINE if k in scores]
     names += [k for k, v in scores.items() if isinstance(v, float) and k not in names]
-    lines = [f"{'':<32}{'share':>8}{'n':>8}"]
+    lines = [f"{'':<32}{'value':>8}{'n':>8}"]
     for name in names:
         n = scores.get(f"n_{name}", scores.get("n_referring") if name == "referring_likelihood" else "")
         lines.append(f"{name:<32}{scores[name]:>8.4f}{n!s:>8}")
-    lines.append(f"items {scores['n']}, failed {scores['failed']}")
+    lines.append(f"items {scores['n']}, failed {scores['failed']}, protocol: {scores['protocol']}")
     return "\n".join(lines)
 
 
-def run_shapes(args: argparse.Namespace) -> dict[str, Any]:
+def revision(session: Any, name: str) -> str:
+    """Which weights answered: the commit of a hub model, or a digest of the folder's weights and config.
+
+    Of files above 64 MiB the digest reads the size and a mebibyte at either end: 7B weights take half a
+    minute to read in whole.
+    """
+    from rgpt.model.loading import TINY
+
+    if commit := getattr(session.model.config, "_commit_hash", None):
+        return str(commit)
+    folder = TINY if name == "tiny" else Path(name)
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with open(file, "rb") as stream:
+            digest.update(stream.read(2**20 if size > 2**26 else -1))
+            if size > 2**26:
+                stream.seek(-(2**20), os.SEEK_END)
+                digest.update(stream.read())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[tuple[int, int]]:
+    """(rank, world) of this process under torchrun; (0, 1) without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 0, 1
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")  # only to wait for each other: no tensor is sent
+    try:
+        yield dist.get_rank(), world
+    finally:
+        dist.destroy_process_group()
+
+
+def together(problem: InputError | OSError | None, world: int) -> None:
+    """Wait for all processes; if one has a problem, every one stops, with that sentence."""
+    if world > 1:
+        import torch.distributed as dist
+
+        problems: list[str | None] = [None] * world
+        dist.all_gather_object(problems, None if problem is None else str(problem))
+        if problem is None and (other := next((p for p in problems if p is not None), None)):
+            raise InputError(other)
+    if problem is not None:
+        raise problem
+
+
+def predict(args: argparse.Namespace, task: Task, folder: Path, rank: int, world: int) -> tuple[Any, Any]:
+    """Ask everything that is not answered yet: (run, rows); rows are None in all processes but the first."""
     import torch
 
     from rgpt.chat import ChatSession
 
     torch.set_num_threads(args.threads)
-    session = ChatSession.from_pretrained(args.model)
-    with tqdm(total=args.count, desc="shapes", unit="scene", disable=None) as progress:
-        only = set(args.only.split(",")) if args.only else None
-        rows = list(shapes.predict(session, args.seed, args.count, args.regions, only, progress.update))
+    problem: InputError | OSError | None = None
+    run: dict[str, Any] = {}
+    store = Store(folder, rank, world)
+    asked: Sequence[Any] = []
+    try:
+        asked = task.pictures()  # bad data is refused before the model is opened
+        device = args.device
+        if device is None and world > 1 and torch.cuda.is_available():
+            device = f"cuda:{int(os.environ.get('LOCAL_RANK', rank)) % torch.cuda.device_count()}"
+        options = {k: v for k, v in (("dtype", args.dtype), ("device", device)) if v is not None}
+        session = ChatSession.from_pretrained(args.model, **options)
+        run = describe(args, task, revision(session, args.model))
+        if rank == 0:
+            store.open(run)
+    except (InputError, OSError) as found:
+        problem = found
+    together(problem, world)
+    left, kept = to_do(asked, store.rows(), args.retry_failed)
+    together(None, world)  # all have read what there was before anybody writes
+    if rank == 0:
+        store._write(kept)
+    together(None, world)
+    try:
+        mine = left[rank::world]
+        for picture in tqdm(mine, desc=task.name, unit="picture", disable=None if rank == 0 else True):
+            store.add(task.rows(session, picture))
+    except (InputError, OSError) as found:
+        problem = found
+    together(problem, world)
+    return (run, store.finish(asked)) if rank == 0 else (run, None)
+
+
+def describe(args: argparse.Namespace, task: Task, weights: str) -> dict[str, Any]:
+    """What `run.json` holds: enough to know these predictions from any others."""
+    chosen = {
+        k: str(v) if isinstance(v, Path) else v
+        for k, v in sorted(vars(args).items())
+        if k not in WHERE_AND_HOW
+    }
+    command = ["python", "-m", "eval.run", args.task, "--model", args.model]
+    for name, value in chosen.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            command.append(flag)
+        elif value is not None and value is not False and value != "":
+            command += [flag, str(value)]
+    return {
+        "model": args.model,
+        "revision": weights,
+        "task": args.task,
+        "protocol": task.protocol,
+        "args": chosen,
+        "command": shlex.join(command),
+    }
+
+
+def score(
+    args: argparse.Namespace, task: Task, folder: Path, run: Mapping[str, Any], rows: Any
+) -> dict[str, Any]:
+    """Scores of the rows, with what they are scores of; writes `gt.json` where the data was made here."""
+    gt = task.ground_truth()
+    if isinstance(gt, dict | list):
+        write_text(folder / "gt.json", json.dumps(gt) + "\n")
+        gt = folder / "gt.json"
+    scores = task.score(gt, rows, whole=args.limit is None)
+    return {**scores, **{k: run[k] for k in ("model", "revision", "args")}, "seed": args.seed}
+
+
+def evaluate(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
+    """Predictions, scores, report; the scores in the first process, None in the others."""
+    drawn = Drawn(args.seed, args.count) if getattr(args, "data", "shapes") == "shapes" else None
+    task = build_task(args, drawn)
+    with processes() as (rank, world):
+        if world > 1 and args.out is None:
+            raise InputError("Several processes share a folder: give --out.")
+        run, rows = predict(args, task, folder, rank, world)
+    if rank != 0:
+        return None
+    scores = score(args, task, folder, run, rows)
+    write_scores(folder / "scores.json", scores)
     if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "predictions.jsonl.partial"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(partial, folder / "predictions.jsonl")
-    scores = shapes.score(rows)
-    scores |= {"protocol": "generated greedily, one question a conversation", "regions": args.regions}
-    return scores | {"model": args.model, "seed": args.seed, "scenes": args.count}
+        shown = {"confusion.png": pictures.confusion(scores)}
+        if not args.no_sheet:
+            shown["mistakes.png"] = pictures.contact_sheet(task, task.pictures(), rows)
+        for name, picture in shown.items():
+            (folder / name).unlink(missing_ok=True)
+            if picture is not None:
+                pictures.write(picture, folder / name)
+        names = [name for name, picture in shown.items() if picture is not None]
+        write_text(folder / "report.md", report.markdown(run, scores, rows, names))
+    return scores
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True)
-    verb = tasks.add_parser("shapes", help="drawn scenes that no training run has seen")
-    verb.add_argument("--model", default="tiny", help="tiny, a folder, or a hub id")
-    verb.add_argument("--seed", type=int, default=0, help="which block of a million scenes")
-    verb.add_argument("--count", type=int, default=500, help="scenes; each gets about 14 questions")
-    verb.add_argument("--regions", choices=("mixed", "mask", "box"), default="mixed")
-    verb.add_argument("--only", help="comma-separated kinds, e.g. classification,relation")
-    verb.add_argument("--threads", type=int, default=2)
-    verb.add_argument("--json", help="write the scores here")
-    verb.add_argument("--out", help="write predictions.jsonl and scores.json into this folder")
-    args = parser.parse_args(argv)
-    try:
-        if args.count < 1 or args.seed < 0:
-            raise InputError(
-                f"--count {args.count} and --seed {args.seed}: expected at least 1 and at least 0."
-            )
-        if unknown := set((args.only or "").split(",")) - {"", *KINDS}:
-            raise InputError(
-                f"--only names {', '.join(sorted(unknown))}: expected some of {', '.join(KINDS)}."
-            )
-        if args.threads < 1 or args.count > 1_000_000:
-            raise InputError(
-                f"--threads {args.threads} and --count {args.count}: expected 1 or more, at most 1,000,000."
-            )
-        for target in filter(None, (args.json, args.out)):
-            parent = Path(target) if target == args.out else Path(target).parent
-            parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-        scores = run_shapes(args)
-    except (InputError, OSError) as problem:
-        print(f"eval: {problem}", file=sys.stderr)
-        return 2
-    print(table(scores))
-    for target in filter(None, (args.json, args.out and str(Path(args.out) / "scores.json"))):
-        write_json(Path(target), scores)
+    """The command. 0, or 2 and one sentence on stderr."""
+    args = build_parser().parse_args(argv)
+    with contextlib.ExitStack() as stack:
+        try:
+            check(args)
+            if args.json:
+                Path(args.json).resolve().parent.mkdir(parents=True, exist_ok=True)  # before the work
+            folder = Path(args.out or stack.enter_context(tempfile.TemporaryDirectory()))
+            scores = evaluate(args, folder)
+            if scores is None:
+                return 0
+            print(table(scores))
+            if args.json:
+                write_scores(args.json, scores)
+        except (InputError, OSError) as problem:
+            print(f"eval: {problem}", file=sys.stderr)
+            return 2
     return 0
 
 

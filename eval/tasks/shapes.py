@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,39 +125,58 @@ def predict(
     count: int,
     as_: str = "mixed",
     only: set[str] | None = None,
-    each: Callable[[], Any] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
-    """Prediction rows of `count` scenes; `each` is called after every scene (for a progress bar)."""
+    """Prediction rows of `count` scenes."""
     for index in range(count):
-        scene = scene_for(seed, index)
-        session.set_image(scene.image)
-        for position, item in enumerate(items(scene, as_)):
-            if only and item.kind not in only:
-                continue
-            session.reset()
-            session.regions = dict(item.regions)
-            row: dict[str, Any] = {
-                "id": f"{item.scene_seed}/{position}",
-                "kind": item.kind,
-                "task": item.exchange.task,
-                "question": item.exchange.question,
-                "expected": item.exchange.answer,
-                "object_size": item.object_size,
-            }
-            began = time.perf_counter()
-            try:
-                row["answer"] = session.ask(item.exchange.question, max_new_tokens=80)
-                row["right"] = right(item, row["answer"])
-                if item.kind == "referring":
-                    session.reset()  # or the candidates would be judged after the answer just generated
-                    number, scores = session.choose(item.exchange.details["text"])
-                    row["likelihood_answer"], row["likelihood_scores"] = number, scores
-                    row["likelihood_right"] = number == item.exchange.truth
-            except ValueError as problem:  # recorded as failed, never as an empty answer
-                row["failed"] = str(problem)
-            row["seconds"] = round(time.perf_counter() - began, 4)
-            yield row
-        each()
+        yield from scene_rows(session, scene_for(seed, index), as_, only)
+
+
+def scene_rows(
+    session: ChatSession, scene: DrawnScene, as_: str = "mixed", only: set[str] | None = None
+) -> list[dict[str, Any]]:
+    """Prediction rows of one scene. Its questions do not know of each other and are asked in one batch."""
+    asked = [(k, item) for k, item in enumerate(items(scene, as_)) if not only or item.kind in only]
+    began = time.perf_counter()
+    session.set_image(scene.image)
+    answers = _answers(session, [item for _, item in asked])
+    rows = [_row(session, k, item, answer) for (k, item), answer in zip(asked, answers, strict=True)]
+    for row in rows:
+        row["seconds"] = round((time.perf_counter() - began) / len(rows), 4)
+    return rows
+
+
+def _answers(session: ChatSession, asked: list[Item]) -> list[str | ValueError]:
+    try:
+        questions_ = [item.exchange.question for item in asked]
+        return list(session.ask_each(questions_, [item.regions for item in asked], max_new_tokens=80))
+    except ValueError as problem:
+        # One bad question spoils the batch: ask each by itself, so that only the bad one fails.
+        return [problem] if len(asked) == 1 else [_answers(session, [item])[0] for item in asked]
+
+
+def _row(session: ChatSession, position: int, item: Item, answer: str | ValueError) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": f"{item.scene_seed}/{position}",
+        "image_id": item.scene_seed,
+        "kind": item.kind,
+        "task": item.exchange.task,
+        "prompt": item.exchange.question,
+        "regions": [region.to_json() for _, region in sorted(item.regions.items())],
+        "expected": item.exchange.answer,
+        "object_size": item.object_size,
+    }
+    if isinstance(answer, ValueError):  # recorded as failed, never as an empty answer
+        return row | {"failed": str(answer)}
+    row |= {"raw_answer": answer, "answer": answer, "score": None, "right": right(item, answer)}
+    if item.kind == "referring":
+        session.regions = dict(item.regions)
+        try:
+            number, scores = session.choose(item.exchange.details["text"])
+        except ValueError as problem:
+            return row | {"failed": str(problem)}
+        row["likelihood_answer"], row["likelihood_scores"] = number, scores
+        row["likelihood_right"] = number == item.exchange.truth
+    return row
 
 
 def is_right(row: dict[str, Any], key: str = "right") -> bool:

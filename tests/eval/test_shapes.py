@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,19 @@ class Fake:
     """A session that says what `answers` gives for the n-th question."""
 
     def __init__(self, answers: Any, best: Any = lambda text: 1) -> None:
-        self.answers, self.best, self.asked, self.regions = answers, best, 0, {}
-        self.turns: list[str] = []
+        self.answers, self.best, self.regions = answers, best, {}
 
     def set_image(self, image: Any) -> None:
-        self.reset()
+        pass
 
-    def reset(self) -> None:
-        self.turns.clear()
+    def ask_each(self, questions: list[str], regions: list[Any], **options: Any) -> list[str]:
+        return [self.one(q, r) for q, r in zip(questions, regions, strict=True)]
 
-    def ask(self, question: str, **options: Any) -> str:
-        assert not self.turns, "every question in a conversation of its own"
-        item, self.asked = TRUTH[self.asked], self.asked + 1
-        self.turns.append(question)
-        assert question == item.exchange.question and list(self.regions) == list(item.regions)
+    def one(self, question: str, regions: Any) -> str:
+        item = next(i for i in TRUTH if i.exchange.question == question and i.regions == regions)
         return self.answers(item)
 
     def choose(self, text: str) -> tuple[int, dict[int, float]]:
-        assert not self.turns, "likelihoods must not see the answer generated before"
         return self.best(text), {}
 
 
@@ -89,6 +83,17 @@ def test_an_item_that_fails_is_recorded_not_answered() -> None:
     assert scores["failed"] == scores["n"] and scores["classification"] == 0.0
 
 
+def test_one_question_that_fails_does_not_fail_the_others() -> None:
+    def answers(item: shapes.Item) -> str:
+        if item.kind == "count":
+            raise InputError("no.")
+        return item.exchange.answer
+
+    scores = scores_of(answers)
+    assert scores["failed"] == scores["n_count"] and scores["count"] == 0.0
+    assert scores["classification"] == scores["relation"] == 1.0
+
+
 def test_every_skill_is_asked() -> None:
     assert set(run.HEADLINE) - {"referring_likelihood", "inside_vocabulary"} <= {item.kind for item in TRUTH}
 
@@ -130,9 +135,3 @@ def test_a_missing_model_is_one_sentence_and_exit_code_2(
 @pytest.mark.parametrize("bad", [["--count", "0"], ["--seed", "-1"], ["--only", "typo"], ["--threads", "0"]])
 def test_bad_counts_are_refused_before_any_work(bad: list[str]) -> None:
     assert run.main(["shapes", *bad]) == 2
-
-
-def test_scores_are_written_whole(tmp_path: Path) -> None:
-    run.write_json(tmp_path / "a" / "scores.json", {"n": 1})
-    assert json.loads((tmp_path / "a" / "scores.json").read_text()) == {"n": 1}
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["scores.json"]

@@ -1,0 +1,174 @@
+"""The command line of `eval.run`, and the task that its arguments ask for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.tasks import drawn as scenes
+from eval.tasks.base import Task
+from eval.tasks.drawn_skills import Shapes
+from eval.tasks.pope import PROTOCOLS as POPE_PROTOCOLS
+from eval.tasks.pope import SETTINGS, Pope
+from eval.tasks.referring import Referring
+from eval.tasks.region_captioning import RegionCaptioning
+from eval.tasks.region_classification import ASKED, PROTOCOLS, RegionClassification
+from eval.tasks.region_forms import FORMS
+from eval.tasks.shapes import KINDS
+from rgpt.errors import InputError
+
+DRAWN = "shapes"
+"""As `--data`: drawn scenes in place of a data set."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Which drawn scenes: `count` of block `seed`."""
+
+    seed: int
+    count: int
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m eval.run`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.run", description="Ask a model, then score and report."
+    )
+    tasks = parser.add_subparsers(dest="task", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--model", default="tiny", help="tiny, a folder, or a hub id")
+    common.add_argument("--out", help="folder of predictions, scores and report; a stopped run goes on there")
+    common.add_argument("--json", help="write the scores here too")
+    common.add_argument(
+        "--seed", type=int, default=0, help="of wordings and orders; which block of drawn scenes"
+    )
+    common.add_argument("--count", type=int, default=500, help="how many drawn scenes")
+    common.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    common.add_argument("--threads", type=int, default=2, help="torch threads of each process")
+    common.add_argument("--device", help="default: the first GPU, or the CPU")
+    common.add_argument("--dtype", choices=("float32", "bfloat16", "float16", "auto"))
+    common.add_argument("--batch-size", type=int, default=32, help="questions answered together")
+    common.add_argument("--retry-failed", action="store_true", help="ask pictures with failed items again")
+    common.add_argument("--no-sheet", action="store_true", help="no contact sheet of mistakes")
+
+    def add(name: str, about: str) -> argparse.ArgumentParser:
+        return tasks.add_parser(name, help=about, parents=[common])
+
+    verb = add("shapes", "every skill of tiny, on drawn scenes that no training run has seen")
+    verb.add_argument("--regions", choices=("mixed", "mask", "box"), default="mixed")
+    verb.add_argument("--only", help="comma-separated kinds, e.g. classification,relation")
+
+    verb = add("region_classification", "name the object in each region of a COCO-format set")
+    verb.add_argument("--data", required=True, help=f"a COCO-format file, or {DRAWN}")
+    verb.add_argument("--images", type=Path, help="folder of the pictures")
+    verb.add_argument("--regions", choices=FORMS, default="mask")
+    verb.add_argument("--ask", choices=ASKED, default="single")
+    verb.add_argument("--protocol", choices=PROTOCOLS, default="author-script")
+    verb.add_argument("--vocabulary", help='as the guide sentence calls the names, e.g. "COCO-80"')
+    verb.add_argument("--guide", choices=("on", "off"), default="on", help="the task-guided prompt")
+    verb.add_argument("--closed", action="store_true", help="only the given names can be generated")
+
+    verb = add("region_captioning", "describe regions")
+    verb.add_argument(
+        "--data", required=True, help=f"refs(….).p, region_descriptions.json, JSONL, or {DRAWN}"
+    )
+    verb.add_argument("--images", type=Path, help="folder of the pictures")
+    verb.add_argument("--instances", type=Path, help="COCO instances file of the refs")
+    verb.add_argument("--split", help="of the refs, e.g. val")
+    verb.add_argument("--regions", choices=FORMS, default="mask")
+    verb.add_argument("--detailed", action="store_true", help="ask for detailed descriptions")
+
+    verb = add("referring", "which region fits a description?")
+    verb.add_argument("--data", required=True, help=f"refs(….).p, rows with candidates, or {DRAWN}")
+    verb.add_argument("--images", type=Path, help="folder of the pictures")
+    verb.add_argument("--instances", type=Path, help="COCO instances file of the refs")
+    verb.add_argument("--proposals", type=Path, help="candidate boxes instead of the instances")
+    verb.add_argument("--split", help="of the refs, e.g. val")
+    verb.add_argument("--regions", choices=FORMS, default="mask")
+    verb.add_argument("--guide", choices=("on", "off"), default="on", help="the task-guided prompt")
+    verb.add_argument("--likelihood", action="store_true", help="compute the answer instead of generating it")
+
+    verb = add("pope", "is there a … in the image?")
+    verb.add_argument("--data", required=True, help=f"a POPE question file, or {DRAWN}")
+    verb.add_argument("--images", type=Path, help="folder of the pictures")
+    verb.add_argument("--protocol", choices=POPE_PROTOCOLS, default="author-script")
+    verb.add_argument("--setting", choices=SETTINGS, default="random", help=f"for --data {DRAWN}")
+    verb.add_argument("--suffix", default="", help="said after every question")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse numbers that make no sense, before any work."""
+    if args.count < 1 or args.seed < 0:
+        raise InputError(f"--count {args.count} and --seed {args.seed}: expected at least 1 and at least 0.")
+    if args.threads < 1 or args.count > 1_000_000:
+        raise InputError(
+            f"--threads {args.threads} and --count {args.count}: expected 1 or more, at most 1,000,000."
+        )
+    if args.batch_size < 1 or (args.limit is not None and args.limit < 1):
+        raise InputError(f"--batch-size {args.batch_size} and --limit {args.limit}: expected at least 1.")
+    if unknown := set((getattr(args, "only", None) or "").split(",")) - {"", *KINDS}:
+        raise InputError(f"--only names {', '.join(sorted(unknown))}: expected some of {', '.join(KINDS)}.")
+    if args.task != "shapes" and args.data != DRAWN:
+        if not Path(args.data).is_file():
+            raise InputError.about(
+                "--data", expected=f"a file, or {DRAWN}", actual=f"{args.data!r}", fix="check the spelling"
+            )
+        samples = args.task == "region_captioning" and args.data.endswith(".jsonl")
+        if not samples and (args.images is None or not args.images.is_dir()):
+            raise InputError.about(
+                "--images", expected="the folder of the pictures", actual=str(args.images), fix="name it"
+            )
+
+
+def build_task(args: argparse.Namespace, drawn: Drawn | None) -> Task:
+    """The task of the arguments, on drawn scenes or on the given files."""
+    count = None if drawn is None else min(drawn.count, args.limit or drawn.count)
+    limit = args.limit
+    shared: dict[str, Any] = {"limit": limit, "batch_size": args.batch_size}
+    if args.task == "shapes":
+        only = frozenset(args.only.split(",")) - {""} if args.only else None
+        return Shapes(args.seed, min(args.count, limit or args.count), args.regions, only)
+    if args.task == "pope":
+        given: dict[str, Any] = {"data": args.data, "images": args.images}
+        if drawn is not None and count is not None:
+            given = {
+                "data": scenes.pope_rows(args.setting, drawn.seed, count),
+                "images": scenes.DrawnPictures(drawn.seed, count, "{}.png"),
+            }
+        return Pope(**given, protocol=args.protocol, suffix=args.suffix, **shared)
+    shared |= {"form": args.regions, "seed": args.seed}
+    if args.task == "region_classification":
+        given = {"data": args.data, "images": args.images, "vocabulary": args.vocabulary}
+        if drawn is not None and count is not None:
+            given = {
+                "data": scenes.instances(drawn.seed, count),
+                "images": scenes.DrawnPictures(drawn.seed, count),
+                "vocabulary": args.vocabulary or "shape",
+            }
+        return RegionClassification(
+            **given,
+            protocol=args.protocol,
+            asked=args.ask,
+            guided=args.guide == "on",
+            closed=args.closed,
+            **shared,
+        )
+    shared |= {"instances": args.instances, "split": args.split, "images": args.images}
+    if args.task == "region_captioning":
+        captioning = RegionCaptioning(args.data, detailed=args.detailed, **shared)
+        if drawn is not None and count is not None:
+            captioning.data = scenes.caption_pictures(captioning, drawn.seed, count)
+        return captioning
+    referring = Referring(
+        args.data,
+        proposals=args.proposals,
+        guided=args.guide == "on",
+        by_likelihood=args.likelihood,
+        **shared,
+    )
+    if drawn is not None and count is not None:
+        scenes.referring(referring, drawn.seed, count)
+    return referring
