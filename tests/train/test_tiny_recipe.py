@@ -37,7 +37,7 @@ def test_the_loss_falls_in_both_stages(work: Path) -> None:
     report = json.loads((work / "report.json").read_text())
     for stage in ("align", "tune"):
         curve = report[stage]["curve"]
-        assert sum(curve[-5:]) < 0.85 * sum(curve[:5]), stage
+        assert sum(curve[-5:]) < 0.8 * sum(curve[:5]), stage
 
 
 def test_what_a_stage_freezes_is_bit_equal(work: Path) -> None:
@@ -60,14 +60,21 @@ def test_what_a_stage_freezes_is_bit_equal(work: Path) -> None:
         assert names and all(not torch.equal(aligned[n], tuned[n]) for n in names)
 
 
-def test_the_finished_model_answers_in_words(work: Path) -> None:
-    """Not whether it is right: these minutes do not teach that; tests/test_tiny.py asks the shipped model."""
+def test_the_answers_beat_chance(work: Path) -> None:
+    """Colours are what these minutes teach; the shipped model is asked for everything in tests/test_tiny.py."""
     session = ChatSession.from_pretrained(str(work / "model"))
-    scene = draw_scene(3_950_000_000, 2.0)
-    session.set_image(scene.image)
-    session.add_region(Mask(scene.objects[0].mask))
-    words = re.findall(r"[a-z]+", session.ask("Describe <region1>.", max_new_tokens=12).lower())
-    assert words and set(words) <= {"a", "an", *SHAPES, *COLOURS, *TEXTURES, *SIZES}
+    right = asked = 0
+    for seed in range(3_950_000_000, 3_950_000_040):
+        scene = draw_scene(seed, 2.0)
+        session.set_image(scene.image)
+        for drawn, truth in zip(scene.objects, scene.scene.objects, strict=True):
+            session.reset()
+            number = session.add_region(Mask(drawn.mask))
+            words = re.findall(r"[a-z]+", session.ask(f"Describe <region{number}>.", max_new_tokens=12).lower())
+            assert words and set(words) <= {"a", "an", *SHAPES, *COLOURS, *TEXTURES, *SIZES}
+            right += truth.colour in words
+            asked += 1
+    assert asked > 60 and right / asked > 2.5 / len(COLOURS)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(work: Path) -> None:

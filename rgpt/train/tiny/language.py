@@ -320,7 +320,7 @@ def groups_of_like_length(
 
 
 def symbolic_pool(
-    writer: Writer, rng: random.Random, long: bool, progress: float, tasks: Sequence[str] | None
+    writer: Writer, rng: random.Random, long: bool, progress: float, tasks: Sequence[str] | None, tokens: int
 ) -> list[list[Conversation]]:
     """Batches of 400 fresh conversations about scenes that are never drawn."""
     pool: list[Conversation] = []
@@ -328,7 +328,7 @@ def symbolic_pool(
         scene = sample_scene(rng.randrange(*WARM_UP_SEEDS), 2, 6)
         if len(scene.objects) > 1:
             pool.append(sample_conversation(writer, scene, rng, long, progress, tasks))
-    return groups_of_like_length(pool, lambda c: len(c.ids), BATCH_TOKENS, rng)
+    return groups_of_like_length(pool, lambda c: len(c.ids), tokens, rng)
 
 
 def build_optimizers(
@@ -358,6 +358,7 @@ def warm_up(
     resume: Path | None = None,
     first_progress: float = 0.0,
     tasks: Sequence[str] | None = None,
+    tokens: int = BATCH_TOKENS,
 ) -> dict[str, float]:
     """Train the language model on symbolic scenes and save it with its tokenizer to `out`.
 
@@ -365,6 +366,7 @@ def warm_up(
         resume: a folder this function saved; go on from its weights.
         first_progress: where in the curriculum and the learning-rate schedule to begin, in 0..1.
         tasks: only these tasks; None: all.
+        tokens: size of a batch.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -382,13 +384,14 @@ def warm_up(
     right = {False: 0.0, True: 0.0}
     losses = {False: 8.0, True: 8.0}
     pools: dict[bool, list[list[Conversation]]] = {False: [], True: []}
+    rising = min(100, max(1, steps // 10))
     began = time.time()
     progress = tqdm(range(steps), desc="language", mininterval=5)
     for step in progress:
         done = first_progress + (1 - first_progress) * max(step / steps, (time.time() - began) / max_seconds)
         if done >= 1:
             break
-        factor = min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        factor = min(1.0, (step + 1) / rising) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
@@ -397,7 +400,7 @@ def warm_up(
             loud = True
             eyes.place.weight.data.mul_(3.0)
         if not pools[long]:
-            pools[long] = symbolic_pool(writer, rng, long, done, tasks)
+            pools[long] = symbolic_pool(writer, rng, long, done, tasks, tokens)
         batch = pools[long].pop()
         ids, labels = pad_batch(batch, writer.pad)
         attributes, centres, present = scene_tensors([c.scene for c in batch])

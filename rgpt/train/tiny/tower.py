@@ -174,6 +174,8 @@ def pretrain_tower(
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
     shards: list[Shard] = []
     known = 0
+    # A tenth of a short run: a smoke test of 60 steps would never reach its rate in 100.
+    rising = min(100, max(1, steps // 10))
     right = torch.zeros(4)
     began = time.time()
     progress = tqdm(range(steps), desc="tower", mininterval=5)
@@ -186,7 +188,7 @@ def pretrain_tower(
             break
         for group in optimizer.param_groups:
             group["lr"] = (
-                lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+                lr * min(1.0, (step + 1) / rising) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
             )
         shard = shards[rng.integers(len(shards))]
         rows = rng.choice(len(shard.seeds), min(batch_size, len(shard.seeds)), replace=False)

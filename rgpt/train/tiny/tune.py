@@ -138,7 +138,12 @@ def calibrate_connector(model: nn.Module, batch: dict[str, Tensor]) -> None:
 
 
 def batches(
-    features: Features, writer: Writer, seed: int, stage: str, tasks: Sequence[str] | None = None
+    features: Features,
+    writer: Writer,
+    seed: int,
+    stage: str,
+    tasks: Sequence[str] | None = None,
+    tokens: int = BATCH_TOKENS,
 ) -> Iterator[dict[str, Tensor]]:
     """Endless length-grouped batches: ids, labels, tower features, masks, and which slot shows which
     region."""
@@ -154,7 +159,7 @@ def batches(
                 numbered = number_objects(scene, rng)
                 exchanges = conversation(numbered, rng, rng.randint(4, 7), weights)
                 pool.append((writer.write(numbered, exchanges, True, rng), int(row)))
-        groups = groups_of_like_length(pool, lambda pair: len(pair[0].ids), BATCH_TOKENS, rng)
+        groups = groups_of_like_length(pool, lambda pair: len(pair[0].ids), tokens, rng)
         for group in groups:
             rows = np.array([row for _, row in group])
             ids, labels = pad_batch([c for c, _ in group], writer.pad)
@@ -211,25 +216,29 @@ def train_stage(
     out: Path | None = None,
     max_seconds: float = math.inf,
     tasks: Sequence[str] | None = None,
+    tokens: int = BATCH_TOKENS,
 ) -> dict[str, float | list[float]]:
     """One stage. Cosine over steps or seconds, whichever is further along; saves to `out` every 250 steps.
 
-    `tasks` restricts the questions (a smoke test asks few kinds)."""
+    `tasks` restricts the questions (a smoke test asks few kinds),
+    `tokens` is the size of a batch.
+    """
     groups = apply_stage(model, stage)
     optimizers = optimizers_for(groups, model.get_input_embeddings().weight, lr)  # type: ignore[operator]
     trained = [p for parameters in groups.values() for p in parameters]
-    source = batches(features, writer, seed, stage, tasks)
+    source = batches(features, writer, seed, stage, tasks, tokens)
     if stage == "align":
         calibrate_connector(model, next(source))
     curve: list[float] = []
     loss_mean = right_mean = float("nan")
     began = time.time()
+    rising = min(50, max(1, steps // 10))
     progress = tqdm(range(steps), desc=f"stage {stage}", mininterval=5)
     for step in progress:
         done = max(step / steps, (time.time() - began) / max_seconds)
         if done >= 1:
             break
-        factor = min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done)))
+        factor = min(1.0, (step + 1) / rising) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done)))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
