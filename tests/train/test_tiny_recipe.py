@@ -61,7 +61,7 @@ def test_what_a_stage_freezes_is_bit_equal(work: Path) -> None:
 
 
 def test_the_answers_beat_chance(work: Path) -> None:
-    """Colours are what these minutes teach; the shipped model is asked for everything in tests/test_tiny.py."""
+    """Colours are what these minutes teach; tests/test_tiny.py asks the shipped model for more."""
     session = ChatSession.from_pretrained(str(work / "model"))
     right = asked = 0
     for seed in range(3_950_000_000, 3_950_000_040):
@@ -70,7 +70,8 @@ def test_the_answers_beat_chance(work: Path) -> None:
         for drawn, truth in zip(scene.objects, scene.scene.objects, strict=True):
             session.reset()
             number = session.add_region(Mask(drawn.mask))
-            words = re.findall(r"[a-z]+", session.ask(f"Describe <region{number}>.", max_new_tokens=12).lower())
+            answer = session.ask(f"Describe <region{number}>.", max_new_tokens=12)
+            words = re.findall(r"[a-z]+", answer.lower())
             assert words and set(words) <= {"a", "an", *SHAPES, *COLOURS, *TEXTURES, *SIZES}
             right += truth.colour in words
             asked += 1

@@ -66,7 +66,7 @@ SMOKE = Recipe(
     tune_tokens=2000,
     tasks=("classification", "brief_caption"),
 )
-"""Everything once, in under three minutes on two cores. Good for a test: colours are learned, shapes hardly."""
+"""Everything once, in under three minutes on two cores. It learns colours, shapes hardly."""
 
 
 def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
