@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # Import names that differ from the name of the distribution.
-DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "open_clip": "open_clip_torch"}
+DISTRIBUTION = {
+    "faster_coco_eval": "faster-coco-eval",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "open_clip": "open_clip_torch",
+}
 # What `rgpt chat` is made of: these may use the core dependencies only.
 CHAT = ("errors.py", "prompts.py", "chat.py", "cli.py", "commands", "regions", "model")
 
@@ -57,7 +62,7 @@ def undeclared(paths: list[Path], declared: set[str]) -> list[str]:
 
 
 def test_the_extras_are_those_the_readme_may_name() -> None:
-    assert set(EXTRAS) == {"train", "app", "serve", "eval", "recognize", "dev"}
+    assert set(EXTRAS) == {"train", "app", "serve", "eval", "recognize", "quantize", "dev"}
 
 
 def test_every_requirement_is_bounded_above_except_type_stubs() -> None:
