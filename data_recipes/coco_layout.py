@@ -65,7 +65,7 @@ def open_layout(path: Path, scratch: Path, keep: Callable[[str], bool] = lambda 
                 if keep(key := str(value["id"])):
                     buckets.add_picture(key, text)
             else:
-                names[value["id"]] = value["name"]
+                names[value["id"]] = str(value["name"])
         except (KeyError, TypeError) as error:
             raise InputError.about(
                 f"file {str(path)!r}",

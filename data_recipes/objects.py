@@ -72,7 +72,7 @@ class ObjectWriter:
         return made
 
     def _usable(self, item: LabelledObject, made: Made) -> bool:
-        reason = conversations.unusable(item.name)
+        reason = conversations.unusable(conversations.clean(item.name))
         if item.caption and not reason:
             reason = conversations.unusable(item.caption)
         if reason:

@@ -1,10 +1,12 @@
 """V3Det: 13,204 classes in 183,000 training pictures; classification with the guide sentence.
 
 Downloads: v3det_2023_v1_train.json and the pictures, see github.com/V3Det/V3Det. The file names already
-begin with images/. Boxes only. Some classes share their name: the name is the answer, so they are one class
-here, and report.json says how many names differ.
+begin with images/. Boxes only. In the annotation file 38 names are used for two classes ("door" is an
+entrance, too). --names takes category_name_13204_v3det_2023_v1.txt, in which all differ (line n is class
+n). Without it classes of one name are one class here; report.json says how many names differ.
 
-    python -m data_recipes.v3det --annotations v3det_2023_v1_train.json --images V3Det --out DIR
+    python -m data_recipes.v3det --annotations v3det_2023_v1_train.json --images V3Det \\
+        --names category_name_13204_v3det_2023_v1.txt --out DIR
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_recipes.coco_layout import LayoutConverter, PictureFiles, open_layout
+from data_recipes.coco_layout import LayoutConverter, PictureFiles, name_facts, open_layout
 from data_recipes.objects import add_object_arguments, object_writer
 from data_recipes.runner import Recipe, Source, main
+from rgpt.errors import InputError
 
 VOCABULARY = "V3Det"
 
@@ -27,11 +30,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, required=True, metavar="DIR", help="the folder in which images/ lies"
     )
+    parser.add_argument("--names", type=Path, metavar="FILE", help="class names, one a line, line n for id n")
     add_object_arguments(parser)
+
+
+def read_names(path: Path) -> dict[int | str, str]:
+    """Names by id from a file whose line n names id n. Raises InputError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError.about(
+            f"names {str(path)!r}", expected="a text file", actual=str(error), fix="check the path"
+        ) from error
+    return dict(enumerate(lines, start=1))
 
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:
     layout = open_layout(options.annotations, scratch)
+    if options.names is not None:
+        names = read_names(options.names)
+        if names.keys() != layout.names.keys():
+            raise InputError.about(
+                f"names {str(options.names)!r}",
+                expected=f"a line for each of the {len(layout.names)} ids from 1",
+                actual=f"{len(names)} lines",
+                fix="give the list that belongs to the annotations",
+            )
+        layout.names.update(names)
+        layout.facts.update(name_facts(names))
     files = PictureFiles(options.images)
     convert = LayoutConverter(layout.names, object_writer(options, "v3det", VOCABULARY))
     return Source(map(files.record, layout.groups()), convert, options.form, layout.facts)
