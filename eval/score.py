@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eval.layouts.files import PathOrValue, read_json
+from eval.layouts.files import PathOrValue, name_of, read_json
 from eval.scorers.options import Options
 from rgpt.errors import InputError
 
@@ -30,6 +30,8 @@ TASKS = (
     "dlc_bench",
     "ferret_bench",
 )
+UNFIT = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError)
+"""What a value of the wrong type inside a file of the right layout leads to."""
 WITHOUT_TRUTH = ("dlc_bench", "ferret_bench")
 
 
@@ -75,7 +77,18 @@ def score_task(
         raise InputError.about(f"ground truth of {task}", expected="a file", actual="none", fix="give --gt")
     if options.get("ids") is not None:
         options["ids"] = frozenset(str(i) for i in options["ids"])
-    scores: dict[str, Any] = scorer.score(gt, predictions, protocol, Options(**options))
+    try:
+        scores: dict[str, Any] = scorer.score(gt, predictions, protocol, Options(**options))
+    except InputError:
+        raise
+    except UNFIT as error:  # what the readers do not check one by one; the cause stays attached
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        raise InputError.about(
+            f"{name_of(predictions)} or its ground truth",
+            expected=f"a layout of {task}",
+            actual=f"parts of another type or missing ({said})",
+            fix="compare both files with eval/README.md",
+        ) from error
     return {"task": task, **scores}
 
 
