@@ -254,3 +254,40 @@ def test_a_corrupt_picture_stops_the_run_with_its_path_or_is_listed(tmp_path: Pa
     bad = [json.loads(line) for line in (tmp_path / "skip" / "bad_samples.0.jsonl").read_text().splitlines()]
     assert len(bad) == 5 and all("1.png" in row["reason"] for row in bad)  # 1, 9, 17, 25, 33 of 40
     assert len(little.losses("skip")) == 10
+
+
+# ---------------------------------------------------------------------------------------------- other ways
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({"gradient_checkpointing": True}, 1e-5),
+        ({"precision": "bf16"}, 0.05),
+        ({"group_by_length": False}, None),
+    ],
+    ids=str,
+)
+def test_other_settings_train_the_same(
+    little: Little, changes: dict[str, Any], tolerance: float | None
+) -> None:
+    name = "-".join(changes)
+    little.train(name, **changes)
+    if tolerance is not None:
+        whole = little.losses("one-by-four") or (little.train("one-by-four"), little.losses("one-by-four"))[1]
+        assert little.losses(name) == pytest.approx(whole, abs=tolerance)
+    assert all(loss > 0 for loss in little.losses(name))
+
+
+def test_stage_2_starts_where_stage_1_ended(little: Little) -> None:
+    aligned = little.train("stage-1", stage="align", skip_stage_1=False)
+    tuned = little.train("stage-2", model=str(aligned), skip_stage_1=False)
+    assert load(tuned)[0].num_parameters() == load(aligned)[0].num_parameters()
+    with pytest.raises(InputError, match="finished stage-1 run"):
+        little.train("stage-2-of-2", model=str(tuned), skip_stage_1=False)
+
+
+def test_qlora_without_its_library_is_one_sentence(little: Little, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="method qlora: expected the library bitsandbytes"):
+        little.train("qlora", method="qlora")
