@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Import names that differ from the name of the distribution.
 DISTRIBUTION = {
     "faster_coco_eval": "faster-coco-eval",
+    "prometheus_client": "prometheus-client",
     "PIL": "pillow",
     "yaml": "pyyaml",
     "open_clip": "open_clip_torch",

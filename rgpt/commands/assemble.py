@@ -6,6 +6,7 @@ import argparse
 import resource
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rgpt.cli import OneLineParser
 from rgpt.errors import InputError
@@ -110,5 +111,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def peak_memory() -> int:
     """The most memory that this process has held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        # Unlike ru_maxrss, which a child inherits from a large parent, this starts anew with the program.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

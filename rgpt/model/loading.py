@@ -12,6 +12,7 @@ from rgpt.errors import InputError
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
+from rgpt.model.quantization import keep_whole, quantization_config
 
 TINY = Path(__file__).parent / "tiny"
 """The folder of the embedded default model."""
@@ -21,6 +22,7 @@ def load(
     name_or_path: str | Path = "tiny",
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    bits: int | None = None,
     **options: Any,
 ) -> tuple[RegionGPTForConditionalGeneration, RegionGPTProcessor]:
     """(model in eval mode, its processor).
@@ -30,22 +32,29 @@ def load(
         dtype: `float32`, `bfloat16`, `float16` or `auto` (as saved); default: float32 on the CPU, else as
             saved.
         device: default: the first GPU, or the CPU.
+        bits: 8 or 4: linear layers of tower and language model are quantised by bitsandbytes while loading;
+            connector, refinement and head stay whole.
         options: for `from_pretrained`, e.g. `attn_implementation`, `quantization_config`, `device_map`.
 
     Raises:
         InputError: when there is no such model, it is not a RegionGPT, or its files are incomplete or do
             not belong together.
     """
-    path = str(TINY if name_or_path == "tiny" else name_or_path)
-    if name_or_path == "tiny" and not (TINY / "config.json").is_file():
-        raise InputError(
-            "the embedded model 'tiny' is not installed: run bash scripts/train_tiny.sh --install."
-        )
+    path = _path(name_or_path)
+    if bits is not None:
+        if options.get("quantization_config") is not None:
+            raise InputError("load takes bits or quantization_config, not both.")
+        options["quantization_config"] = quantization_config(bits)
+    if options.get("quantization_config") is not None:
+        # bitsandbytes places the weights while it makes them small; they must not be moved as a whole later.
+        options["quantization_config"] = keep_whole(options["quantization_config"])
+        options.setdefault("device_map", {"": device if device is not None else _default_device()})
+        device, dtype = None, dtype or "auto"
     if device is None and "device_map" not in options:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = _default_device()
     if dtype is None:
         dtype = torch.float32 if device is not None and torch.device(device).type == "cpu" else "auto"
-    config = _open(RegionGPTConfig, path)
+    config = open_config(path)
     processor = _open(RegionGPTProcessor, path)
     processor.check_model(config)
     attention = options.get("attn_implementation")
@@ -79,6 +88,23 @@ def load(
     return model.eval(), processor
 
 
+def open_config(name_or_path: str | Path) -> RegionGPTConfig:
+    """The configuration alone. Raises InputError as `load`."""
+    return _open(RegionGPTConfig, _path(name_or_path))
+
+
+def _path(name_or_path: str | Path) -> str:
+    if name_or_path == "tiny" and not (TINY / "config.json").is_file():
+        raise InputError(
+            "the embedded model 'tiny' is not installed: run bash scripts/train_tiny.sh --install."
+        )
+    return str(TINY if name_or_path == "tiny" else name_or_path)
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _align(model: torch.nn.Module) -> None:
     """Copy CPU weights that lie at odd addresses of a memory-mapped file.
 
@@ -106,7 +132,7 @@ def _open(kind: Any, path: str, **options: Any) -> Any:
         raise
     except SafetensorError as error:
         raise InputError(f"the weights of {path!r} cannot be read ({error}): copy them again.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"the model {path!r} cannot be opened ({reason}): "

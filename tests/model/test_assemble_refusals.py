@@ -287,14 +287,15 @@ def test_wrong_shard_sizes(text: str) -> None:
 
 
 MEASURE = """
-import resource, sys
+import sys
+from rgpt.commands.assemble import peak_memory
 from rgpt.model import assemble
 import rgpt.model.assemble_plan, transformers, open_clip, sentencepiece
 import transformers.models.llama.modeling_llama, transformers.models.clip.modeling_clip
 transformers.utils.logging.set_verbosity_error()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 assemble.assemble_parts(sys.argv[1], sys.argv[2], sys.argv[3], assemble.Options(max_shard_size="20MB"))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(peak_memory() - before)
 """
 
 
@@ -323,5 +324,5 @@ def test_memory_stays_near_the_largest_shard(form: str, tmp_path: Path) -> None:
     )  # fmt: skip
     grown = int(run.stdout.split()[-1])
     print(f"model {whole / 1e6:.0f} MB, shards of 20 MB, memory grew by {grown / 1e6:.0f} MB")
-    assert whole > 190e6 and grown < 0.4 * whole
+    assert whole > 190e6 and 10e6 < grown < 0.4 * whole
     load(tmp_path / "out", device="cpu")
