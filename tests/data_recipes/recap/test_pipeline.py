@@ -321,14 +321,14 @@ def test_shapes_through_tiny_to_samples(tmp_path: Path) -> None:
     """Drawn scenes → captions by `tiny` → samples → validate; captions are checked against the truth."""
     first = 3_200_000_000
     scenes, out, new = tmp_path / "scenes", tmp_path / "recap", tmp_path / "samples"
-    assert shapes.main(["--seed", str(first), "--count", "8", "--out", str(scenes)]) == 0
+    assert shapes.main(["--seed", str(first), "--count", "6", "--out", str(scenes)]) == 0
     run = ["run", str(scenes / "detections.jsonl"), "--backend", "rgpt:tiny", "--out", str(out)]
     assert main([*run, "--limit", "4"]) == 0
     begun = set(regions_of(out))
     assert main(run) == 0
     assert main(["samples", str(out), "--out", str(new)]) == 0
     found = regions_of(out)
-    assert begun < set(found) and len(found) > 20
+    assert begun < set(found) and len(found) > 15
     assert validate.main([str(new / "samples.jsonl")]) == 0
     samples = list(read_jsonl(new / "samples.jsonl"))
     fine = {key: record for key, record in found.items() if record["status"] == "ok"}
