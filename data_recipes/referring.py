@@ -19,6 +19,7 @@ from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.regions import Box
 
 NO_ANNOTATION = "described annotation is missing or unusable"
+NO_ROOM = "referring question left out: no second candidate fits"
 MOST_SHARED = 0.3
 """Of the smaller box: a made candidate must not show a described object."""
 TRIES = 40
@@ -126,7 +127,8 @@ class ReferringConverter:
                 hidden = {item.annotation_id for item in chunk if rng.random() < self.no_match}
                 chosen = self._candidates(chunk, hidden, instances, size, rng)
                 if len(chosen) < 2:
-                    continue  # "which of one" is no question
+                    made.repaired[NO_ROOM] += len(chunk)  # "which of one" is no question
+                    continue
                 number = {key: n for n, (key, _) in enumerate(chosen, start=1) if key is not None}
                 pairs = [(item.sentences[k], number.get(item.annotation_id, 0)) for item in chunk]
                 turns = conversations.referring(len(chosen), pairs, rng)

@@ -73,7 +73,8 @@ class Made:
         self.tasks.append(tasks)
 
     def drop_region(self, reason: str, count: int = 1) -> None:
-        self.regions_dropped[reason] += count
+        if count:
+            self.regions_dropped[reason] += count
 
 
 Convert = Callable[[Record, random.Random], Made]
