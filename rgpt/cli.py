@@ -21,6 +21,7 @@ COMMANDS = {
     "cache-features": "compute the frozen tower's features of a data set once, for training",
     "info": "parts, parameters, tokens and memory of a model, without loading it",
     "merge-lora": "write a plain checkpoint of a LoRA run",
+    "recognize": "name regions from an open vocabulary with CLIP, RegionSpot, RegionCLIP or RO-ViT",
     "serve": "answer OpenAI chat completions with regions over HTTP",
 }
 

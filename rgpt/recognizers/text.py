@@ -21,12 +21,16 @@ WORDS_SEED = "rgpt words 1"
 
 
 class TextEncoder(nn.Module):
-    """Frozen. `encode(texts)` -> `[T, dim]`, un-normalised."""
+    """`embed(texts)` -> `[T, dim]`, un-normalised; `encode` is the same without gradients."""
 
     dim: int
 
-    def encode(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
         raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> Tensor:
+        return self.embed(texts)
 
 
 class WordEncoder(TextEncoder):
@@ -39,7 +43,7 @@ class WordEncoder(TextEncoder):
         self.dim = dim
         self.register_buffer("anchor", torch.zeros(()), persistent=False)  # says which device to answer on
 
-    def encode(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
         rows = []
         for text in texts:
             words = re.findall(r"\w+", text.lower()) or [text]
@@ -66,8 +70,7 @@ class TransformersText(TextEncoder):
     def train(self, mode: bool = True) -> TransformersText:
         return super().train(False)
 
-    @torch.no_grad()
-    def encode(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
         limit = self.model.config.max_position_embeddings  # type: ignore[union-attr]
         inputs = self.tokenizer(
             texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
@@ -89,7 +92,6 @@ class OpenClipText(TextEncoder):
     def train(self, mode: bool = True) -> OpenClipText:
         return super().train(False)
 
-    @torch.no_grad()
-    def encode(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
         ids = self.tokenizer(texts).to(next(self.model.parameters()).device)
         return self.model.encode_text(ids)  # type: ignore[operator]

@@ -1,0 +1,173 @@
+"""`rgpt recognize`: name regions of a picture from a vocabulary: the five best names with scores, and a
+drawing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rgpt.cli import OneLineParser
+from rgpt.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from rgpt.recognizers.region_set import RegionSet
+    from rgpt.recognizers.scores import RegionScores
+
+EXAMPLES = """\
+recognizers (--model): clip-crop, clip-masked-crop, clip-pooled, each @CLIP (a folder or hub id, or
+open_clip:MODEL/WEIGHTS); regionspot, regionclip, rovit, each @FOLDER; or a folder.
+
+regions: as for `rgpt chat` (--region box:60,150,260,330, mask:m.png, …), or from a source (--proposals):
+  json:FILE    rpn:FILE    sam:MODEL    grounding-dino:MODEL?dog. cat.    rovit:FOLDER
+
+examples:
+  rgpt recognize --model clip-crop@openai/clip-vit-base-patch16 --image photo.jpg \\
+                 --region box:60,150,260,330 --vocabulary "dog,cat,sheep"
+  rgpt recognize --model regionspot@runs/recognizers/regionspot --image photo.jpg \\
+                 --proposals sam:facebook/sam-vit-base --vocabulary coco80 --draw named.png
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `rgpt recognize`."""
+    parser = OneLineParser(
+        prog="rgpt recognize",
+        description="Name regions of a picture from an open vocabulary.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, metavar="NAME", help="a recognizer, see below")
+    parser.add_argument("--image", required=True, metavar="FILE", help="the picture")
+    parser.add_argument(
+        "--region", "--regions", dest="region", metavar="KIND:…", action="append", default=[],
+        help="a region; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--proposals", metavar="SOURCE", help="let a source find the regions instead")
+    parser.add_argument("--image-id", metavar="ID", help="the picture's id in a json: source")
+    parser.add_argument("--most", type=int, default=100, metavar="N", help="proposals kept (default: 100)")
+    parser.add_argument("--vocabulary", required=True, metavar="V", help='coco80, lvis, a file, or "a,b,c"')
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="names a region (default: 5)")
+    parser.add_argument("--draw", metavar="FILE", help="write the picture with its numbered regions")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `rgpt recognize` and return the exit code.
+
+    Raises:
+        InputError: an argument, the picture, a region, the vocabulary or the recognizer is wrong.
+    """
+    options = build_parser().parse_args(arguments)
+    image = read_arguments(options)
+    from rgpt.recognizers.loading import open_recognizer
+    from rgpt.recognizers.vocabulary import read_vocabulary
+
+    given = read_vocabulary(options.vocabulary)
+    regions = find_regions(options, image)
+    recognizer = open_recognizer(options.model, options.device)
+    vocabulary = recognizer.vocabulary(given.given)
+    scores = recognizer.recognize([image], [regions], vocabulary)[0]
+    drawn = None
+    if options.draw:
+        drawn = options.draw
+        draw(image, regions, Path(drawn))
+    report = as_json(options, regions, scores, vocabulary.merged)
+    print(json.dumps(report, ensure_ascii=False) if options.json else as_text(report))
+    return 0
+
+
+def read_arguments(options: argparse.Namespace) -> Image.Image:
+    """Check what is cheap to check, before anything heavy is imported, and open the picture."""
+    if bool(options.region) == bool(options.proposals):
+        raise InputError.about(
+            "regions",
+            expected="either --region or --proposals",
+            actual="both" if options.region else "neither",
+            fix="give one of them",
+        )
+    for name in ("top", "most"):
+        if getattr(options, name) < 1:
+            raise InputError.about(
+                f"--{name}", expected="1 or more", actual=str(getattr(options, name)), fix="raise it"
+            )
+    from rgpt.regions import open_image
+
+    image = open_image(options.image)
+    if options.draw:
+        folder = Path(options.draw).absolute().parent
+        if not folder.is_dir() or Path(options.draw).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise InputError.about(
+                "--draw",
+                expected="a .png, .jpg or .webp file in an existing folder",
+                actual=repr(options.draw),
+                fix="name another file",
+            )
+    return image
+
+
+def find_regions(options: argparse.Namespace, image: Image.Image) -> RegionSet:
+    """The regions given, or those that a source proposes."""
+    from rgpt.recognizers.region_set import RegionSet
+    from rgpt.regions import parse_region
+
+    if options.proposals:
+        from rgpt.recognizers.proposals import propose
+
+        return propose(image, options.proposals, image_id=options.image_id, most=options.most)
+    return RegionSet(tuple(map(parse_region, options.region)), image.height, image.width)
+
+
+def as_json(
+    options: argparse.Namespace, regions: RegionSet, scores: RegionScores, merged: int
+) -> dict[str, Any]:
+    """What is printed, as one object; boxes in pixels of the upright picture."""
+    rows = []
+    for number, (box, names) in enumerate(
+        zip(regions.as_boxes().tolist(), scores.topk(options.top), strict=True), 1
+    ):
+        row: dict[str, Any] = {
+            "region": number,
+            "box": [round(value, 2) for value in box],
+            "names": [{"name": name, "score": round(score, 4)} for name, score in names],
+        }
+        if regions.scores is not None:
+            row["proposal_score"] = round(float(regions.scores[number - 1]), 4)
+        rows.append(row)
+    return {
+        "model": options.model,
+        "image": options.image,
+        "vocabulary": len(scores.names),
+        "merged_names": merged,
+        "rule": scores.rule,
+        "source": regions.source,
+        "regions": rows,
+    }
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """One line a region."""
+    lines = []
+    if report["merged_names"]:
+        lines.append(f"{report['merged_names']} names of the vocabulary were duplicates and count once")
+    for row in report["regions"]:
+        names = "  ".join(f"{entry['name']} {entry['score']:.3f}" for entry in row["names"])
+        lines.append(f"<region{row['region']}>  {names}")
+    return "\n".join(lines) or "no regions"
+
+
+def draw(image: Image.Image, regions: RegionSet, path: Path) -> None:
+    """Write the picture with its regions numbered as printed."""
+    from rgpt.regions import draw_regions
+
+    drawn = draw_regions(image, dict(enumerate(regions.regions, start=1)))
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    drawn.save(partial)
+    os.replace(partial, path)

@@ -1,0 +1,279 @@
+"""Where regions come from when nobody draws them: one call for all sources.
+
+    propose(image, "json:detections.json", image_id=42)
+    propose(image, "rpn:FILE")  "sam:MODEL"  "grounding-dino:MODEL?dog. cat."  "rovit:FOLDER"  "gt"
+
+Every source answers with a `RegionSet` in pixels of the upright picture, best first, with scores where it has
+them (an RPN also gives logits).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from rgpt.errors import InputError
+from rgpt.recognizers.region_set import RegionSet
+from rgpt.regions import RLE, Box, Mask, Region, region_from_json
+
+SOURCES = ("gt", "json", "rpn", "sam", "grounding-dino", "rovit")
+
+
+class ProposalSource(Protocol):
+    """Anything that finds regions on a picture. `image_id` is for sources that only look them up."""
+
+    def __call__(self, image: Image.Image, image_id: int | str | None = None) -> RegionSet: ...
+
+
+def open_source(name: str, regions: Sequence[Region] = ()) -> ProposalSource:
+    """The source of a name `KIND:WHAT`.
+
+    gt: `regions` themselves. json:FILE: COCO results, or `{"image_id": [{"box"/"mask"…, "score"}]}`.
+    rpn:FILE: torchvision's Mask R-CNN R50-FPN with weights from a state dict in safetensors. sam:MODEL: SAM's
+    everything mode. grounding-dino:MODEL?TEXT: boxes for a text of names ended by full stops. rovit:FOLDER.
+
+    Raises:
+        InputError: an unknown kind, or what it names cannot be opened.
+    """
+    kind, _, what = name.partition(":")
+    if kind not in SOURCES or (not what and kind != "gt"):
+        raise InputError.about(
+            f"proposals {name!r}",
+            expected=f"one of {', '.join(SOURCES)} followed by : and what to open",
+            actual="another form",
+            fix="write for example sam:facebook/sam-vit-base",
+        )
+    if kind == "gt":
+        return lambda image, image_id=None: RegionSet(
+            tuple(regions), image.height, image.width, torch.ones(len(regions)), source="gt"
+        )
+    if kind == "json":
+        return JsonProposals(what)
+    if kind == "rpn":
+        return RpnProposals.from_file(what)
+    if kind == "rovit":
+        from rgpt.recognizers.rovit_detector import load_detector
+
+        detector = load_detector(what)
+        return lambda image, image_id=None: detector.propose([image])[0]
+    return _pretrained(kind, what)
+
+
+@lru_cache(maxsize=2)
+def _cached_source(name: str) -> ProposalSource:
+    return open_source(name)
+
+
+def propose(
+    image: Image.Image,
+    source: str | ProposalSource,
+    regions: Sequence[Region] = (),
+    image_id: int | str | None = None,
+    most: int | None = None,
+) -> RegionSet:
+    """Regions of one picture from any source; `most` keeps the best. An opened model is kept for the next
+    call."""
+    if isinstance(source, str):
+        source = open_source(source, regions) if source == "gt" else _cached_source(source)
+    found = source(image, image_id)
+    return found if most is None else best(found, most)
+
+
+def best(regions: RegionSet, most: int) -> RegionSet:
+    """The `most` regions with the highest scores, in order; without scores the first ones."""
+    order = torch.arange(len(regions))
+    if regions.scores is not None:
+        order = regions.scores.argsort(descending=True, stable=True)
+    order = order[:most]
+    return RegionSet(
+        tuple(regions.regions[i] for i in order.tolist()),
+        regions.height,
+        regions.width,
+        None if regions.scores is None else regions.scores[order],
+        None if regions.logits is None else regions.logits[order],
+        regions.source,
+    )
+
+
+class JsonProposals:
+    """Detections made elsewhere (GLIP, Detic, …), looked up by picture.
+
+    Either COCO results, `[{"image_id", "bbox": [x, y, w, h], "score", "segmentation"?}]`, or an object from
+    image id to a list of `{"box": [x1, y1, x2, y2], "score"?}` (any region form of rgpt).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            value = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._wrong("a JSON file of detections", " ".join(str(error).split())[:120]) from error
+        self.rows: dict[str, list[Mapping[str, Any]]] = {}
+        if isinstance(value, Mapping):
+            self.rows = {str(key): list(rows) for key, rows in value.items()}
+        elif isinstance(value, list):
+            for row in value:
+                if not isinstance(row, Mapping) or "image_id" not in row:
+                    raise self._wrong("rows with image_id", repr(row)[:60])
+                self.rows.setdefault(str(row["image_id"]), []).append(row)
+        else:
+            raise self._wrong("a list or an object", type(value).__name__)
+
+    def __call__(self, image: Image.Image, image_id: int | str | None = None) -> RegionSet:
+        if image_id is None:
+            if len(self.rows) > 1:
+                raise self._wrong("an image id to look up", f"none, and {len(self.rows)} pictures")
+            image_id = next(iter(self.rows), "")
+        regions, scores = [], []
+        for row in self.rows.get(str(image_id), []):
+            try:
+                regions.append(self._region(row))
+                scores.append(float(row.get("score", 1.0)))
+            except (InputError, KeyError, TypeError, ValueError) as error:
+                raise self._wrong(f"sound detections of picture {image_id}", str(error)[:160]) from error
+        found = RegionSet(
+            tuple(regions), image.height, image.width, torch.tensor(scores), source=self.path.name
+        )
+        return best(found, len(found))
+
+    def _region(self, row: Mapping[str, Any]) -> Region:
+        segmentation = row.get("segmentation")
+        if isinstance(segmentation, Mapping):
+            return RLE(segmentation["size"], segmentation["counts"])
+        if "bbox" in row:
+            return Box.from_coco(row["bbox"])
+        return region_from_json(
+            {key: value for key, value in row.items() if key not in ("score", "image_id")}
+        )
+
+    def _wrong(self, expected: str, actual: str) -> InputError:
+        return InputError.about(
+            f"proposals {str(self.path)!r}", expected=expected, actual=actual, fix="repair the file"
+        )
+
+
+class RpnProposals:
+    """The proposal network of a torchvision detector, with its scores (its own forward drops them).
+
+    Args:
+        model: a `GeneralizedRCNN`. nms: between proposals of a level (RegionCLIP's zero-shot mode: 0.9).
+    """
+
+    def __init__(self, model: Any, nms: float = 0.9, most: int = 1000) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.model.rpn.nms_thresh, self.model.rpn._post_nms_top_n["testing"] = nms, most
+
+    @classmethod
+    def from_file(cls, path: str) -> RpnProposals:
+        """Mask R-CNN R50-FPN whose weights lie in a safetensors file."""
+        from safetensors.torch import load_file
+        from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+        try:
+            weights = load_file(path)
+            classes = weights["roi_heads.box_predictor.cls_score.bias"].shape[0]
+            model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes)
+            model.load_state_dict(weights)
+        except Exception as error:
+            raise InputError.about(
+                f"proposals rpn:{path}",
+                expected="a safetensors state dict of torchvision's maskrcnn_resnet50_fpn",
+                actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:160],
+                fix="convert the checkpoint",
+            ) from error
+        return cls(model)
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, image_id: int | str | None = None) -> RegionSet:
+        from torchvision.models.detection.rpn import concat_box_prediction_layers
+        from torchvision.transforms.functional import pil_to_tensor
+
+        pixels = pil_to_tensor(image.convert("RGB")).float() / 255
+        images, _ = self.model.transform([pixels])
+        features = list(self.model.backbone(images.tensors).values())
+        rpn = self.model.rpn
+        objectness, deltas = rpn.head(features)
+        anchors = rpn.anchor_generator(images, features)
+        counts = [level[0].numel() for level in objectness]
+        flat, flat_deltas = concat_box_prediction_layers(objectness, deltas)
+        decoded = rpn.box_coder.decode(flat_deltas, anchors).view(1, -1, 4)
+        boxes, scores = rpn.filter_proposals(decoded, flat, images.image_sizes, counts)
+        height, width = images.image_sizes[0]
+        factor = torch.tensor([image.width / width, image.height / height]).repeat(2)
+        logits = torch.logit(scores[0], eps=1e-7)
+        return RegionSet.of_boxes(boxes[0] * factor, image.height, image.width, scores[0], logits, "rpn")
+
+
+class SamEverything:
+    """SAM asked at a grid of points: masks, their boxes, and SAM's own guess of each mask's quality as
+    score."""
+
+    def __init__(self, model: Any, image_processor: Any, **settings: Any) -> None:
+        from transformers import MaskGenerationPipeline
+
+        self.pipeline = MaskGenerationPipeline(model=model, image_processor=image_processor)
+        self.settings = settings
+
+    def __call__(self, image: Image.Image, image_id: int | str | None = None) -> RegionSet:
+        found = self.pipeline(image.convert("RGB"), **self.settings)
+        regions, scores = [], []
+        for mask, score in zip(found["masks"], found["scores"], strict=True):
+            array = torch.as_tensor(mask).bool().numpy()
+            if array.any():
+                regions.append(Mask(array))
+                scores.append(float(score))
+        made = RegionSet(tuple(regions), image.height, image.width, torch.tensor(scores), source="sam")
+        return best(made, len(made))
+
+
+class GroundingDinoProposals:
+    """Boxes that Grounding DINO finds for a text, e.g. "dog. cat."; recognizers then name them anew."""
+
+    def __init__(self, model: Any, processor: Any, text: str, threshold: float = 0.05) -> None:
+        self.model, self.processor, self.threshold = model.eval(), processor, threshold
+        self.text = text.strip().lower() or "object."
+        self.text = self.text if self.text.endswith(".") else f"{self.text}."
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, image_id: int | str | None = None) -> RegionSet:
+        inputs = self.processor(images=image.convert("RGB"), text=self.text, return_tensors="pt")
+        output = self.model(**inputs)
+        # Scores are computed here rather than by the processor, which wants a second threshold on words.
+        scores = output.logits[0].sigmoid().amax(-1)
+        center, size = output.pred_boxes[0].split(2, -1)
+        scale = torch.tensor([image.width, image.height]).repeat(2)
+        boxes = torch.cat([center - size / 2, center + size / 2], -1) * scale
+        kept = scores >= self.threshold
+        found = RegionSet.of_boxes(
+            boxes[kept], image.height, image.width, scores[kept], source="grounding-dino"
+        )
+        return best(found, len(found))
+
+
+def _pretrained(kind: str, what: str) -> ProposalSource:
+    from transformers import (
+        AutoImageProcessor,
+        AutoProcessor,
+        GroundingDinoForObjectDetection,
+        SamModel,
+    )
+
+    name, _, text = what.partition("?")
+    try:
+        if kind == "sam":
+            return SamEverything(SamModel.from_pretrained(name), AutoImageProcessor.from_pretrained(name))
+        model = GroundingDinoForObjectDetection.from_pretrained(name)
+        return GroundingDinoProposals(model, AutoProcessor.from_pretrained(name), text)
+    except (OSError, ValueError) as error:
+        raise InputError.about(
+            f"proposals {kind}:{what}",
+            expected="a model folder or hub id",
+            actual=" ".join(str(error).split())[:160],
+            fix="check the name and that the weights are on this machine",
+        ) from error

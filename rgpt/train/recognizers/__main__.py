@@ -1,0 +1,55 @@
+"""`python -m rgpt.train.recognizers CONFIG.yaml`: train one recognizer, write it to the config's `out`.
+
+Any number of processes: `accelerate launch --num_processes 8 -m rgpt.train.recognizers CONFIG.yaml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rgpt.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the config, train, save; 2 when something given was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m rgpt.train.recognizers", description=__doc__)
+    parser.add_argument("config", nargs="+", help="YAML files, run one after another")
+    parser.add_argument("--out", help="instead of the config's (one config only)")
+    parser.add_argument("--steps", type=int, help="instead of the config's")
+    parser.add_argument("--resume", action="store_true", help="go on from <out>/checkpoint")
+    options = parser.parse_args(arguments)
+    try:
+        if options.out and len(options.config) > 1:
+            raise InputError("--out: expected a single config with it, got several; leave it out.")
+        from rgpt.train.recognizers.config import read_config
+
+        configs = [read_config(path, out=options.out, steps=options.steps) for path in options.config]
+        for config in configs:
+            run(config, options.resume)
+    except InputError as error:
+        print(f"rgpt.train.recognizers: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config, resume: bool = False) -> None:  # type: ignore[no-untyped-def]
+    """One run: data, recipe, steps, result."""
+    from rgpt.train.recognizers.data import Batches, open_data
+    from rgpt.train.recognizers.loop import fit
+    from rgpt.train.recognizers.recipes import open_recipe
+
+    sources = [open_data(settings) for settings in config.data]
+    recipe = open_recipe(config)
+    trained = sum(p.numel() for p in recipe.parameters() if p.requires_grad)
+    print(f"{config.recipe}: {trained:,} parameters train, {config.steps:,} steps", file=sys.stderr)
+    history = fit(recipe, Batches(sources, config.batch_size, config.seed), config, resume)
+    recipe.eval().cpu()
+    recipe.save(Path(config.out))
+    print(f"{config.out}: loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

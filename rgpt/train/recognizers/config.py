@@ -1,0 +1,117 @@
+"""What a run is: one YAML file, typed, unknown keys refused, written back resolved beside the result."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from rgpt.errors import InputError
+
+RECIPES = ("clip", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector")
+OPTIMIZERS = ("adamw", "sgd")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass
+class RunConfig:
+    """Args:
+    recipe: one of RECIPES. out: folder of the result. init: a recognizer's folder to start from.
+    model: what the recipe builds, see `rgpt.train.recognizers.recipes`.
+    data: data sets, see `rgpt.train.recognizers.data.open_data`; each batch holds one of them, drawn evenly.
+    batch_size: pictures a process and step.
+    milestones, decay: the rate is multiplied by `decay` at each of these steps.
+    warmup, warmup_from: steps of linear warm-up and the share of the rate it starts at.
+    gradient_clip: norm; 0 is off. clip_per_parameter: each parameter by itself (detectron2's "norm").
+    precision: bf16 or fp16 (with a scaler, which accelerate adds) or no.
+    """
+
+    recipe: str
+    out: str
+    init: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    data: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 1000
+    batch_size: int = 2
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    milestones: list[int] = field(default_factory=list)
+    decay: float = 0.1
+    warmup: int = 0
+    warmup_from: float = 0.01
+    gradient_clip: float = 0.0
+    clip_per_parameter: bool = False
+    precision: str = "no"
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 5000
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("recipe", self.recipe, RECIPES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise _wrong(name, f"one of {', '.join(known)}", repr(value), "choose one")
+        for name in ("steps", "batch_size", "log_every", "save_every"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise _wrong(name, "a whole number of at least 1", repr(getattr(self, name)), "correct it")
+        if not self.data:
+            raise _wrong("data", "at least one data set", "none", "name one")
+
+    def rate(self, step: int) -> float:
+        """The learning rate's factor at a step, counted from 0."""
+        if step < self.warmup:
+            return self.warmup_from + (1 - self.warmup_from) * step / self.warmup
+        return self.decay ** sum(step >= milestone for milestone in self.milestones)
+
+
+def read_config(path: Path | str, **changes: Any) -> RunConfig:
+    """Read a run's YAML file; `changes` that are not None replace its entries.
+
+    Raises:
+        InputError: not a mapping, an unknown or missing key, a value of another type.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _wrong(
+            f"config {str(path)!r}", "a YAML file", " ".join(str(error).split())[:160], "check it"
+        ) from error
+    if not isinstance(values, dict):
+        raise _wrong(f"config {str(path)!r}", "keys and values", type(values).__name__, "write key: value")
+    values |= {key: value for key, value in changes.items() if value is not None}
+    known = {f.name: f for f in fields(RunConfig)}
+    if unknown := sorted(set(map(str, values)) - set(known)):
+        raise _wrong(f"config {str(path)!r}", "known keys", ", ".join(unknown), "remove or correct them")
+    if missing := [name for name in ("recipe", "out") if name not in values]:
+        raise _wrong(f"config {str(path)!r}", f"the key {missing[0]}", "none", "add it")
+    for name, value in values.items():
+        kind = str(known[name].type).partition("[")[0]
+        expected: Any = {"str": str, "int": int, "bool": bool, "dict": dict, "list": list}.get(kind)
+        if kind == "float":
+            expected = (int, float)
+        if not isinstance(value, expected) or (isinstance(value, bool) and kind != "bool"):
+            raise _wrong(
+                f"{name} in {str(path)!r}", kind, repr(value)[:60], "YAML reads 1e-4 as text: write 1.0e-4"
+            )
+    return RunConfig(**values)
+
+
+def write_config(config: RunConfig, folder: Path) -> None:
+    """The resolved config as `run.yaml`."""
+    import yaml
+
+    partial = folder / f".run.{os.getpid()}.partial"
+    partial.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    os.replace(partial, folder / "run.yaml")
+
+
+def _wrong(thing: str, expected: str, actual: str, fix: str) -> InputError:
+    return InputError.about(thing, expected=expected, actual=actual, fix=fix)

@@ -1,0 +1,153 @@
+"""The training loop of all recognizers, on accelerate: any number of processes, bf16/fp16, resumable.
+
+State is written as safetensors and JSON, never pickled: `model.safetensors`, `optimizer.safetensors`,
+`state.json` in `<out>/checkpoint`. A batch is decided by its step, so a resumed run goes on as if it had not
+stopped (dropout aside, whose random numbers start again).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rgpt.errors import InputError
+from rgpt.train.recognizers.config import RunConfig, write_config
+from rgpt.train.recognizers.data import Batches
+
+NO_DECAY = ("bias", "positions", "positional_embedding", "logit", "temperature", "log_theta")
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters in two groups: decayed, and norms, biases, positions and scalars without decay."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            free = parameter.dim() < 2 or any(word in name.rpartition(".")[2] for word in NO_DECAY)
+            (plain if free else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def build_optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    groups = parameter_groups(module, config.weight_decay)
+    if not any(group["params"] for group in groups):
+        raise InputError(f"recipe {config.recipe}: nothing is to be trained; unfreeze something.")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, config.learning_rate)
+
+
+def fit(
+    recipe: nn.Module, batches: Batches, config: RunConfig, resume: bool = False
+) -> list[dict[str, float]]:
+    """Train `recipe`, whose forward takes a `Batch` and returns named losses, and return the logged means.
+
+    Raises:
+        InputError: the loss is not finite, or a checkpoint does not fit.
+    """
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
+    torch.manual_seed(config.seed)
+    accelerator = Accelerator(mixed_precision=config.precision)
+    optimizer = build_optimizer(recipe, config)
+    out, start = Path(config.out), 0
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        write_config(config, out)
+    if resume:
+        start = load_checkpoint(out / "checkpoint", recipe, optimizer)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate)
+    recipe.to(accelerator.device)
+    wrapped, running = accelerator.prepare(recipe, optimizer)
+    for _ in range(start):
+        schedule.step()
+    wrapped.train()
+    history: list[dict[str, float]] = []
+    window: dict[str, list[float]] = {}
+    progress = tqdm(
+        range(start, config.steps),
+        initial=start,
+        total=config.steps,
+        desc=config.recipe,
+        unit="step",
+        disable=None if accelerator.is_main_process else True,
+    )
+    for step in progress:
+        losses: dict[str, Tensor] = wrapped(
+            batches(step, accelerator.process_index, accelerator.num_processes)
+        )
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise InputError(f"step {step + 1}: the loss is {total.item()}; lower the learning rate.")
+        running.zero_grad()
+        accelerator.backward(total)
+        clip(accelerator, wrapped, config)
+        running.step()
+        schedule.step()
+        for name, value in {**losses, "loss": total}.items():
+            window.setdefault(name, []).append(value.item())
+        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+            means = {name: sum(values) / len(values) for name, values in window.items()}
+            rate = float(schedule.get_last_lr()[0])
+            history.append({"step": step + 1, "rate": rate, **means})
+            progress.set_postfix(loss=f"{means['loss']:.4f}")
+            window = {}
+            if accelerator.is_main_process:
+                with open(out / "losses.jsonl", "a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(history[-1]) + "\n")
+        if (step + 1) % config.save_every == 0 and step + 1 < config.steps and accelerator.is_main_process:
+            save_checkpoint(out / "checkpoint", accelerator.unwrap_model(wrapped), optimizer, step + 1)
+    accelerator.wait_for_everyone()
+    return history
+
+
+def clip(accelerator: Any, module: nn.Module, config: RunConfig) -> None:
+    """Bound the gradients' norm: of the whole model, or of every parameter by itself."""
+    if not config.gradient_clip:
+        return
+    trained = [p for p in module.parameters() if p.grad is not None]
+    for group in [[p] for p in trained] if config.clip_per_parameter else [trained]:
+        accelerator.clip_grad_norm_(group, config.gradient_clip)
+
+
+def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Trained parameters, buffers and optimizer, as a folder that appears whole."""
+    from safetensors.torch import save_file
+
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    weights = {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}
+    save_file(weights, partial / "model.safetensors")
+    states = optimizer.state_dict()["state"]
+    save_file(
+        {f"{i}.{k}": torch.as_tensor(v).cpu().clone() for i, own in states.items() for k, v in own.items()},
+        partial / "optimizer.safetensors",
+    )
+    (partial / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Read what `save_checkpoint` wrote and return the number of steps done. Raises InputError."""
+    from safetensors.torch import load_file
+
+    if not (folder / "state.json").is_file():
+        raise InputError.about(
+            f"checkpoint {str(folder)!r}", expected="a saved state", actual="none", fix="run without --resume"
+        )
+    module.load_state_dict(load_file(folder / "model.safetensors"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(folder / "optimizer.safetensors").items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(json.loads((folder / "state.json").read_text())["step"])

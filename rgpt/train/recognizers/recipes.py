@@ -1,0 +1,246 @@
+"""What each recognizer minimises. A recipe is a module: `Batch` in, named losses out; `save` writes the
+result.
+
+`model` of a config goes to the recipe of the same name. Every recipe takes `from`: a folder written by
+`save_recognizer`, or builds a fresh recognizer of its `kind` from `config` (tiny runs), or from pretrained
+parts (named in each class).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rgpt.errors import InputError
+from rgpt.recognizers.base import RegionRecognizer
+from rgpt.recognizers.clip import ClipRecognizer
+from rgpt.recognizers.clip_towers import unit
+from rgpt.recognizers.cropped_positions import random_crops
+from rgpt.recognizers.focal_contrast import focal_contrastive_loss
+from rgpt.recognizers.frozen import unit_gain_
+from rgpt.recognizers.geometry import Geometry
+from rgpt.recognizers.loading import (
+    build_recognizer,
+    load_recognizer,
+    regionspot_from_pretrained,
+    save_recognizer,
+)
+from rgpt.recognizers.region_set import RegionSet, pad_sets
+from rgpt.recognizers.regionspot import RegionSpot
+from rgpt.recognizers.rovit import RoVit
+from rgpt.recognizers.token_cache import TokenCache, fingerprint
+from rgpt.recognizers.vocabulary import TextBank, Vocabulary, multi_hot
+from rgpt.train.recognizers.config import RunConfig
+from rgpt.train.recognizers.data import Batch
+
+
+class Recipe(nn.Module):
+    """Base: holds the recognizer and the embedded vocabularies of the sources."""
+
+    def __init__(self, recognizer: RegionRecognizer) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+        self._vocabularies: dict[str, Vocabulary] = {}
+
+    def vocabulary(self, batch: Batch) -> Vocabulary:
+        """The batch's whole vocabulary, with the recognizer's own templates."""
+        if batch.source not in self._vocabularies:
+            self._vocabularies[batch.source] = self.recognizer.vocabulary(batch.names)
+        return self._vocabularies[batch.source]
+
+    def bank(self, batch: Batch) -> TextBank:
+        return self.recognizer.encode_vocabulary(self.vocabulary(batch))
+
+    def save(self, folder: Path) -> None:
+        """Write the trained recognizer."""
+        save_recognizer(self.recognizer, folder)
+
+
+def start(kind: str, model: dict[str, Any], init: str) -> RegionRecognizer | None:
+    """The recognizer a recipe starts from: `init`, then `model.config`; None if neither is given.
+
+    Raises:
+        InputError: the folder holds another kind.
+    """
+    if init:
+        made = load_recognizer(init)
+        if made.kind != kind:
+            raise InputError.about(
+                f"init {init!r}", expected=f"a {kind}", actual=f"a {made.kind}", fix="name the other one"
+            )
+        return made
+    return build_recognizer(kind, model["config"]) if "config" in model else None
+
+
+def captions_of(batch: Batch) -> list[str]:
+    if not all(example.caption for example in batch.examples):
+        raise InputError(
+            f"source {batch.source}: an example has no caption; this recipe learns from captions."
+        )
+    return [example.caption for example in batch.examples]
+
+
+class ClipRecipe(Recipe):
+    """A small CLIP from nothing on captioned pictures: symmetric InfoNCE where equal captions are equally
+    right.
+
+    Only for tiny runs (baseline, teacher of RegionCLIP, map of RegionSpot). `model`: `config` of kind clip.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        made = start("clip", config.model, config.init)
+        if not isinstance(made, ClipRecognizer):
+            raise InputError("recipe clip: give model.config or init of kind clip.")
+        super().__init__(made)
+        made.tower.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> ClipRecipe:
+        super().train(mode)
+        self.recognizer.vision.module.train(mode)  # type: ignore[union-attr]  # unfrozen here alone
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        recognizer: Any = self.recognizer
+        tower, captions = recognizer.tower, captions_of(batch)
+        pixels = [
+            Geometry.squash(e.image.height, e.image.width, tower.image_size).pixels(
+                e.image, tower.mean, tower.std
+            )
+            for e in batch.examples
+        ]
+        images = unit(tower.embed(torch.stack(pixels).to(recognizer.device)))
+        texts = unit(recognizer.text.encode(captions)).to(images)
+        logits = images @ texts.T / 0.07
+        same = torch.tensor([[a == b for b in captions] for a in captions], device=images.device).float()
+        return {
+            "loss_clip": (
+                F.cross_entropy(logits, same / same.sum(1, keepdim=True))
+                + F.cross_entropy(logits.T, same / same.sum(1, keepdim=True))
+            )
+            / 2
+        }
+
+
+class RegionSpotRecipe(Recipe):
+    """Focal alignment of every region with the source's whole vocabulary; SAM and CLIP frozen.
+
+    `model`: `sam` and `clip` (names of pretrained parts) with optional `head`, or `config`; `cache`: a folder
+    for SAM's tokens; `unit_gain`: redraw a *random* SAM so that its tokens carry a signal (tiny runs);
+    `clip_from`: a folder of kind clip whose tower is copied in (tiny runs).
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        model = config.model
+        made = start("regionspot", model, config.init)
+        if made is None:
+            made = regionspot_from_pretrained(model["sam"], model["clip"], model.get("head"))
+        assert isinstance(made, RegionSpot)
+        super().__init__(made)
+        if model.get("unit_gain") and not config.init:
+            unit_gain_(made.sam)
+            unit_gain_(made.vision)
+        if model.get("clip_from") and not config.init:
+            source = load_recognizer(model["clip_from"])
+            made.vision.module.load_state_dict(source.vision.module.state_dict())  # type: ignore[union-attr]
+        self.cache = None
+        if model.get("cache"):
+            self.cache = TokenCache(model["cache"], fingerprint(made.prompter))
+
+    def tokens(self, batch: Batch) -> list[Tensor]:
+        """SAM tokens `[N_b, 256]` of the very pictures of the batch, augmentation included."""
+        spot: RegionSpot = self.recognizer  # type: ignore[assignment]
+
+        def compute(image: Any, regions: RegionSet) -> Tensor:
+            with torch.no_grad():
+                return spot.prompter(spot.prompter.encode_images([image])[0], regions).tokens
+
+        found = []
+        for example in batch.examples:
+            if not len(example.regions):
+                found.append(torch.zeros(0, spot.prompter.width, device=spot.device))
+            elif self.cache is None:
+                found.append(compute(example.image, example.regions))
+            else:
+                pair = example.image, example.regions
+                found.append(self.cache.get(*pair, lambda pair=pair: compute(*pair)).to(spot.device))  # type: ignore[misc]
+        return found
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        spot: RegionSpot = self.recognizer  # type: ignore[assignment]
+        vocabulary = self.vocabulary(batch)
+        targets, _ = pad_sets([multi_hot(vocabulary, e.names) for e in batch.examples])
+        tokens, valid = pad_sets(self.tokens(batch))
+        if not valid.any():
+            return {"loss_align": sum(p.sum() for p in spot.head.parameters()) * 0.0}  # type: ignore[dict-item]
+        rows = valid.any(1)  # a picture without regions has nothing to attend with
+        memory = spot.clip_tokens([e.image for e in batch.examples])
+        embedded = spot.head(tokens[rows], valid[rows], memory[rows])
+        bank = self.bank(batch).weights
+        return {"loss_align": spot.loss(embedded, valid[rows], bank, targets.to(bank)[rows])}
+
+
+class RoVitRecipe(Recipe):
+    """Focal contrastive pretraining with cropped positions, from captioned pictures.
+
+    `model`: `config` of kind rovit; `gamma`; `sampler` of crops (null: whole positions); `bias`: initial
+    logit bias, learned (null, the published loss: none); `train_text`: the text tower trains, too.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        made = start("rovit", config.model, config.init)
+        if not isinstance(made, RoVit):
+            raise InputError("recipe rovit: give model.config or init of kind rovit.")
+        super().__init__(made)
+        model = config.model
+        self.gamma, self.sampler = float(model.get("gamma", 1.0)), model.get("sampler", "resized_crop")
+        self.temperature = nn.Parameter(torch.tensor(float(math.log(model.get("scale", 10.0)))))
+        bias = model.get("bias")
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.train_text = bool(model.get("train_text"))
+        made.text.requires_grad_(self.train_text)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        rovit: RoVit = self.recognizer  # type: ignore[assignment]
+        side, captions = rovit.settings.image_size, captions_of(batch)
+        pixels = [
+            Geometry.squash(e.image.height, e.image.width, side).pixels(e.image, (0, 0, 0), (1, 1, 1))
+            for e in batch.examples
+        ]
+        crops = None if self.sampler is None else random_crops(len(captions), self.sampler).to(rovit.device)
+        images = rovit.tower.embed(torch.stack(pixels).to(rovit.device), crops)
+        texts = rovit.text.embed(captions) if self.train_text else rovit.text.encode(captions)
+        logits = self.temperature.exp() * unit(images) @ unit(texts).to(images).T
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias
+        same = torch.tensor([[a == b for b in captions] for a in captions], device=logits.device)
+        return {"loss_focal": focal_contrastive_loss(logits, same, self.gamma)}
+
+
+def open_recipe(config: RunConfig) -> Recipe:
+    """The recipe of a run. Raises InputError when `model` lacks what it needs."""
+    from rgpt.train.recognizers.detection_recipes import RegionClipTransferRecipe, RoVitDetectorRecipe
+    from rgpt.train.recognizers.regionclip_recipe import RegionClipRecipe
+
+    known: dict[str, Any] = {
+        "clip": ClipRecipe,
+        "regionspot": RegionSpotRecipe,
+        "regionclip": RegionClipRecipe,
+        "regionclip-transfer": RegionClipTransferRecipe,
+        "rovit": RoVitRecipe,
+        "rovit-detector": RoVitDetectorRecipe,
+    }
+    torch.manual_seed(config.seed)
+    try:
+        return known[config.recipe](config)
+    except KeyError as error:
+        raise InputError.about(
+            f"model of recipe {config.recipe}",
+            expected=f"the key {error.args[0]}",
+            actual=f"keys {sorted(config.model)}",
+            fix="add it",
+        ) from error

@@ -1,0 +1,145 @@
+"""RegionCLIP's pretraining: a frozen teacher names proposals with concepts, the student learns from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rgpt.errors import InputError
+from rgpt.recognizers.base import RegionRecognizer
+from rgpt.recognizers.frozen import Frozen
+from rgpt.recognizers.loading import build_recognizer, load_recognizer
+from rgpt.recognizers.region_set import RegionSet
+from rgpt.recognizers.regionclip import RegionClip
+from rgpt.recognizers.regionclip_losses import (
+    REGIONS_SAMPLED,
+    distillation,
+    image_text_contrast,
+    pseudo_labels,
+    region_text_contrast,
+)
+from rgpt.recognizers.vocabulary import read_vocabulary
+from rgpt.train.recognizers.config import RunConfig
+from rgpt.train.recognizers.data import Batch, Example
+from rgpt.train.recognizers.recipes import Recipe, captions_of, start
+
+
+class RegionClipRecipe(Recipe):
+    """L = region-text contrast + distillation + image-text contrast, unit weights [P].
+
+    `model`: `clip` (pretrained, e.g. open_clip:RN50/openai; teacher and student start there), or `config`
+    with `teacher` (a folder of kind clip or regionclip whose tower the teacher takes); `concepts`: names, a
+    file, or absent for the source's own names; `proposals`: `data` (the source's regions, unlabelled), `grid`
+    (boxes of several sizes, tiny runs) or a detections JSON; `dedup`; `image_text`: whether captions are
+    used.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        model = config.model
+        student = start("regionclip", model, config.init)
+        if student is None:
+            student = RegionClip.from_pretrained_clip(model["clip"], **model.get("settings", {}))
+        assert isinstance(student, RegionClip)
+        super().__init__(student)
+        if "teacher" in model:
+            teacher = teacher_from(model["teacher"], student)
+        else:
+            teacher = RegionClip.from_pretrained_clip(model["clip"], **model.get("settings", {}))
+        self.teacher = Frozen(teacher)
+        self.dedup, self.image_text = bool(model.get("dedup")), bool(model.get("image_text", True))
+        self.proposals = str(model.get("proposals", "data"))
+        self.concepts: list[str] | None = None
+        if model.get("concepts"):
+            given = model["concepts"]
+            self.concepts = given if isinstance(given, list) else list(read_vocabulary(str(given)).given)
+
+    @property
+    def student(self) -> RegionClip:
+        return self.recognizer  # type: ignore[return-value]
+
+    def boxes(self, example: Example, step: int) -> RegionSet:
+        """At most 100 proposals of a picture; their names, if there are any, are not looked at."""
+        height, width = example.image.height, example.image.width
+        if self.proposals == "data":
+            found = example.regions
+        elif self.proposals == "grid":
+            found = RegionSet.of_boxes(grid_boxes(height, width), height, width, source="grid")
+        else:
+            raise InputError.about(
+                "proposals", expected="data or grid", actual=repr(self.proposals), fix="choose one"
+            )
+        if len(found) <= REGIONS_SAMPLED:
+            return found
+        generator = torch.Generator().manual_seed(step)
+        chosen = torch.randperm(len(found), generator=generator)[:REGIONS_SAMPLED].tolist()
+        return RegionSet(tuple(found.regions[i] for i in chosen), height, width, source=found.source)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        teacher: RegionClip = self.teacher.module  # type: ignore[assignment]
+        images = [example.image for example in batch.examples]
+        sets = [self.boxes(example, batch.step) for example in batch.examples]
+        names = self.concepts or list(batch.names)
+        student_bank = self.student.encode_vocabulary(self.student.vocabulary(names)).weights
+        teacher_bank = teacher.encode_vocabulary(teacher.vocabulary(names)).weights
+        with torch.no_grad():
+            embedded, valid = teacher.encode_regions(teacher.encode_images(images), sets)
+            labels = pseudo_labels(embedded[valid], teacher_bank, 1 / float(teacher.logit_scale))
+        states = self.student.encode_images(images)
+        embedded, valid = self.student.encode_regions(states, sets)
+        own = embedded[valid][labels.kept]
+        temperature = 1 / float(self.student.logit_scale)
+        losses = {
+            "loss_contrast": region_text_contrast(own, labels.concept, student_bank, temperature, self.dedup),
+            "loss_distill": distillation(own, student_bank, labels.logits, temperature),
+        }
+        if self.image_text:
+            texts = self.student.text.encode(captions_of(batch))
+            losses["loss_image"] = image_text_contrast(
+                gathered(self.student.image_embeddings(states)), gathered(texts.to(own)), temperature
+            )
+        return losses
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """Rows of all processes, with gradient; in a single process the rows themselves."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(rows))
+
+
+def grid_boxes(height: int, width: int) -> Tensor:
+    """Squares of half and a third of the shorter side, overlapping by half, `[N, 4]` in pixels."""
+    rows = []
+    for share in (2, 3):
+        side = min(height, width) / share
+        for top in torch.arange(0, height - side + 1e-3, side / 2).tolist():
+            rows += [
+                [left, top, left + side, top + side]
+                for left in torch.arange(0, width - side + 1e-3, side / 2).tolist()
+            ]
+    return torch.tensor(rows)
+
+
+def teacher_from(folder: str, student: RegionClip) -> RegionClip:
+    """A frozen copy of the student's architecture with the tower of a trained clip or regionclip.
+
+    Raises:
+        InputError: the tower is of another shape.
+    """
+    source: Any = load_recognizer(Path(folder))
+    if isinstance(source, RegionClip):
+        return source
+    made: RegionRecognizer = build_recognizer("regionclip", {**student.config, "clip": source.config["clip"]})
+    assert isinstance(made, RegionClip)
+    tower = {
+        key: value
+        for key, value in source.vision.module.model.state_dict().items()
+        if key in made.visual.state_dict()
+    }
+    made.visual.load_state_dict(tower)
+    return made.eval()
