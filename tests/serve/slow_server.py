@@ -1,4 +1,4 @@
-"""A server of slow words, as many as asked for, to be killed: `python -m tests.serve.slow_server GRACE`."""
+"""A server of slow words, as many as asked for: `python -m tests.serve.slow_server GRACE [NAME]`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from tests.serve.fakes import FakeLog
 def main() -> int:
     log = FakeLog(lambda session, question: [f"word{i} " for i in range(int(question))], pause=0.02)
     service = Service(log.session, Settings(grace=float(sys.argv[1]), max_running=2))
-    return run(
-        create_app(service, ["slow"]), service, listen("127.0.0.1", 0), lambda address: f"at {address}"
-    )
+    app = create_app(service, [*sys.argv[2:], "slow"])
+    return run(app, service, listen("127.0.0.1", 0), lambda address: f"at {address}")
 
 
 if __name__ == "__main__":
