@@ -48,7 +48,7 @@ WHERE_AND_HOW = (
 
 def table(scores: Mapping[str, Any]) -> str:
     """Every figure with the number of its items; the headline first."""
-    names = [k for k in HEADLINE if k in scores]
+    names = [k for k in HEADLINE if isinstance(scores.get(k), float)]
     names += [k for k, v in scores.items() if isinstance(v, float) and k not in names]
     lines = [f"{'':<32}{'value':>8}{'n':>8}"]
     for name in names:

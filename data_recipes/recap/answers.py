@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection
 from typing import NamedTuple
@@ -42,12 +43,17 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
-def judge(text: str, finish_reason: str, others: Collection[str] = ()) -> Verdict:
+def fingerprint(text: str) -> bytes:
+    """Equal for texts that differ in case, blanks or the closing stop only; eight bytes of a hash."""
+    return hashlib.sha256(normalise_answer(text).encode("utf-8", "replace")).digest()[:8]
+
+
+def judge(text: str, finish_reason: str, others: Collection[bytes] = ()) -> Verdict:
     """Whether `text` is a caption.
 
     Args:
-        others: normalised texts it must not repeat (`rgpt.prompts.normalise_answer`): the picture's caption,
-            captions of the picture's other regions.
+        others: fingerprints of texts it must not repeat: the picture's caption, captions of the picture's
+            other regions.
     """
     if finish_reason == "rejected":
         return Verdict(REJECTED, "the endpoint did not take the request")
@@ -61,7 +67,7 @@ def judge(text: str, finish_reason: str, others: Collection[str] = ()) -> Verdic
         return Verdict(REPEATED, reason)
     if finish_reason == "length":
         return Verdict(CUT, "longer than the most tokens allowed")
-    if normalise_answer(text) in others:
+    if fingerprint(text) in others:
         return Verdict(REPEATED, "the same as another text of this picture")
     return Verdict(OK)
 

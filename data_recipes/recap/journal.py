@@ -111,7 +111,7 @@ class Journal:
         keep = tail.rfind(b"\n") + 1
         last = tail[:keep].rstrip(b"\n")
         last_start = last.rfind(b"\n") + 1
-        if last[last_start:] and not _is_record(last[last_start:]):
+        if last[last_start:] and _record(last[last_start:]) is None:
             keep = last_start  # a power cut may leave blocks of zeros that end in a line break
         if start + keep < size:
             os.ftruncate(self._file, start + keep)
@@ -139,19 +139,20 @@ def placed_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(stream, start=1):
             if not line.endswith(b"\n"):
                 return
-            if not _is_record(line):
+            if (record := _record(line)) is None:
                 raise InputError(
                     f"{path}:{number}: this line is damaged; restore the file or remove the line."
                 )
-            yield offset, json.loads(line)
+            yield offset, record
             offset += len(line)
 
 
-def _is_record(line: bytes) -> bool:
+def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(line), dict)
+        record = json.loads(line)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_recipes.recap import answers, wordings
-from data_recipes.recap.answers import judge
+from data_recipes.recap.answers import fingerprint, judge
 from data_recipes.recap.budget import Budget, BudgetReached, Cost, Pace, Prices
 from data_recipes.recap.caller import Asked, Caller, GaveUp, RetryPolicy, Stopped
 from data_recipes.recap.journal import Journal
@@ -26,7 +26,6 @@ from data_recipes.recap.sources import Index, Record, Shard, Target, index_of, r
 from data_recipes.recap.state import PICTURE, REGION, REPHRASE, State
 from rgpt.backends import open_backend, parse_backend
 from rgpt.errors import InputError
-from rgpt.prompts import normalise_answer
 from rgpt.regions import open_image
 
 VERSION = 1
@@ -285,7 +284,7 @@ class Stages:
             await self._finish(record, target, answers.BAD_REGION, str(error))
             return
         answer = await self._ask(key, self.asked, messages, settings.temperature, choice)
-        earlier = {normalise_answer(caption)} | self.state.captions.get(_where(record, settings), set())
+        earlier = {fingerprint(caption)} | self.state.captions.get(_where(record, settings), set())
         status, reason = judge(answer.text, answer.finish_reason, earlier)
         kept: list[str] = []
         dropped: list[str] = []
@@ -311,7 +310,7 @@ class Stages:
         choice = wordings.number_for(self.settings.seed, key)
         messages = wordings.rephrase_question(text, choice)
         answer = await self._ask(key, self.rephrase, messages, self.settings.rephrase_temperature, choice)
-        verdict = judge(answer.text, answer.finish_reason, {normalise_answer(t) for t in (text, *kept)})
+        verdict = judge(answer.text, answer.finish_reason, {fingerprint(t) for t in (text, *kept)})
         return answer.text, "" if verdict.status == answers.OK else verdict.status
 
     async def _ask(self, key: str, asked: Asked, messages: Any, temperature: float, seed: int) -> Any:

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_recipes.recap.answers import OK, REPEATED
+from data_recipes.recap.answers import OK, REPEATED, fingerprint
 from data_recipes.recap.budget import Cost, Meter
 from rgpt.errors import InputError
-from rgpt.prompts import normalise_answer
 
 PICTURE, REGION, REPHRASE = "picture", "region", "rephrase"
 
@@ -40,8 +39,8 @@ class State:
         self.failures: Counter[str] = Counter()
         self.answers: dict[str, Answer] = {}
         """By key, of pictures and of regions that are not finished."""
-        self.captions: dict[str, set[str]] = {}
-        """Picture → normalised captions of its regions."""
+        self.captions: dict[str, set[bytes]] = {}
+        """Picture → fingerprints of its regions' captions."""
         self.words = self.requests = 0
         self.meter = Meter()
         self._settled = Cost()
@@ -74,7 +73,7 @@ class State:
         if record["status"] == OK:
             self.words += len(record["caption"].split())
         if record["status"] in (OK, REPEATED):
-            self.captions.setdefault(record["image"], set()).add(normalise_answer(record["caption"]))
+            self.captions.setdefault(record["image"], set()).add(fingerprint(record["caption"]))
         self.answers.pop(f"{REGION}:{region}", None)
         for n in range(1, record.get("rephrasings_asked", 0) + 1):
             self.answers.pop(f"{REPHRASE}:{region}:{n}", None)

@@ -39,7 +39,9 @@ def find_chromium() -> str | None:
     return None
 
 
-@pytest.fixture(scope="session")
+# Of the module, not of the session: while it is open, playwright's event loop counts as running in this
+# thread, and every later test that calls asyncio.run() would fail.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
     path = find_chromium()

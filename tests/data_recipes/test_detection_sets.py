@@ -114,7 +114,7 @@ def test_detections_are_the_same_regions_with_names(convert, shared_data: Path) 
 
 
 def test_workers_change_nothing_on_real_data(convert, shared_data: Path) -> None:
-    arguments = ("--annotations", shared_data / COCO, "--images", "x", "--seed", "3")
+    arguments = ("--annotations", shared_data / COCO, "--images", "x", "--seed", "3", "--limit", "50")
     one, two = (convert("coco", *arguments, "--workers", workers) for workers in (1, 2))
     assert (one.folder / "samples.jsonl").read_bytes() == (two.folder / "samples.jsonl").read_bytes()
     assert one.report | {"wall_seconds": 0} == two.report | {"wall_seconds": 0}

@@ -194,6 +194,11 @@ def test_the_report_says_what_was_asked_of_whom() -> None:
         assert part in text, part
 
 
+def test_what_could_not_be_measured_is_no_row_of_the_table() -> None:
+    text = run.table({"no_match": None, "accuracy": 0.5, "n": 2, "failed": 0, "protocol": "plain"})
+    assert "accuracy" in text and "no_match" not in text
+
+
 def test_pictures_are_drawn_where_there_is_something_to_show() -> None:
     scores = {"per_class": {"cat": {"n": 3, "accuracy": 1 / 3}}, "confusions": [["cat", "dog", 2]]}
     assert pictures.confusion(scores) is not None

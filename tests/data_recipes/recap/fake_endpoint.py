@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 IMAGE_TOKENS = 300
-TIMEOUT = 0.4
-"""What clients of this endpoint should wait at most."""
+TIMEOUT, PATIENCE = 0.4, 60.0
+"""Seconds a client waits: where it is to meet a timeout, and where it is not."""
 FAULTS = ("429", "500", "timeout", "malformed", "html", "no choices", "slow", "disconnect", "half")
 COMPUTED = ("timeout", "malformed", "html", "no choices", "slow", "disconnect", "half")
 """Faults after which the endpoint charges all the same."""

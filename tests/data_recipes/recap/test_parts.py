@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from data_recipes.recap import budget, journal, wordings
-from data_recipes.recap.answers import judge
+from data_recipes.recap.answers import fingerprint, judge
 from data_recipes.recap.budget import Budget, BudgetReached, Cost, Meter, Pace, Prices
 from data_recipes.recap.caller import RetryPolicy
 from data_recipes.recap.journal import Journal, read_journal
@@ -60,7 +60,7 @@ LONG = "A brown dog with a red collar lies on the grass beside a wooden bench, i
     ],
 )
 def test_what_an_answer_is_worth(text: str, reason: str, status: str) -> None:
-    assert judge(text, reason, {"the whole picture"}).status == status
+    assert judge(text, reason, {fingerprint("the whole picture.")}).status == status
 
 
 # ------------------------------------------------------------------------------------------------- journal
