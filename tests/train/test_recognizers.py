@@ -1,0 +1,250 @@
+"""Training of recognizers: configs, data, batches, and a few steps of every recipe on drawn scenes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from rgpt.errors import InputError
+from rgpt.recognizers import load_recognizer, save_recognizer
+from rgpt.recognizers.rovit_detector import load_detector
+from rgpt.train.recognizers.__main__ import main
+from rgpt.train.recognizers.config import RunConfig, read_config
+from rgpt.train.recognizers.data import Batches, Detections, Scenes, open_data
+from rgpt.train.recognizers.loop import fit, load_checkpoint, parameter_groups, save_checkpoint
+from rgpt.train.recognizers.recipes import open_recipe
+from tests.recognizers.tiny_recognizers import CONFIGS, make
+
+CONFIG_FOLDER = Path(__file__).parents[2] / "scripts" / "runs" / "recognizers"
+SCENES: dict[str, Any] = {"kind": "scenes", "count": 6, "max_objects": 3}
+CROPS = {**SCENES, "crop": True}
+
+
+def config(tmp_path: Path, recipe: str, **more: Any) -> RunConfig:
+    settings: dict[str, Any] = {"steps": 2, "batch_size": 2, "data": [SCENES], "learning_rate": 1e-3, **more}
+    return RunConfig(recipe, str(tmp_path / "out"), **settings)
+
+
+def test_rates() -> None:
+    run = RunConfig("clip", "x", data=[SCENES], warmup=10, milestones=[350, 420], decay=0.1)
+    assert run.rate(0) == pytest.approx(0.01) and run.rate(10) == 1.0 and run.rate(5) == pytest.approx(0.505)
+    assert run.rate(350) == pytest.approx(0.1) and run.rate(420) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipe: clip\nout: x\ndata: [{kind: scenes}]\nlerning_rate: 1.0", "lerning_rate"),
+        ("recipe: magic\nout: x\ndata: [{kind: scenes}]", "recipe: expected one of"),
+        ("recipe: clip\ndata: [{kind: scenes}]", "the key out"),
+        ("recipe: clip\nout: x", "data: expected at least one"),
+        ("recipe: clip\nout: x\ndata: [{kind: scenes}]\nlearning_rate: 1e-4", "write 1.0e-4"),
+        ("recipe: clip\nout: x\ndata: [{kind: scenes}]\nsteps: 0", "steps"),
+        ("- a", "keys and values"),
+    ],
+)
+def test_wrong_configs(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_config(path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_reads(path: Path) -> None:
+    run = read_config(path)
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ") and f"scripts/runs/recognizers/{path.name}" in first
+    assert run.steps >= max(run.milestones, default=0)
+
+
+def test_scenes_are_repeatable_and_far_from_evaluation() -> None:
+    source = Scenes(count=10)
+    one, again = source[3], source[3]
+    assert one.image.tobytes() == again.image.tobytes() and one.names == again.names
+    assert all(name in source.names for own in one.names for name in own)
+    assert source.first + len(Scenes()) < 3_000_000_000
+    crop = Scenes(crop=True)[3]
+    assert len(crop.regions) == 1 and crop.caption in source.names
+
+
+def test_flipping_moves_regions_with_the_picture() -> None:
+    example = Scenes(count=3, regions="mixed")[1]
+    there = example.flipped()
+    assert there.image.tobytes() != example.image.tobytes() and there.names == example.names
+    assert there.flipped().image.tobytes() == example.image.tobytes()
+    boxes, moved = example.regions.as_boxes(), there.regions.as_boxes()
+    torch.testing.assert_close(moved[:, 0], example.image.width - boxes[:, 2])
+
+
+def write_records(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    Image.new("RGB", (20, 10), "red").save(folder / "1.png")
+    path = folder / "records.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    row = {
+        "id": "1",
+        "image": "1.png",
+        "width": 20,
+        "height": 10,
+        "regions": [{"box": [1, 1, 9, 9]}],
+        "names": ["Dog"],
+    }
+    return {**row, **changes}
+
+
+def test_detection_records(tmp_path: Path) -> None:
+    path = write_records(tmp_path, [record(), record(id="2", names=["Cat"])])
+    source = open_data({"kind": "detections", "path": str(path)})
+    assert source.names == ["Dog", "Cat"] and len(source) == 2
+    assert source[1].names == (("Cat",),) and source[1].image.size == (20, 10)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (record(width=21), "record 1: InputError: 20 x 10 pixels"),
+        (record(names=[]), "do not fit the record"),
+        (record(image="none.png"), "record 1"),
+        (record(regions=[{"box": [30, 0, 40, 9]}]), "record 1.*region 1"),
+        ({"id": "1"}, "KeyError"),
+    ],
+)
+def test_wrong_records_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Detections(str(write_records(tmp_path, [row])))[0]
+
+
+def test_batches_hold_one_source_and_depend_on_the_step_alone() -> None:
+    sources = [Scenes(name, count=7) for name in "abc"]
+    batches = Batches(sources, 2, seed=0)
+    counts = {name: 0 for name in "abc"}
+    for step in range(60):
+        counts[batches(step).source] += 1
+    assert min(counts.values()) >= 10  # 1 : 1 : 1
+    assert batches(4).examples[0].image.tobytes() == Batches(sources, 2, 0)(4).examples[0].image.tobytes()
+    one = Batches(sources[:1], 1, 0)
+    seen = {one(step, rank, 2).examples[0].image.tobytes() for step in range(4) for rank in range(2)}
+    assert len(seen) == 7  # two processes share an epoch of seven, and begin the next
+
+
+def test_decay_leaves_norms_and_biases_alone() -> None:
+    groups = parameter_groups(make("rovit").tower, 0.1)  # type: ignore[arg-type]
+    assert all(p.dim() >= 2 for p in groups[0]["params"]) and groups[1]["weight_decay"] == 0.0
+    sizes = {tuple(p.shape) for p in groups[1]["params"]}
+    assert (4, 4, 24) in sizes  # the positions
+
+
+def recipe_config(tmp_path: Path, recipe: str) -> RunConfig:
+    rovit, clip = tmp_path / "rovit", tmp_path / "clip"
+    if recipe == "clip":
+        return config(tmp_path, recipe, model={"config": CONFIGS["clip-pooled"][1]}, data=[CROPS])
+    if recipe == "regionspot":
+        model = {"config": CONFIGS["regionspot"][1], "unit_gain": True, "cache": str(tmp_path / "tokens")}
+        return config(tmp_path, recipe, model=model)
+    if recipe == "regionclip":
+        save_recognizer(make("clip-pooled-resnet"), clip)
+        model = {"config": {**CONFIGS["regionclip"][1], "freeze_batch_norm": False}, "teacher": str(clip)}
+        return config(tmp_path, recipe, model=model)
+    if recipe == "regionclip-transfer":
+        save_recognizer(make("regionclip"), clip)
+        return config(tmp_path, recipe, init=str(clip), model={"names": ["circle", "red square"]})
+    if recipe == "rovit":
+        return config(tmp_path, recipe, model={"config": CONFIGS["rovit"][1], "bias": -5.0}, data=[CROPS])
+    save_recognizer(make("rovit"), rovit)
+    model = {"channels": 16, "fully_connected": 16, "rois": 32, "names": ["circle", "bar"], "masks": True}
+    return config(tmp_path, recipe, init=str(rovit), model=model, data=[{**SCENES, "regions": "mask"}])
+
+
+@pytest.mark.parametrize(
+    "recipe", ["clip", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector"]
+)
+def test_two_steps_change_what_trains_and_nothing_else(tmp_path: Path, recipe: str) -> None:
+    run = recipe_config(tmp_path, recipe)
+    module = open_recipe(run)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    history = fit(module, Batches([open_data(settings) for settings in run.data], run.batch_size, 0), run)
+    assert history[-1]["step"] == 2
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and changed <= trained
+    if recipe == "regionspot":
+        assert all(".head." in name for name in trained)
+        assert list((tmp_path / "tokens").glob("*/*.safetensors"))
+    module.save(tmp_path / "out")
+    again = load_recognizer(tmp_path / "out")
+    assert again.kind == module.recognizer.kind
+    if recipe == "rovit-detector":
+        expected = module.detector.eval().propose([Scenes()[0].image])[0].as_boxes()  # type: ignore[union-attr]
+        torch.testing.assert_close(
+            load_detector(tmp_path / "out").propose([Scenes()[0].image])[0].as_boxes(), expected
+        )
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    """Three steps in one go, or a checkpoint after the second and a new process for the third: the same
+    weights."""
+    spec = {**CONFIGS["regionspot"][1], "head": {"feedforward": 32, "dropout": 0.0}}
+    run = config(tmp_path, "regionspot", model={"config": spec}, steps=3, save_every=2)
+    batches = Batches([Scenes(count=6)], 2, 0)
+    straight = open_recipe(run)
+    fit(straight, batches, run)  # leaves the checkpoint of step 2
+    resumed = open_recipe(run)
+    assert fit(resumed, batches, run, resume=True)[-1]["step"] == 3
+    for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_checkpoints_hold_optimizer_and_weights(tmp_path: Path) -> None:
+    def fresh() -> tuple[torch.nn.Linear, torch.optim.AdamW]:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(3, 2)
+        return layer, torch.optim.AdamW(layer.parameters(), 0.1)
+
+    def step(layer: torch.nn.Linear, optimizer: torch.optim.AdamW) -> None:
+        optimizer.zero_grad()
+        layer(torch.ones(1, 3)).square().sum().backward()
+        optimizer.step()
+
+    straight = fresh()
+    for _ in range(4):
+        step(*straight)
+    first = fresh()
+    for _ in range(2):
+        step(*first)
+    save_checkpoint(tmp_path / "checkpoint", *first, 2)
+    second = fresh()
+    assert load_checkpoint(tmp_path / "checkpoint", *second) == 2
+    for _ in range(2):
+        step(*second)
+    assert torch.equal(second[0].weight, straight[0].weight)
+    with pytest.raises(InputError, match="run without --resume"):
+        load_checkpoint(tmp_path / "nowhere", *second)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    class Broken(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+            return {"loss": self.weight.sum() * float("nan")}
+
+    with pytest.raises(InputError, match="step 1: the loss is nan"):
+        fit(Broken(), Batches([Scenes(count=3)], 1, 0), config(tmp_path, "clip"))
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("recipe: rovit-detector\nout: x\ndata: [{kind: scenes}]")
+    assert main([str(path)]) == 2
+    assert "init must name" in capsys.readouterr().err
