@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval import recognizers
 from eval.tasks import drawn as scenes
 from eval.tasks.base import Task
 from eval.tasks.drawn_skills import Shapes
@@ -38,8 +39,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     tasks = parser.add_subparsers(dest="task", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--model", default="tiny", help="tiny, a folder, or a hub id")
-    common.add_argument("--out", help="folder of predictions, scores and report; a stopped run goes on there")
+    common.add_argument(
+        "--model", nargs="+", default=["tiny"], metavar="M",
+        help="tiny, a folder, or a hub id; for region_classification also a region recognizer "
+        "(clip-crop, clip-masked-crop, clip-pooled, regionspot, regionclip, rovit, each also @FOLDER). "
+        "Several give one table",
+    )  # fmt: skip
+    common.add_argument(
+        "--out",
+        help="folder of predictions, scores and report (of several models: of such folders); a stopped run goes "
+        "on there",
+    )
     common.add_argument("--json", help="write the scores here too")
     common.add_argument(
         "--seed", type=int, default=0, help="of wordings and orders; which block of drawn scenes"
@@ -100,7 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse numbers that make no sense, before any work."""
+    """Refuse what makes no sense, before any work. `args.model` is one model."""
+    recognizers.check(args)
     if args.count < 1 or args.seed < 0:
         raise InputError(f"--count {args.count} and --seed {args.seed}: expected at least 1 and at least 0.")
     if args.threads < 1 or args.count > 1_000_000:

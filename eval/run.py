@@ -1,7 +1,8 @@
 """`python -m eval.run TASK --model M --data … --out DIR`: predictions first, then scores, then a report.
 
 Tasks: shapes, region_classification, region_captioning, referring, pope. `--data shapes` asks about drawn
-scenes instead of a data set. Under `torchrun` the pictures are divided between the processes.
+scenes instead of a data set. Under `torchrun` the pictures are divided between the processes. Several models
+give one table: `--model tiny regionspot clip-crop`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval import pictures, report
+from eval import compare, pictures, recognizers, report
 from eval.arguments import Drawn, build_parser, build_task, check
 from eval.score import write_scores
 from eval.store import Store, to_do, write_text
@@ -66,6 +67,10 @@ def revision(session: Any, name: str) -> str:
     """
     from rgpt.model.loading import TINY
 
+    if isinstance(session, recognizers.RecognizerSession):
+        from rgpt.recognizers.token_cache import fingerprint
+
+        return f"weights:{fingerprint(session.recognizer)}"
     if commit := getattr(session.model.config, "_commit_hash", None):
         return str(commit)
     folder = TINY if name == "tiny" else Path(name)
@@ -127,8 +132,13 @@ def predict(args: argparse.Namespace, task: Task, folder: Path, rank: int, world
         if device is None and world > 1 and torch.cuda.is_available():
             device = f"cuda:{int(os.environ.get('LOCAL_RANK', rank)) % torch.cuda.device_count()}"
         options = {k: v for k, v in (("dtype", args.dtype), ("device", device)) if v is not None}
-        session = ChatSession.from_pretrained(args.model, **options)
+        session: Any
+        if recognizers.is_recognizer(args.model):
+            session = recognizers.RecognizerSession(args.model, device)
+        else:
+            session = ChatSession.from_pretrained(args.model, **options)
         run = describe(args, task, revision(session, args.model))
+        run["parameters"] = recognizers.parameters(session)
         if rank == 0:
             store.open(run)
     except (InputError, OSError) as found:
@@ -182,7 +192,8 @@ def score(
         write_text(folder / "gt.json", json.dumps(gt) + "\n")
         gt = folder / "gt.json"
     scores = task.score(gt, rows, whole=args.limit is None)
-    return {**scores, **{k: run[k] for k in ("model", "revision", "args")}, "seed": args.seed}
+    kept = ("model", "revision", "parameters", "args")
+    return {**scores, **{k: run[k] for k in kept}, "seed": args.seed}
 
 
 def evaluate(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
@@ -210,21 +221,54 @@ def evaluate(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
     return scores
 
 
+def run_one(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
+    """One model: its scores, printed and written; None in all processes but the first."""
+    check(args)
+    if args.json:
+        Path(args.json).resolve().parent.mkdir(parents=True, exist_ok=True)  # before the work
+    scores = evaluate(args, folder)
+    if scores is not None:
+        print(table(scores))
+        if args.json:
+            write_scores(args.json, scores)
+    return scores
+
+
+def run_several(args: argparse.Namespace, folder: Path) -> None:
+    """Every model in a folder of its own, on the same items, and one table of them. Raises InputError."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("Several models and several processes: run one model at a time, see eval.compare.")
+    alone = [argparse.Namespace(**{**vars(args), "model": model, "json": None}) for model in args.model]
+    for one in alone:
+        check(one)  # all of them, before the first is asked
+        one.out = str(folder / compare.folder_name(one.model)) if args.out else None
+    if args.json:
+        Path(args.json).resolve().parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for one in alone:
+        own = folder / compare.folder_name(one.model)
+        print(f"{one.model}:", file=sys.stderr)
+        evaluate(one, own)
+        rows.append(compare.read_row(own))
+    compare.check_same(rows)
+    print(compare.table(rows))
+    if args.out:
+        write_text(folder / "table.md", compare.table(rows) + "\n")
+    if args.json:
+        write_scores(args.json, {"models": rows})
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command. 0, or 2 and one sentence on stderr."""
     args = build_parser().parse_args(argv)
     with contextlib.ExitStack() as stack:
         try:
-            check(args)
-            if args.json:
-                Path(args.json).resolve().parent.mkdir(parents=True, exist_ok=True)  # before the work
             folder = Path(args.out or stack.enter_context(tempfile.TemporaryDirectory()))
-            scores = evaluate(args, folder)
-            if scores is None:
-                return 0
-            print(table(scores))
-            if args.json:
-                write_scores(args.json, scores)
+            if len(args.model) > 1:
+                run_several(args, folder)
+            else:
+                args.model = args.model[0]
+                run_one(args, folder)
         except (InputError, OSError) as problem:
             print(f"eval: {problem}", file=sys.stderr)
             return 2

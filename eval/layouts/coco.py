@@ -10,11 +10,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
 from eval.layouts.rows import check_known, check_score
 from rgpt.errors import InputError
+from rgpt.regions.rle import decompress
 
 SIZES = ("small", "medium", "large")
+LONGEST_SIDE = 65_500
+"""Pixels; what a JPEG can be."""
 
 
 def clean_name(name: str) -> str:
@@ -109,6 +114,9 @@ def read_truth(source: PathOrValue) -> CocoTruth:
                     fix="repair the file",
                 )
         box = check_box(annotation.get("bbox"), f"{thing}, bbox")
+        if segmentation := annotation.get("segmentation"):
+            image = images[annotation["image_id"]]
+            check_segmentation(segmentation, *_size(image, name), f"{thing}, segmentation")
         annotations[id_] = {
             **annotation,
             "bbox": box,
@@ -142,6 +150,19 @@ def _by_id(listed: Any, thing: str) -> dict[int, dict[str, Any]]:
             )
         found[value["id"]] = dict(value)
     return found
+
+
+def _size(image: Mapping[str, Any], source: str) -> tuple[int, int]:
+    """(height, width) of an image record in pixels, or InputError."""
+    size = image.get("height"), image.get("width")
+    if not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= LONGEST_SIDE for v in size):
+        raise InputError.about(
+            f"{source}, image {image['id']}",
+            expected=f"height and width from 1 to {LONGEST_SIDE} pixels",
+            actual=show(list(size)),
+            fix="repair the file",
+        )
+    return size  # type: ignore[return-value]
 
 
 def check_box(value: Any, thing: str) -> list[float]:
@@ -219,32 +240,75 @@ def read_results(value: list[Any], truth: CocoTruth, source: PathOrValue) -> lis
                 category_id=category,
                 score=check_score(row["score"], f"{thing}, score"),
                 bbox=None if box is None else check_box(box, f"{thing}, bbox"),
-                segmentation=_rle(row.get("segmentation"), truth.images[row["image_id"]], thing),
+                segmentation=_mask_of(row, truth, thing),
                 ann_id=ann_id,
             )
         )
     return detections
 
 
-def _rle(segmentation: Any, image: Mapping[str, Any], thing: str) -> dict[str, Any] | None:
+def _mask_of(row: Mapping[str, Any], truth: CocoTruth, thing: str) -> dict[str, Any] | None:
+    """A predicted mask as pycocotools wants it; an empty mask is allowed (it overlaps nothing)."""
+    segmentation = row.get("segmentation")
     if not segmentation:
         return None
     from pycocotools import mask as coco_mask
 
-    try:
-        if isinstance(segmentation, list):
-            pieces = coco_mask.frPyObjects(segmentation, image["height"], image["width"])
-            return dict(coco_mask.merge(pieces))
-        if isinstance(segmentation["counts"], list):
-            return dict(coco_mask.frPyObjects(segmentation, *segmentation["size"]))
-        height, width = segmentation["size"]
-        if (height, width) != (image["height"], image["width"]):
-            raise ValueError(f"size {height} x {width} in a picture of {image['height']} x {image['width']}")
-        return dict(segmentation)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError.about(
-            f"{thing}, segmentation",
-            expected="polygons or an RLE of the picture's size",
-            actual=show(str(error)),
+    height, width = _size(truth.images[row["image_id"]], truth.source)
+    check_segmentation(segmentation, height, width, f"{thing}, segmentation")
+    if isinstance(segmentation, list):
+        return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+    if isinstance(segmentation["counts"], list):
+        return dict(coco_mask.frPyObjects(segmentation, height, width))
+    return dict(segmentation)
+
+
+def check_segmentation(segmentation: Any, height: int, width: int, thing: str) -> None:
+    """Refuse what pycocotools would read past its end or allocate gigabytes for.
+
+    It takes the size in an RLE and the corners of a polygon at their word: a polygon is traced pixel by pixel
+    along its edges, wherever these lead. So everything is checked against the picture before it sees any.
+
+    Args:
+        segmentation: polygons `[[x1, y1, x2, y2, …], …]` in pixels, or an RLE with `size` `[height, width]`
+            and `counts` in either spelling.
+
+    Raises:
+        InputError: in one sentence.
+    """
+
+    def refuse(actual: str) -> InputError:
+        return InputError.about(
+            thing,
+            expected=f"polygons or an RLE of the picture's size, {width} x {height}",
+            actual=actual,
             fix="repair it",
-        ) from error
+        )
+
+    if isinstance(segmentation, list):
+        for ring in segmentation:
+            if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
+                raise refuse(f"a polygon {show(ring)}")
+            corners = np.array(ring) if all(isinstance(v, int | float) for v in ring) else np.array("")
+            if corners.dtype.kind not in "if":
+                raise refuse(f"a polygon {show(ring)}")
+            sides = np.array([width, height] * (len(ring) // 2))
+            if not ((corners >= -sides) & (corners <= 2 * sides)).all():  # NaN fails too
+                raise refuse("a polygon with corners far outside")
+        return
+    if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
+        raise refuse(show(segmentation))
+    size, counts = segmentation["size"], segmentation["counts"]
+    if size != [height, width] and size != (height, width):
+        raise refuse(f"size {show(size)}, [height, width]")
+    if isinstance(counts, list):
+        if not all(isinstance(run, int) and not isinstance(run, bool) and run >= 0 for run in counts):
+            raise refuse("counts that are not whole numbers of at least 0")
+        total, least = sum(counts), 0
+    elif isinstance(counts, str | bytes):
+        runs = decompress(counts.decode("latin-1") if isinstance(counts, bytes) else counts, thing)
+        total, least = float(runs.astype(float).sum()), int(runs.min())
+    else:
+        raise refuse(f"counts {show(counts)}")
+    if total != height * width or least < 0:
+        raise refuse(f"counts that sum to {total:.0f}" if least >= 0 else f"a run of {least}")

@@ -100,11 +100,13 @@ class Task:
 
     def rows(self, session: ChatSession, picture: Picture) -> list[dict[str, Any]]:
         """Ask everything about one picture. An item that fails is recorded as failed; others go on."""
-        began = time.perf_counter()
         items = picture.make_items()
         sound = [item for item in items if item.problem is None]
+        began = time.perf_counter()
         try:
-            session.set_image(picture.open())
+            image = picture.open()
+            began = time.perf_counter()  # `seconds` are the model's, not those of reading or drawing pictures
+            session.set_image(image)
             answers = self._guarded(session, sound) if sound else []
         except RECORDED as problem:
             answers = [Answer(failed=_sentence(problem))] * len(sound)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.layouts.coco import CocoTruth, clean_name, read_truth
+from eval.recognizers import RecognizerSession
 from eval.score import score_task
 from eval.tasks.base import RECORDED, Answer, Item, Picture, Task, check_pictures, picture_path, softmax
 from eval.tasks.region_forms import FORMS, as_form
@@ -164,11 +165,21 @@ class RegionClassification(Task):
     # ------------------------------------------------------------------------------------------------ asking
 
     def answers(self, session: ChatSession, items: Sequence[Item]) -> list[Answer]:
+        if isinstance(session, RecognizerSession):
+            return self._recognized(session, items)
         if self.asked == "single":
             return self._single(session, items)
         if self.asked == "all":
             return self._all(session, items)
         return self._turns(session, items)
+
+    def _recognized(self, session: RecognizerSession, items: Sequence[Item]) -> list[Answer]:
+        """All of a picture's regions in one call: to some recognizers it matters which are asked together."""
+        regions = [region for item in items for region in item.regions.values()]
+        found = session.recognize(regions, self.names).topk(KEPT_SCORES)
+        if self.protocol == "scored":
+            return [Answer(row[0][0], row[0][0], row[0][1], dict(row)) for row in found]
+        return [generated(row[0][0]) for row in found]
 
     def _single(self, session: ChatSession, items: Sequence[Item]) -> list[Answer]:
         questions, regions = [item.prompt for item in items], [item.regions for item in items]

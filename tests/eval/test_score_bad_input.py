@@ -229,3 +229,34 @@ def test_a_folder_of_predictions_and_a_good_run(tmp_path: Path, capsys: pytest.C
         "task": "region_classification",
     }.items() <= scores.items()
     assert scores["accuracy"] == 1 and "mAP" in capsys.readouterr().out
+
+
+SIDE = 100  # of the drawn pictures
+MASKS: dict[str, tuple[Any, str]] = {
+    "another size": ({"size": [10**5, 10**5], "counts": "0"}, "size"),
+    "a size in words": ({"size": "100x100", "counts": "0"}, "size"),
+    "no counts": ({"size": [SIDE, SIDE]}, "got"),
+    "counts that end too early": ({"size": [SIDE, SIDE], "counts": "04"}, "sum to 4"),
+    "counts that go on": ({"size": [SIDE, SIDE], "counts": [0, 10**12]}, "sum to 1000000000000"),
+    "a negative run": ({"size": [SIDE, SIDE], "counts": [-5, SIDE * SIDE + 5]}, "at least 0"),
+    "cut inside a number": ({"size": [SIDE, SIDE], "counts": "0o"}, "cut off"),
+    "counts from another world": ({"size": [SIDE, SIDE], "counts": "\N{SNOWMAN}"}, "non-ASCII"),
+    "a polygon of two corners": ([[1, 1, 5, 5]], "a polygon"),
+    "a polygon in words": ([["a", 1, 2, 3, 4, 5]], "a polygon"),
+    "a polygon to the moon": ([[0, 0, 1e9, 0, 1e9, 1e9]], "far outside"),
+    "a polygon of NaN": ([[0, 0, math.nan, 0, 5, 5]], "far outside"),
+    "a number": (7, "got 7"),
+}
+
+
+@pytest.mark.parametrize("what", MASKS)
+def test_a_mask_that_would_cost_memory_is_refused_before_it_is_decoded(what: str) -> None:
+    mask, said = MASKS[what]
+    truth = TRUTH | {"images": [{**i, "width": SIDE, "height": SIDE} for i in TRUTH["images"]]}
+    for gt, rows in (
+        (truth, but(RESULTS, segmentation=mask)),
+        ({**truth, "annotations": but(truth["annotations"], segmentation=mask)}, RESULTS),
+    ):
+        with pytest.raises(InputError) as refused:
+            score_task("region_classification", gt, rows)
+        assert said in str(refused.value) and "segmentation" in str(refused.value)
