@@ -23,6 +23,7 @@ import gradio as gr
 from app.canvas import picture_update
 from app.engine import Answering, Engine
 from app.jobs import Job, Jobs
+from app.privacy import take_upload
 from app.session import Conversation, Picture, check_question, fill_question, read_regions
 from rgpt.errors import InputError
 
@@ -51,12 +52,12 @@ class Handlers:
         if path is None:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         try:
-            picture = Picture.open(path)
+            picture = Picture.open(take_upload(path))
+        except OSError:
+            gr.Warning("The file did not arrive whole; choose it again.", title="Picture not usable")
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         except InputError as error:
-            # The cached file's path is of no interest to the visitor.
-            gr.Warning(
-                _escaped(str(error).replace(path, path.rsplit("/", 1)[-1])), title="Picture not usable"
-            )
+            gr.Warning(_escaped(error), title="Picture not usable")
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         return self._show(picture, conversation)
 

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from app.canvas import COLOURS, RegionCanvas, static_text
 from app.engine import Engine
 from app.examples import QUESTIONS, PictureStrip, random_scene
 from app.handlers import Handlers
+from app.privacy import RefuseFiles
 from app.session import Conversation, Picture
 
 QUEUE = 32
@@ -33,7 +35,7 @@ def build_page(
     quick = quiet | {"queue": False}
     queued = quiet | {"concurrency_limit": None}
 
-    # Uploaded files are kept for an hour at most; the picture itself lives in the visitor's state.
+    # A file is removed as soon as it is opened; what was never opened goes within the hour.
     with gr.Blocks(title="rgpt", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         conversation = gr.State(Conversation(), delete_callback=do.forget)
         gr.HTML(_header(engine), elem_id="header", padding=False, apply_default_css=False)
@@ -129,6 +131,7 @@ def launch_options() -> dict[str, Any]:
         "js": static_text("page.js").replace("PALETTE_SIZE", str(len(COLOURS))),
         "footer_links": [],
         "max_file_size": MAX_FILE_SIZE,
+        "app_kwargs": {"middleware": [Middleware(RefuseFiles)]},
     }
 
 

@@ -274,16 +274,32 @@ canvas.addEventListener("blur", repaint);
 
 // ---------------------------------------------------------------- pictures dropped, pasted, chosen
 
+// A name that nobody can guess: on the server an upload lies under its content's hash and this name.
+function secretly(file) {
+  const random = [...crypto.getRandomValues(new Uint8Array(16))].map((v) => v.toString(16).padStart(2, "0")).join("");
+  const ending = (/\.[a-z0-9]{1,5}$/i.exec(file.name) || [""])[0];
+  return new File([file], random + ending, { type: file.type });
+}
+
 function upload(files) {
   const file = [...(files || [])].find((candidate) => candidate.type.startsWith("image/"));
   const input = document.querySelector(props.upload_input);
   if (!file || !input) return false;
   const parcel = new DataTransfer();
-  parcel.items.add(file);
+  parcel.items.add(secretly(file));
   input.files = parcel.files;
+  relaying = true;
   input.dispatchEvent(new Event("change", { bubbles: true }));
+  relaying = false;
   return true;
 }
+
+let relaying = false;
+// Before Gradio's own listener: a chosen file, too, is sent under another name.
+document.addEventListener("change", (event) => {
+  if (relaying || !element.isConnected || !event.target.matches(props.upload_input)) return;
+  if (upload(event.target.files)) event.stopImmediatePropagation();
+}, true);
 
 find(".rc-empty").onclick = () => { const input = document.querySelector(props.upload_input); if (input) input.click(); };
 stage.addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("rc-drop"); });

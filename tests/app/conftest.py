@@ -89,31 +89,79 @@ def drawing(size: tuple[int, int] = (384, 288)) -> Image.Image:
     return Image.merge("RGB", (image, image.rotate(180), Image.new("L", size, 140)))
 
 
-@pytest.fixture
-def visit(chromium) -> Iterator[Callable]:
-    """`visit(address, **context_options)` opens the app as a new visitor; its console is checked last."""
-    from tests.app.driver import Visitor
+class Browser:
+    """Opens the app as one visitor after another, and hears what their consoles say."""
 
-    contexts, wrong = [], []
+    def __init__(self, chromium) -> None:
+        self.chromium = chromium
+        self.contexts: list = []
+        self.wrong: list[str] = []
+        self.kept = None
 
-    def open_page(address: str, **options) -> Visitor:
+    def open(self, address: str, **options):
+        from tests.app.driver import Visitor
+
         options = {"viewport": {"width": 1400, "height": 1000}, **options}
-        context = chromium.new_context(**options)
+        context = self.chromium.new_context(**options)
         context.set_default_timeout(20_000)
-        contexts.append(context)
+        self.contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda m: wrong.append(f"console {m.type}: {m.text}"))
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("request", lambda request: _check_host(request.url, wrong))
+        page.on("console", lambda m: self.wrong.append(f"console {m.type}: {m.text}"))
+        page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        page.on("request", lambda request: _check_host(request.url, self.wrong))
         page.goto(address)
-        page.wait_for_selector("#rc [data-ready]", state="attached")
-        page.wait_for_selector("#ex [data-ready]", state="attached")
-        return Visitor(page)
+        visitor = Visitor(page)
+        visitor.wait_until_loaded()
+        return visitor
+
+    def close(self, visitor) -> None:
+        self.contexts.remove(visitor.page.context)
+        visitor.page.context.close()
+
+    def check(self) -> None:
+        """Nothing was said since the last check."""
+        wrong = [line for line in self.wrong if not any(normal in line for normal in NORMAL)]
+        self.wrong.clear()
+        assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def browser(chromium) -> Iterator[Browser]:
+    opened = Browser(chromium)
+    yield opened
+    for context in opened.contexts:
+        context.close()
+
+
+@pytest.fixture
+def visit(browser) -> Iterator[Callable]:
+    """`visit(address, **context_options)` opens the app as a new visitor; its console is checked last."""
+    visitors = []
+
+    def open_page(address: str, **options):
+        visitors.append(browser.open(address, **options))
+        return visitors[-1]
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert [line for line in wrong if not any(normal in line for normal in NORMAL)] == []
+    for visitor in visitors:
+        browser.close(visitor)
+    browser.check()
+
+
+@pytest.fixture
+def regular(request, browser, served, engine) -> Iterator:
+    """A visitor whose page stays open from test to test, because loading one takes seconds; a failed test
+    ends it.
+    """
+    if browser.kept is None or browser.kept.page.is_closed():
+        browser.kept = browser.open(served[0])
+    failed = request.session.testsfailed
+    browser.kept.start_anew()
+    yield browser.kept
+    if request.session.testsfailed > failed:
+        browser.close(browser.kept)
+        browser.kept = None
+    browser.check()
 
 
 def _check_host(url: str, wrong: list[str]) -> None:

@@ -28,6 +28,18 @@ class Visitor:
         self.stop_button = page.locator("#tb .stop-button")
         self.send_button = page.locator("#tb .submit-button")
 
+    def wait_until_loaded(self) -> None:
+        self.page.wait_for_selector("#rc [data-ready]", state="attached")
+        self.page.wait_for_selector("#ex [data-ready]", state="attached")
+
+    def start_anew(self) -> None:
+        """As after loading, but for the picture that was left: tool, message and toasts."""
+        for toast in self.page.locator(".toast-close").all():
+            toast.click()
+        expect(self.toast).to_have_count(0)
+        self.page.evaluate("document.querySelector('#rc [data-tool=box]').click()")
+        self.message.fill("")
+
     def upload(self, image: Image.Image | bytes, size: tuple[int, int] | None = None) -> None:
         """Choose a file and wait until it is shown. `size`: of the upright picture, where it differs."""
         data = image if isinstance(image, bytes) else png(image)
@@ -68,7 +80,7 @@ class Visitor:
         self.page.mouse.move(*self.at(points[0]))
         self.page.mouse.down()
         for point in points[1:]:
-            self.page.mouse.move(*self.at(point), steps=6)
+            self.page.mouse.move(*self.at(point), steps=3)
         self.page.mouse.up()
 
     def click(self, *points: Sequence[float]) -> None:

@@ -20,11 +20,10 @@ SIZE = (384, 288)
 
 
 @pytest.fixture
-def visitor(visit, served, engine):
-    """A visitor with a picture of SIZE on the canvas."""
-    someone = visit(served[0])
-    someone.upload(drawing(SIZE))
-    return someone
+def visitor(regular):
+    """A visitor with a new picture of SIZE on the canvas."""
+    regular.upload(drawing(SIZE))
+    return regular
 
 
 def received(engine, number: int) -> tuple[float, tuple[float, ...]]:
@@ -193,8 +192,10 @@ def test_an_answer_streams_and_stop_ends_the_computation(visitor, engine):
     assert visitor.answers.first.inner_text() == kept
 
 
-def test_closing_the_tab_ends_the_computation(visitor, engine):
+def test_closing_the_tab_ends_the_computation(visit, served, engine):
     engine.padding, engine.delay = 100_000, 0.01
+    visitor = visit(served[0])
+    visitor.upload(drawing(SIZE))
     visitor.ask("Describe the picture.")
     expect(visitor.answers.last).to_contain_text("word")
     visitor.page.close()
@@ -337,8 +338,8 @@ def test_by_touch_at_390_pixels(visit, served, engine):
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_rotated_photograph_is_drawn_on_upright(visit, served, engine):
-    visitor = visit(served[0])
+def test_a_rotated_photograph_is_drawn_on_upright(regular, engine):
+    visitor = regular
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, to be turned by a quarter
     visitor.upload(png(drawing((300, 200)), format="JPEG", exif=exif), size=(200, 300))
@@ -351,8 +352,8 @@ def test_a_rotated_photograph_is_drawn_on_upright(visit, served, engine):
     assert received(engine, 1)[1] == pytest.approx((20, 200, 120, 280), abs=2)
 
 
-def test_a_large_photograph(visit, served, engine):
-    visitor = visit(served[0])
+def test_a_large_photograph(regular, engine):
+    visitor = regular
     visitor.upload(png(drawing((4000, 2669)), format="JPEG", quality=85), size=(4000, 2669))
     visitor.drag((1000, 500), (3000, 2000))
     visitor.tool("brush")
@@ -366,14 +367,16 @@ def test_a_large_photograph(visit, served, engine):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 390])
-def test_screenshots(visit, served, engine, scheme, width):
-    height = 1000 if width > 400 else 844
-    visitor = visit(served[0], viewport={"width": width, "height": height}, color_scheme=scheme)
+def test_screenshots(visit, served, engine, scheme):
+    visitor = visit(served[0], color_scheme=scheme)
     visitor.example(SIZE)
     visitor.drag((30, 30), (130, 130))
     visitor.tool("brush")
     visitor.drag((200, 60), (300, 90), (250, 140))
     visitor.ask("Which is larger, <region1> or <region2>?")
     visitor.answered("covers .* covers")
-    visitor.shot(f"{scheme}_{width}")
+    visitor.shot(f"{scheme}_1400")
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
+    expect(visitor.canvas).to_have_css("width", re.compile(r"^3\d\d"))
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+    visitor.shot(f"{scheme}_390")

@@ -1,0 +1,135 @@
+"""What one visitor sends, nobody can fetch: over real HTTP, through both doors (launched and mounted)."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio.utils import get_upload_folder
+
+from app.privacy import take_upload
+from tests.app.conftest import drawing, serve
+from tests.app.fake_engine import FakeEngine
+
+
+@pytest.fixture(scope="module")
+def launched() -> Iterator[str]:
+    page, address = serve(FakeEngine())
+    yield address
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def mounted() -> Iterator[str]:
+    """The page at /ui of another application, as `rgpt serve --ui` has it."""
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+
+    from app.page import build_page, launch_options
+
+    application = gr.mount_gradio_app(FastAPI(), build_page(FakeEngine()), path="/ui", **launch_options())
+    server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/ui/"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(params=["launched", "mounted"])
+def address(request) -> str:
+    return request.getfixturevalue(request.param)
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    drawing((40, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def send(address: str, name: str | None = None) -> str:
+    """Upload a picture as the page does; returns its path on the server."""
+    files = {"files": (name or f"{uuid.uuid4().hex}.png", png(), "image/png")}
+    (path,) = httpx.post(f"{address}gradio_api/upload", files=files).json()
+    return path
+
+
+def test_the_page_itself_is_served(address):
+    assert "Knows areas only" in httpx.get(address, follow_redirects=True).text
+
+
+@pytest.mark.parametrize("route", ["gradio_api/file=", "gradio_api/file/", "file=", "gradio_api/file%3D"])
+def test_an_upload_cannot_be_fetched_even_by_its_path(address, route):
+    path = send(address)
+    assert Path(path).is_file()
+    try:
+        for method in ("GET", "HEAD"):
+            answer = httpx.request(method, address + route + path)
+            assert answer.status_code in (403, 404) and b"PNG" not in answer.content
+        if "=" in route:
+            assert answer.status_code == 403
+    finally:
+        take_upload(path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/etc/passwd", "pyproject.toml", "..%2f..%2fetc%2fpasswd", "http://127.0.0.1:1/x", "app/main.py"],
+)
+def test_files_outside_the_cache_and_other_hosts_give_403(address, target):
+    assert httpx.get(f"{address}gradio_api/file={target}").status_code == 403
+
+
+def test_an_event_cannot_name_a_file_outside_the_cache(launched):
+    """Whoever speaks to the queue without a browser may write any path as "uploaded"."""
+    config = httpx.get(f"{launched}config").json()
+    events = {
+        entry["id"]: entry for entry in config["dependencies"] if entry["api_name"].startswith("open_upload")
+    }
+    assert events
+    for number in events:
+        session = uuid.uuid4().hex
+        body = {
+            "data": [{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}, None],
+            "fn_index": number,
+            "session_hash": session,
+        }
+        httpx.post(f"{launched}gradio_api/queue/join", json=body).raise_for_status()
+        with httpx.stream(
+            "GET", f"{launched}gradio_api/queue/data?session_hash={session}", timeout=20
+        ) as data:
+            for line in data.iter_lines():
+                if "process_completed" in line:
+                    break
+        told = json.loads(line.removeprefix("data:"))
+        assert told["success"] is False and "src" not in str(told["output"]), told
+
+
+def test_an_opened_upload_is_gone(tmp_path):
+    folder = Path(get_upload_folder()) / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"x")
+    assert take_upload(str(folder / "a.png")) == b"x" and not folder.exists()
+    with pytest.raises(OSError):
+        take_upload(str(folder / "a.png"))
+    other = tmp_path / "mine.png"
+    other.write_bytes(b"y")
+    assert take_upload(str(other)) == b"y" and other.exists()
+
+
+def test_two_uploads_of_one_file_have_paths_of_their_own(launched):
+    first, second = send(launched), send(launched)
+    assert first != second
+    assert re.search(r"[0-9a-f]{32}", Path(first).name)
+    assert take_upload(first) == take_upload(second)
