@@ -47,8 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     common.add_argument(
         "--out",
-        help="folder of predictions, scores and report (of several models: of such folders); a stopped run goes "
-        "on there",
+        help="folder of predictions, scores and report (of several models: of such folders); "
+        "a stopped run goes on there",
     )
     common.add_argument("--json", help="write the scores here too")
     common.add_argument(

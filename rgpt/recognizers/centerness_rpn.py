@@ -20,7 +20,7 @@ from torchvision.ops import box_iou
 
 from rgpt.recognizers.detection_parts import Matcher, Sampler, centerness, decode_ltrb
 
-ANCHOR_SIZES = ((32,), (64,), (128,), (256,))  # 8 strides at strides 4, 8, 16, 32
+STRIDES_AN_ANCHOR = 8  # at the published strides 4, 8, 16, 32: anchors of 32, 64, 128, 256
 SAMPLED = 256
 MOST_POSITIVE = 255
 SCORE_IOU = (0.3, 0.1)  # from / below: positive / negative for the score
@@ -60,11 +60,19 @@ class CenternessHead(nn.Module):
 
 
 class CenternessRpn(RegionProposalNetwork):
-    """One square anchor a cell; score target centerness (L1), box loss 8 (1 - IoU)."""
+    """One square anchor a cell, of 8 `strides` (pixels a cell of each level); score target centerness (L1), box
+    loss 8 (1 - IoU)."""
 
-    def __init__(self, channels: int, post_nms: int = 1000, pre_nms: int = 2000) -> None:
+    def __init__(
+        self,
+        channels: int,
+        post_nms: int = 1000,
+        pre_nms: int = 2000,
+        strides: Sequence[float] = (4, 8, 16, 32),
+    ) -> None:
+        sizes = tuple((int(STRIDES_AN_ANCHOR * stride),) for stride in strides)
         super().__init__(
-            AnchorGenerator(ANCHOR_SIZES, ((1.0,),) * len(ANCHOR_SIZES)),
+            AnchorGenerator(sizes, ((1.0,),) * len(sizes)),
             CenternessHead(channels),
             fg_iou_thresh=SCORE_IOU[0],
             bg_iou_thresh=SCORE_IOU[1],

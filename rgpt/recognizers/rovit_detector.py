@@ -195,7 +195,10 @@ class RoVitDetector(nn.Module):
         self.tower = deepcopy(recognizer.tower).requires_grad_(True)
         self.recognizer = Frozen(recognizer)
         self.pyramid = SimplePyramid(width, config.channels)
-        self.rpn = CenternessRpn(config.channels, post_nms=config.post_nms)
+        patch = recognizer.settings.patch  # the pyramid's levels are the patch grid times 4, 2, 1, 1/2
+        self.rpn = CenternessRpn(
+            config.channels, config.post_nms, strides=(patch / 4, patch / 2, patch, 2 * patch)
+        )
         self.box_pool = MultiScaleRoIAlign(LEVELS, 7, 2)
         self.mask_pool = MultiScaleRoIAlign(LEVELS, 14, 2)
         self.box_head = BoxHead(config.channels, config.fully_connected, recognizer.embedding_dim)
