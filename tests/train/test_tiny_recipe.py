@@ -42,10 +42,13 @@ def test_the_loss_falls_in_both_stages(work: Path) -> None:
 
 def test_what_a_stage_freezes_is_bit_equal(work: Path) -> None:
     tower, language = weights(work / "tower"), weights(work / "language")
-    for stage in ("align", "tune"):
+    for stage in ("align", "choose", "tune"):
         trained = weights(work / stage)
         for name, value in tower.items():
             assert torch.equal(trained[f"model.vision_tower.{name}"], value), (stage, name)
+    aligned, chosen = weights(work / "align"), weights(work / "choose")
+    changed = {name for name, value in aligned.items() if not torch.equal(chosen[name], value)}
+    assert changed and all(name.startswith("model.language_model.") for name in changed)
     seen = 0
     aligned, tuned = weights(work / "align"), weights(work / "tune")
     for name, value in language.items():

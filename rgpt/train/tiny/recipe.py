@@ -1,10 +1,11 @@
-"""Train `tiny` from nothing: five phases, each a file or folder that is kept when the run is started again.
+"""Train `tiny` from nothing: phases, each a file or folder that is kept when the run is started again.
 
     scenes/    drawn pictures with masks and truth
     tower/     vision tower, pretrained on them, from here on frozen
     language/  tokenizer and language model, warmed up on symbolic scenes
     features/  what the frozen tower sees in each scene
     align/     stage 1: refinement + connector
+    choose/    the language model alone learns to choose among regions
     tune/      stage 2: everything but the tower
     model/     the finished folder, float16 safetensors, what `rgpt.model.load` opens
 
@@ -18,6 +19,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 import rgpt.model as rgpt_model
 from rgpt.errors import InputError
 from rgpt.train.stages import stage_table
-from rgpt.train.tiny import language, scene_store, tower, tune
+from rgpt.train.tiny import choosing, language, scene_store, tower, tune
 
 SCENE_SEED = 1_000_000
 
@@ -45,6 +47,8 @@ class Recipe:
     language_seconds: float = 2_400
     align_steps: int = 500
     align_seconds: float = 420
+    choose_steps: int = 3_000
+    choose_seconds: float = 1_500
     tune_steps: int = 8_000
     tune_seconds: float = 3_600
     seed: int = 0
@@ -62,6 +66,7 @@ SMOKE = Recipe(
     language_steps=240,
     language_tokens=1024,
     align_steps=40,
+    choose_steps=20,
     tune_steps=120,
     tune_tokens=2000,
     tasks=("classification", "brief_caption"),
@@ -92,6 +97,7 @@ def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
     features: tune.Features | None = None
     for stage, steps, seconds, lr in (
         ("align", recipe.align_steps, recipe.align_seconds, 2e-3),
+        ("choose", recipe.choose_steps, recipe.choose_seconds, 1e-3),
         ("tune", recipe.tune_steps, recipe.tune_seconds, 1e-3),
     ):
         folder = work / stage
@@ -102,20 +108,31 @@ def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
             features = tune.cache_features(
                 work / "scenes", AutoModel.from_pretrained(work / "tower"), work / "features"
             )
+        if stage == "choose":
+            result = choosing.drill(
+                model, features, writer, steps, lr=lr, seed=recipe.seed, out=folder, max_seconds=seconds,
+                scenes=min(recipe.scenes, choosing.SCENES), tokens=recipe.language_tokens,
+            )  # fmt: skip
+            _finish(work, report, stage, result)
+            continue
         print(stage_table(model, stage), flush=True)
         result = tune.train_stage(
             model, stage, features, writer, steps, lr=lr, seed=recipe.seed, out=folder, max_seconds=seconds,
             tasks=recipe.tasks, tokens=recipe.tune_tokens,
         )  # fmt: skip
-        report[stage] = result
-        (folder / "done").touch()
-        _write_report(work, report)
+        _finish(work, report, stage, result)
     if _digest(model.model.vision_tower) != frozen:  # type: ignore[union-attr, arg-type]
         raise AssertionError("the vision tower changed in a stage that must leave it frozen")
     report["parameters"] = sum(p.numel() for p in model.parameters())
     export(model, work / "language", work / "model")
     _write_report(work, report)
     return report
+
+
+def _finish(work: Path, report: dict[str, Any], stage: str, result: Mapping[str, Any]) -> None:
+    report[stage] = dict(result)
+    (work / stage / "done").touch()
+    _write_report(work, report)
 
 
 def _side_by_side(work: Path, recipe: Recipe, report: dict[str, Any]) -> None:
@@ -203,7 +220,8 @@ def write_card(work: Path, scores: dict[str, Any], code_revision: str) -> str:
     )
     phases = "\n".join(
         f"| {phase} | {report[phase]['steps']:,} | {report[phase]['seconds'] / 60:.1f} |"
-        for phase in ("tower", "language", "align", "tune")
+        for phase in ("tower", "language", "align", "choose", "tune")
+        if phase in report
     )
     notes = "\n".join(f"- {note}" for note in report.get("notes", ()))
     first, last = language.WARM_UP_SEEDS

@@ -11,7 +11,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import rgpt.model as rgpt_model
 from rgpt.data.scene_questions import conversation, number_objects
 from rgpt.errors import InputError
 from rgpt.train.stages import apply_stage
+from rgpt.train.tiny.choosing_questions import drill_exchange
 from rgpt.train.tiny.language import (
     LONG_SHARES,
     MERGE_GRID,
@@ -52,6 +53,10 @@ STAGE_SHARES = {
     },
 }  # fmt: skip
 """Shares of tokens by task in each stage (see `task_weights`)."""
+
+
+WITHOUT_PICTURE = 0.3
+"""Share of the pools of stage 2 that choose among regions with no picture before them (`choosing.py`)."""
 
 
 @dataclass
@@ -153,9 +158,14 @@ def batches(
         k = rng.randrange(len(features.shards))
         shard, maps = features.shards[k], features.maps[k]
         pool: list[tuple[Conversation, int]] = []
+        short = stage == "tune" and tasks is None and rng.random() < WITHOUT_PICTURE
         for row in generator.choice(len(shard.seeds), min(len(shard.seeds), 384), replace=False):
             scene = shard.scene(int(row))
-            if len(scene.objects) > 1:
+            if short:
+                made = drill_exchange(scene, rng, 1.0) if len(scene.objects) > 1 else None
+                if made is not None:
+                    pool.append((writer.write(made[0], [made[1]], False, rng), int(row)))
+            elif len(scene.objects) > 1:
                 numbered = number_objects(scene, rng)
                 exchanges = conversation(numbered, rng, rng.randint(4, 7), weights)
                 pool.append((writer.write(numbered, exchanges, True, rng), int(row)))
@@ -173,17 +183,42 @@ def batches(
             }
 
 
-def batch_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def batch_loss(model: nn.Module, writer: Writer, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Mean loss over supervised tokens, and the share of them that are the likeliest token.
 
     Rows are right-padded under causal attention, so no mask is needed; the vocabulary projection runs on
     supervised positions only.
     """
+    if not (batch["input_ids"] == writer.image).any():
+        core = model.model
+        slots = core.get_image_features(  # type: ignore[operator, union-attr]
+            None, batch["region_masks"], batch["region_index"], batch["vision_features"]
+        ).region_features
+        return slots_loss(model, writer, batch["input_ids"], batch["labels"], slots)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     hidden = model.model(**inputs, use_cache=False).last_hidden_state  # type: ignore[operator, union-attr]
     keep = batch["labels"][:, 1:] != -100
     logits = model.lm_head(hidden[:, :-1][keep])  # type: ignore[operator, union-attr]
     target = batch["labels"][:, 1:][keep]
+    return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean()
+
+
+def slots_loss(
+    model: nn.Module, writer: Writer, ids: Tensor, labels: Tensor, slots: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean loss over supervised tokens and the share of right ones, of rows without a picture before them.
+
+    Args:
+        ids, labels: `[B, L]`, right-padded.
+        slots: `[R, hidden_size]`, one for each region token in `ids`.
+    """
+    words = model.get_input_embeddings()(ids)  # type: ignore[operator]
+    words = words.masked_scatter((ids == writer.region)[..., None], slots)
+    hidden = model.model.language_model(  # type: ignore[operator, union-attr]
+        inputs_embeds=words, use_cache=False
+    ).last_hidden_state
+    keep = labels[:, 1:] != -100
+    logits, target = model.lm_head(hidden[:, :-1][keep]), labels[:, 1:][keep]  # type: ignore[operator]
     return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean()
 
 
@@ -229,11 +264,44 @@ def train_stage(
     source = batches(features, writer, seed, stage, tasks, tokens)
     if stage == "align":
         calibrate_connector(model, next(source))
+
+    def after(step: int) -> None:
+        if out is not None and step % 250 == 249:
+            model.save_pretrained(out)  # type: ignore[operator]
+
+    def next_loss(_: float) -> tuple[Tensor, Tensor]:
+        return batch_loss(model, writer, next(source))
+
+    result = optimise(f"stage {stage}", steps, max_seconds, lr, trained, optimizers, next_loss, after)
+    if out is not None:
+        model.save_pretrained(out)  # type: ignore[operator]
+    model.eval()
+    return result
+
+
+def optimise(
+    name: str,
+    steps: int,
+    max_seconds: float,
+    lr: float,
+    trained: Sequence[nn.Parameter],
+    optimizers: Sequence[torch.optim.Optimizer],
+    next_loss: Callable[[float], tuple[Tensor, Tensor]],
+    after: Callable[[int], None] = lambda _: None,
+) -> dict[str, float | list[float]]:
+    """The loop of every phase: a short rise and a cosine over steps or seconds, whichever is further along.
+
+    Args:
+        next_loss: share done (0..1) -> (loss, share of right tokens) of a fresh batch.
+        after: is told the number of every finished step.
+
+    Returns:
+        `seconds`, `steps`, running means `loss` and `right`, and the `curve` of losses.
+    """
     curve: list[float] = []
     loss_mean = right_mean = float("nan")
-    began = time.time()
-    rising = min(50, max(1, steps // 10))
-    progress = tqdm(range(steps), desc=f"stage {stage}", mininterval=5)
+    began, rising = time.time(), min(50, max(1, steps // 10))
+    progress = tqdm(range(steps), desc=name, mininterval=5)
     for step in progress:
         done = max(step / steps, (time.time() - began) / max_seconds)
         if done >= 1:
@@ -242,7 +310,7 @@ def train_stage(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
-        loss, right = batch_loss(model, next(source))
+        loss, right = next_loss(done)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         for optimizer in optimizers:
@@ -253,11 +321,7 @@ def train_stage(
         right_mean = right.item() if step == 0 else 0.98 * right_mean + 0.02 * right.item()
         if step % 10 == 0:
             progress.set_postfix_str(f"loss {loss_mean:.3f} right {right_mean:.3f}")
-        if out is not None and step % 250 == 249:
-            model.save_pretrained(out)  # type: ignore[operator]
-    if out is not None:
-        model.save_pretrained(out)  # type: ignore[operator]
-    model.eval()
+        after(step)
     return {
         "seconds": time.time() - began,
         "steps": len(curve),
