@@ -60,8 +60,8 @@ class CenternessHead(nn.Module):
 
 
 class CenternessRpn(RegionProposalNetwork):
-    """One square anchor a cell, of 8 `strides` (pixels a cell of each level); score target centerness (L1), box
-    loss 8 (1 - IoU)."""
+    """One square anchor a cell, 8 `strides` (pixels a cell of each level) wide; score target centerness (L1),
+    box loss 8 (1 - IoU)."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rgpt.errors import InputError
 from rgpt.recognizers import load_recognizer, save_recognizer
+from rgpt.recognizers.frozen import Frozen
 from rgpt.recognizers.rovit_detector import load_detector
 from rgpt.train.recognizers.__main__ import main
 from rgpt.train.recognizers.config import RunConfig, read_config
@@ -168,14 +169,23 @@ def recipe_config(tmp_path: Path, recipe: str) -> RunConfig:
     "recipe", ["clip", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector"]
 )
 def test_two_steps_change_what_trains_and_nothing_else(tmp_path: Path, recipe: str) -> None:
+    """Frozen modules stay bit-equal, the running means of their batch norms included."""
     run = recipe_config(tmp_path, recipe)
     module = open_recipe(run)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    frozen = [name for name, part in module.named_modules() if isinstance(part, Frozen)]
+    if recipe == "clip":
+        frozen = []  # the recipe that makes a CLIP trains all of it
     history = fit(module, Batches([open_data(settings) for settings in run.data], run.batch_size, 0), run)
     assert history[-1]["step"] == 2
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
     assert changed and changed <= trained
+    held = [name for name in state if any(name.startswith(f"{part}.") for part in frozen)]
+    assert bool(held) == (recipe in ("regionspot", "regionclip", "rovit-detector"))
+    assert all(torch.equal(module.state_dict()[name], state[name]) for name in held)
+    assert not any(part.module.training for part in module.modules() if isinstance(part, Frozen) and held)
     if recipe == "regionspot":
         assert all(".head." in name for name in trained)
         assert list((tmp_path / "tokens").glob("*/*.safetensors"))
@@ -187,6 +197,23 @@ def test_two_steps_change_what_trains_and_nothing_else(tmp_path: Path, recipe: s
         torch.testing.assert_close(
             load_detector(tmp_path / "out").propose([Scenes()[0].image])[0].as_boxes(), expected
         )
+
+
+def test_the_tiny_configurations_run_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each as it is but for its steps; later ones build on what earlier ones wrote."""
+    monkeypatch.chdir(tmp_path)
+    names = ("clip", "regionspot", "regionclip", "rovit", "rovit_detector")
+    assert main(["--steps", "1", *(str(CONFIG_FOLDER / f"tiny_{name}.yaml") for name in names)]) == 0
+    made = {p.name: load_recognizer(p) for p in (tmp_path / "runs" / "recognizers").iterdir()}
+    assert [made[name].kind for name in ("regionspot", "regionclip", "rovit")] == [
+        "regionspot", "regionclip", "rovit",
+    ]  # fmt: skip
+    clip, spot = made["clip"].state_dict(), made["regionspot"].state_dict()
+    copied = [name for name in clip if name.startswith("vision.")]
+    assert copied and all(torch.equal(clip[name], spot[name]) for name in copied)
+    assert capsys.readouterr().out.count("loss") == len(names)
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:

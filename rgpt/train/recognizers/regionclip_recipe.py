@@ -31,7 +31,8 @@ class RegionClipRecipe(Recipe):
     """L = region-text contrast + distillation + image-text contrast, unit weights [P].
 
     `model`: `clip` (pretrained, e.g. open_clip:RN50/openai; teacher and student start there), or `config`
-    with `teacher` (a folder of kind clip or regionclip whose tower the teacher takes); `concepts`: names, a
+    with `teacher` (a folder of kind clip or regionclip whose tower the teacher takes) and `random_student`
+    (it does not start as the teacher: then all it knows, the teacher told it); `concepts`: names, a
     file, or absent for the source's own names; `proposals`: `data` (the source's regions, unlabelled), `grid`
     (boxes of several sizes, tiny runs) or a detections JSON; `dedup`; `image_text`: whether captions are
     used.
@@ -46,6 +47,8 @@ class RegionClipRecipe(Recipe):
         super().__init__(student)
         if "teacher" in model:
             teacher = teacher_from(model["teacher"], student)
+            if not config.init and not model.get("random_student"):
+                student.load_state_dict(teacher.state_dict())
         else:
             teacher = RegionClip.from_pretrained_clip(model["clip"], **model.get("settings", {}))
         self.teacher = Frozen(teacher)
