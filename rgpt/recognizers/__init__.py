@@ -22,6 +22,7 @@ _WHERE = {
     "TextBank": "vocabulary",
     "Vocabulary": "vocabulary",
     "load_recognizer": "loading",
+    "name_everything": "everything",
     "open_recognizer": "loading",
     "propose": "proposals",
     "read_vocabulary": "vocabulary",

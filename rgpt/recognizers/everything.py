@@ -1,0 +1,122 @@
+"""Propose regions, name them, keep the best: one call, for an "everything" button and for detection.
+
+for found in name_everything(image, "regionspot@FOLDER", ["dog", "cat"], "sam:facebook/sam-vit-base"):
+    print(found.names[0], found.score, found.region)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from rgpt.errors import InputError
+from rgpt.recognizers.base import RegionRecognizer
+from rgpt.recognizers.loading import open_recognizer
+from rgpt.recognizers.proposals import ProposalSource, best, propose
+from rgpt.recognizers.region_set import RegionSet
+from rgpt.recognizers.scores import combine
+from rgpt.recognizers.vocabulary import Vocabulary
+from rgpt.regions import Mask, Region
+
+
+@dataclass(frozen=True)
+class NamedRegion:
+    """A region of the picture and what it is.
+
+    `names`: (name, probability), best first; `score`: the best name's probability fused with how sure the
+    source is that this is an object; `objectness`: the latter, or None where the source does not say.
+    """
+
+    region: Region
+    names: tuple[tuple[str, float], ...]
+    score: float
+    objectness: float | None = None
+
+
+def name_everything(
+    image: Image.Image,
+    recognizer: RegionRecognizer | str,
+    vocabulary: Vocabulary | Sequence[str],
+    source: RegionSet | ProposalSource | str,
+    *,
+    most: int = 100,
+    top: int = 5,
+    floor: float = 0.0,
+    iou: float | None = 0.5,
+    how: str | None = None,
+    masks: bool = False,
+    image_id: int | str | None = None,
+) -> list[NamedRegion]:
+    """Every region that a source finds on the upright picture, named; best score first.
+
+    Args:
+        recognizer: or its name, see `open_recognizer`; an opened one is kept for the next call.
+        source: or its name, see `rgpt.recognizers.proposals`; or regions found before.
+        most: proposals looked at, the source's best. top: names a region. floor: scores must be above it.
+        iou: of two regions with the same best name whose boxes overlap by more, the better stays; None keeps
+            both.
+        how: fusion with objectness, see `combine`; None is the recognizer's own.
+        masks: give back SAM's mask of each region instead of the region (RegionSpot only).
+
+    Raises:
+        InputError: an unknown recognizer or source, an empty vocabulary, masks of another recognizer.
+    """
+    if isinstance(recognizer, str):
+        recognizer = _opened(recognizer)
+    if masks and not hasattr(recognizer, "masks"):
+        raise InputError.about(
+            "masks", expected="a regionspot", actual=f"a {recognizer.kind}", fix="leave masks out"
+        )
+    if not isinstance(vocabulary, Vocabulary):
+        vocabulary = recognizer.vocabulary(vocabulary)
+    found = (
+        best(source, most) if isinstance(source, RegionSet) else propose(image, source, (), image_id, most)
+    )
+    if not len(found):
+        return []
+    with torch.no_grad():
+        bank = recognizer.encode_vocabulary(vocabulary)
+        states = recognizer.encode_images([image])
+        embedded, valid = recognizer.encode_regions(states, [found])
+        scores = recognizer.score(embedded[0, valid[0]], bank, found)
+        # NaN (sqrt_logit of a negative logit) is not above any floor: such regions vanish, as published.
+        fused, label = combine(scores.probs, found, how or recognizer.how).max(1)
+        regions = _masks(recognizer.masks(states[0]), found) if masks else found.regions  # type: ignore[operator]
+    order = _chosen(found.as_boxes(), fused.cpu(), label.cpu(), floor, iou)
+    names = scores.topk(top)
+    return [
+        NamedRegion(
+            regions[i],
+            tuple(names[i]),
+            float(fused[i]),
+            None if found.scores is None else float(found.scores[i]),
+        )
+        for i in order
+    ]
+
+
+def _chosen(boxes: Tensor, scores: Tensor, labels: Tensor, floor: float, iou: float | None) -> list[int]:
+    """Indices above the floor, best first, less what overlaps a better one of its name."""
+    kept = torch.nonzero(scores > floor).flatten()
+    if iou is None:
+        order = scores[kept].argsort(descending=True, stable=True)
+    else:
+        order = batched_nms(boxes[kept], scores[kept], labels[kept], iou)
+    return kept[order].tolist()
+
+
+def _masks(masks: Tensor, found: RegionSet) -> tuple[Region, ...]:
+    """SAM's masks; where one is empty the region stays as it was proposed."""
+    arrays = masks.cpu().numpy()
+    return tuple(Mask(own) if own.any() else r for own, r in zip(arrays, found.regions, strict=True))
+
+
+@lru_cache(maxsize=2)
+def _opened(name: str) -> RegionRecognizer:
+    return open_recognizer(name)
