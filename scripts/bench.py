@@ -206,12 +206,16 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     chat.set_defaults(run=bench_chat)
 
-    from scripts import bench_recipes, bench_regions, bench_serve, bench_train  # they import this module
+    # Here, because they import this module.
+    from scripts import bench_recipes, bench_recognizers, bench_regions, bench_serve, bench_train
 
     bench_train.add_arguments(what.add_parser("train", help="training speed beside LLaVA's, ms by part"))
     bench_serve.add_arguments(what.add_parser("serve", help="first text over HTTP, turn 2 against turn 1"))
     bench_recipes.add_arguments(what.add_parser("recipes", help="rate and peak memory of a data recipe"))
     bench_regions.add_arguments(what.add_parser("regions", help="many regions at once, pooling masks"))
+    bench_recognizers.add_arguments(
+        what.add_parser("recognizers", help="one region against 100, what RegionSpot trains")
+    )
     return parser
 
 
