@@ -194,7 +194,8 @@ class RpnProposals:
         from torchvision.models.detection.rpn import concat_box_prediction_layers
         from torchvision.transforms.functional import pil_to_tensor
 
-        pixels = pil_to_tensor(image.convert("RGB")).float() / 255
+        device = next(self.model.parameters()).device
+        pixels = pil_to_tensor(image.convert("RGB")).to(device).float() / 255
         images, _ = self.model.transform([pixels])
         features = list(self.model.backbone(images.tensors).values())
         rpn = self.model.rpn
@@ -206,8 +207,9 @@ class RpnProposals:
         boxes, scores = rpn.filter_proposals(decoded, flat, images.image_sizes, counts)
         height, width = images.image_sizes[0]
         factor = torch.tensor([image.width / width, image.height / height]).repeat(2)
-        logits = torch.logit(scores[0], eps=1e-7)
-        return RegionSet.of_boxes(boxes[0] * factor, image.height, image.width, scores[0], logits, "rpn")
+        own = scores[0].cpu()
+        logits = torch.logit(own, eps=1e-7)
+        return RegionSet.of_boxes(boxes[0].cpu() * factor, image.height, image.width, own, logits, "rpn")
 
 
 class SamEverything:

@@ -19,6 +19,7 @@ from rgpt.train.recognizers.config import RunConfig, read_config
 from rgpt.train.recognizers.data import Batches, Detections, Scenes, open_data
 from rgpt.train.recognizers.loop import fit, load_checkpoint, parameter_groups, save_checkpoint
 from rgpt.train.recognizers.recipes import open_recipe
+from rgpt.train.recognizers.regionclip_recipe import Proposals
 from tests.recognizers.tiny_recognizers import CONFIGS, make
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "scripts" / "runs" / "recognizers"
@@ -275,3 +276,23 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path.write_text("recipe: rovit-detector\nout: x\ndata: [{kind: scenes}]")
     assert main([str(path)]) == 2
     assert "init must name" in capsys.readouterr().err
+
+
+def test_proposals_to_learn_from(tmp_path: Path) -> None:
+    """A network of proposals is used with its settings of training; what looks pictures up is refused."""
+    from safetensors.torch import save_file
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    torch.manual_seed(0)
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    save_file({k: v.clone() for k, v in model.state_dict().items()}, tmp_path / "rpn.safetensors")
+    example, cpu = Scenes()[0], torch.device("cpu")
+    proposals = Proposals(f"rpn:{tmp_path / 'rpn.safetensors'}", most=7, nms=0.5)
+    proposals.source.model.transform.min_size = (64,)  # type: ignore[union-attr]
+    found = proposals(example, cpu)
+    assert len(found) == 7 and proposals.source.model.rpn.nms_thresh == 0.5  # type: ignore[union-attr]
+    assert Proposals("data", 1)(example, cpu) is example.regions
+    assert len(Proposals("grid", 1)(example, cpu)) > 20
+    for name in ("json:x", "gt", "magic:y"):
+        with pytest.raises(InputError, match="proposals"):
+            Proposals(name, 1)

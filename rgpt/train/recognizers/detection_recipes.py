@@ -20,7 +20,9 @@ from rgpt.recognizers.vocabulary import Vocabulary
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch, Example
 from rgpt.train.recognizers.recipes import Recipe
-from rgpt.train.recognizers.regionclip_recipe import grid_boxes
+from rgpt.train.recognizers.regionclip_recipe import Proposals
+
+PROPOSALS = 1000
 
 
 def class_rows(example: Example, vocabulary: Vocabulary) -> Tensor:
@@ -105,8 +107,8 @@ class RoVitDetectorRecipe(Recipe):
 
 
 class RegionClipTransferRecipe(Recipe):
-    """`init`: a pretrained regionclip folder; `model`: `setting` coco or lvis, `names`, `proposals` data or
-    grid (the ground truth always joins them)."""
+    """`init`: a pretrained regionclip folder; `model`: `setting` coco or lvis, `names`, `proposals` (grid, or
+    another of `Proposals`; the ground truth always joins them)."""
 
     def __init__(self, config: RunConfig) -> None:
         recognizer = load_recognizer(config.init) if config.init else None
@@ -118,6 +120,7 @@ class RegionClipTransferRecipe(Recipe):
             raise InputError.about("setting", expected="coco or lvis", actual=repr(setting), fix="choose one")
         self.detector = RegionClipDetector(recognizer, LVIS if setting == "lvis" else COCO)
         self.names = config.model.get("names")
+        self.proposals = Proposals(str(config.model.get("proposals", "grid")), PROPOSALS)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         recognizer: RegionClip = self.recognizer  # type: ignore[assignment]
@@ -126,8 +129,7 @@ class RegionClipTransferRecipe(Recipe):
         vocabulary, bank = self.vocabulary(batch), self.bank(batch)
         examples = usable(batch)
         states = recognizer.encode_images([e.image for e in examples])
-        sizes = [(e.image.height, e.image.width) for e in examples]
-        proposals = [RegionSet.of_boxes(grid_boxes(*size), *size, source="grid") for size in sizes]
+        proposals = [self.proposals(e, recognizer.device) for e in examples]
         truth = [(e.regions.as_boxes(), class_rows(e, vocabulary)) for e in examples]
         return self.detector.losses(states, proposals, truth, bank)
 

@@ -12,9 +12,11 @@ from rgpt.errors import InputError
 from rgpt.recognizers.base import RegionRecognizer
 from rgpt.recognizers.frozen import Frozen
 from rgpt.recognizers.loading import build_recognizer, load_recognizer
+from rgpt.recognizers.proposals import RpnProposals, best, open_source
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip import RegionClip
 from rgpt.recognizers.regionclip_losses import (
+    REGIONS_PROPOSED,
     REGIONS_SAMPLED,
     distillation,
     image_text_contrast,
@@ -33,9 +35,8 @@ class RegionClipRecipe(Recipe):
     `model`: `clip` (pretrained, e.g. open_clip:RN50/openai; teacher and student start there), or `config`
     with `teacher` (a folder of kind clip or regionclip whose tower the teacher takes) and `random_student`
     (it does not start as the teacher: then all it knows, the teacher told it); `concepts`: names, a
-    file, or absent for the source's own names; `proposals`: `data` (the source's regions, unlabelled), `grid`
-    (boxes of several sizes, tiny runs) or a detections JSON; `dedup`; `image_text`: whether captions are
-    used.
+    file, or absent for the source's own names; `proposals`: see `Proposals`; `dedup`; `image_text`: whether
+    captions are used.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -53,7 +54,7 @@ class RegionClipRecipe(Recipe):
             teacher = RegionClip.from_pretrained_clip(model["clip"], **model.get("settings", {}))
         self.teacher = Frozen(teacher)
         self.dedup, self.image_text = bool(model.get("dedup")), bool(model.get("image_text", True))
-        self.proposals = str(model.get("proposals", "data"))
+        self.proposals = Proposals(str(model.get("proposals", "data")), REGIONS_PROPOSED, nms=0.5)
         self.concepts: list[str] | None = None
         if model.get("concepts"):
             given = model["concepts"]
@@ -66,14 +67,7 @@ class RegionClipRecipe(Recipe):
     def boxes(self, example: Example, step: int) -> RegionSet:
         """At most 100 proposals of a picture; their names, if there are any, are not looked at."""
         height, width = example.image.height, example.image.width
-        if self.proposals == "data":
-            found = example.regions
-        elif self.proposals == "grid":
-            found = RegionSet.of_boxes(grid_boxes(height, width), height, width, source="grid")
-        else:
-            raise InputError.about(
-                "proposals", expected="data or grid", actual=repr(self.proposals), fix="choose one"
-            )
+        found = self.proposals(example, self.student.device)
         if len(found) <= REGIONS_SAMPLED:
             return found
         generator = torch.Generator().manual_seed(step)
@@ -104,6 +98,43 @@ class RegionClipRecipe(Recipe):
                 gathered(self.student.image_embeddings(states)), gathered(texts.to(own)), temperature
             )
         return losses
+
+
+class Proposals:
+    """Regions to learn from: `data` (the source's own, names aside), `grid` (`grid_boxes`), or any source of
+    `rgpt.recognizers.proposals` that needs nothing but the picture, such as rpn:FILE.
+
+    Args:
+        most: of a source, its best. nms: of an rpn's proposals (published: 0.5 in pretraining).
+
+    Raises:
+        InputError: a source that cannot be opened, or that looks pictures up by their ids.
+    """
+
+    def __init__(self, name: str, most: int, nms: float | None = None) -> None:
+        self.name, self.most, self.source = name, most, None
+        if name in ("data", "grid"):
+            return
+        if name == "gt" or name.startswith("json:"):
+            raise InputError.about(
+                "proposals",
+                expected="data, grid or a source that finds them on the picture",
+                actual=repr(name),
+                fix="name rpn:FILE, sam:MODEL, grounding-dino:MODEL?TEXT or rovit:FOLDER",
+            )
+        self.source = open_source(name)
+        if isinstance(self.source, RpnProposals) and nms is not None:
+            self.source.model.rpn.nms_thresh = nms
+
+    def __call__(self, example: Example, device: torch.device) -> RegionSet:
+        height, width = example.image.height, example.image.width
+        if self.name == "data":
+            return example.regions
+        if self.source is None:
+            return RegionSet.of_boxes(grid_boxes(height, width), height, width, source="grid")
+        if isinstance(self.source, RpnProposals):
+            self.source.model.to(device)
+        return best(self.source(example.image), self.most)
 
 
 def gathered(rows: Tensor) -> Tensor:
