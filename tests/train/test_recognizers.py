@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +299,59 @@ def test_proposals_to_learn_from(tmp_path: Path) -> None:
     for name in ("json:x", "gt", "magic:y"):
         with pytest.raises(InputError, match="proposals"):
             Proposals(name, 1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_one_writes(tmp_path: Path) -> None:
+    """Also a detector whose mask head gets no gradient."""
+    from dataclasses import asdict
+
+    import yaml
+
+    save_recognizer(make("rovit"), tmp_path / "rovit")
+    runs = [
+        recipe_config(tmp_path, "regionspot"),
+        RunConfig(
+            "rovit-detector",
+            str(tmp_path / "detector"),
+            init=str(tmp_path / "rovit"),
+            model={"channels": 16, "fully_connected": 16, "rois": 16, "names": ["circle", "bar"]},
+            data=[SCENES],
+            steps=3,
+            batch_size=1,
+        ),
+    ]
+    paths = []
+    for number, run in enumerate(runs):
+        paths.append(tmp_path / f"{number}.yaml")
+        paths[-1].write_text(yaml.safe_dump(asdict(run)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, "-m", "rgpt.train.recognizers", *map(str, paths)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        cwd=CONFIG_FOLDER.parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("loss") == 2
+    assert load_recognizer(tmp_path / "out").kind == "regionspot"
+    load_detector(tmp_path / "detector")
+
+
+def test_a_finished_run_has_no_step_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    spec = {**CONFIGS["regionspot"][1], "head": {"feedforward": 32}}
+    values = {
+        "recipe": "regionspot",
+        "out": str(tmp_path / "out"),
+        "model": {"config": spec},
+        "batch_size": 1,
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({**values, "data": [SCENES], "steps": 2, "save_every": 1}))
+    assert main([str(path)]) == 0
+    assert main([str(path), "--steps", "1", "--resume"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("no step was left")

@@ -6,6 +6,7 @@ Any number of processes: `accelerate launch --num_processes 8 -m rgpt.train.reco
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,11 +45,17 @@ def run(config, resume: bool = False) -> None:  # type: ignore[no-untyped-def]
     sources = [open_data(settings) for settings in config.data]
     recipe = open_recipe(config)
     trained = sum(p.numel() for p in recipe.parameters() if p.requires_grad)
-    print(f"{config.recipe}: {trained:,} parameters train, {config.steps:,} steps", file=sys.stderr)
+    first = int(os.environ.get("RANK", "0")) == 0  # of several processes one writes
+    if first:
+        print(f"{config.recipe}: {trained:,} parameters train, {config.steps:,} steps", file=sys.stderr)
     history = fit(recipe, Batches(sources, config.batch_size, config.seed), config, resume)
-    recipe.eval().cpu()
-    recipe.save(Path(config.out))
-    print(f"{config.out}: loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
+    if first:
+        recipe.eval().cpu()
+        recipe.save(Path(config.out))
+        said = (
+            f"loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}" if history else "no step was left"
+        )
+        print(f"{config.out}: {said}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rgpt.errors import InputError
 from rgpt.train.recognizers.config import RunConfig, write_config
 from rgpt.train.recognizers.data import Batches
 
+DETECTORS = ("regionclip-transfer", "rovit-detector")
 NO_DECAY = ("bias", "positions", "positional_embedding", "logit", "temperature", "log_theta")
 
 
@@ -51,11 +52,13 @@ def fit(
     Raises:
         InputError: the loss is not finite, or a checkpoint does not fit.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from tqdm import tqdm
 
     torch.manual_seed(config.seed)
-    accelerator = Accelerator(mixed_precision=config.precision)
+    # A detector's step may leave a head without gradient: no masks given, no positive region.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.recipe in DETECTORS)
+    accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[unused])
     optimizer = build_optimizer(recipe, config)
     out, start = Path(config.out), 0
     if accelerator.is_main_process:
