@@ -37,7 +37,22 @@ def test_two_regions_named(folder: Path, tmp_path: Path, capsys) -> None:
     assert code == 0 and said[0].startswith("1 names of the vocabulary were duplicates")
     assert [line.split("  ")[0] for line in said[1:]] == ["<region1>", "<region2>"]
     assert len(said[1].split("  ")) == 3
-    assert Image.open(drawn).size == (50, 40) and drawn.read_bytes() != (folder / "scene.png").read_bytes()
+    picture_and_names = Image.open(drawn)
+    assert picture_and_names.height == 40 and picture_and_names.width > 100
+    corner = (45, 35, 50, 40)  # outside of both regions: the picture as it was
+    assert picture_and_names.crop(corner).tobytes() == Image.open(folder / "scene.png").crop(corner).tobytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["drawn.png"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 200])
+def test_names_stand_beside_the_picture(count: int) -> None:
+    """However many there are, all fit and none is written into the picture."""
+    from rgpt.commands.recognize import beside
+
+    image = picture(3, 160, 120)
+    found = beside(image, [f"{i} a very long name of a thing that goes on and on 0.99" for i in range(count)])
+    assert found.crop((0, 0, 160, 120)).tobytes() == image.tobytes()
+    assert (found.width > 160) == (count > 0) and found.height == 120
 
 
 def test_json_and_coco(folder: Path, capsys) -> None:

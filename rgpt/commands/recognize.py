@@ -33,6 +33,9 @@ examples:
                  --proposals sam:facebook/sam-vit-base --vocabulary coco80 --draw named.png
 """
 
+LONGEST_LINE = 48
+"""Characters of a line in the drawing."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `rgpt recognize`."""
@@ -53,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--most", type=int, default=100, metavar="N", help="proposals kept (default: 100)")
     parser.add_argument("--vocabulary", required=True, metavar="V", help='coco80, lvis, a file, or "a,b,c"')
     parser.add_argument("--top", type=int, default=5, metavar="K", help="names a region (default: 5)")
-    parser.add_argument("--draw", metavar="FILE", help="write the picture with its numbered regions")
+    parser.add_argument("--draw", metavar="FILE", help="write the picture with regions and names")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", default="cpu", help="default: cpu")
     return parser
@@ -78,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     drawn = None
     if options.draw:
         drawn = options.draw
-        draw(image, regions, Path(drawn))
+        draw(image, regions, scores, Path(drawn))
     report = as_json(options, regions, scores, vocabulary.merged)
     print(json.dumps(report, ensure_ascii=False) if options.json else as_text(report))
     return 0
@@ -163,11 +166,42 @@ def as_text(report: dict[str, Any]) -> str:
     return "\n".join(lines) or "no regions"
 
 
-def draw(image: Image.Image, regions: RegionSet, path: Path) -> None:
-    """Write the picture with its regions numbered as printed."""
+def draw(image: Image.Image, regions: RegionSet, scores: RegionScores, path: Path) -> None:
+    """Write the picture with its regions numbered as printed, and beside it each region's likeliest name."""
     from rgpt.regions import draw_regions
 
-    drawn = draw_regions(image, dict(enumerate(regions.regions, start=1)))
+    picture = draw_regions(image, dict(enumerate(regions.regions, start=1)))
+    lines = [f"{number} {names[0][0]} {names[0][1]:.2f}" for number, names in enumerate(scores.topk(1), 1)]
+    drawn = beside(picture, lines)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    drawn.save(partial)
-    os.replace(partial, path)
+    try:
+        drawn.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def beside(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """The picture, and lines at its right in the colours of their regions, in as many columns as needed."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    from rgpt.regions import color_of
+
+    if not lines:
+        return picture
+    size = max(12, min(28, picture.height // 24))
+    font, step = ImageFont.load_default(size), size * 3 // 2
+    a_column = max(1, (picture.height - size) // step)
+    shown = [line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…" for line in lines]
+    width = int(max(font.getlength(line) for line in shown)) + 2 * size
+    columns = -(-len(shown) // a_column)
+    height = max(picture.height, step + size)
+    canvas = Image.new("RGB", (picture.width + columns * width, height), "white")
+    canvas.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(canvas)
+    for k, line in enumerate(shown):
+        column, row = divmod(k, a_column)
+        x, y = picture.width + column * width + size // 2, size // 2 + row * step
+        pen.rectangle((x, y + size // 4, x + size // 2, y + size), fill=color_of(k + 1))
+        pen.text((x + size * 3 // 4, y), line, fill="black", font=font)
+    return canvas
