@@ -4,7 +4,7 @@ The page side lives in `app/static/canvas*.js|css|html`, read once at import. A 
 build step, and its template does not depend on the value, so that the canvas survives every update.
 
 The picture travels to the page in a prop of its own, `src`: in the value it would come back with every event.
-What comes back is vectors, a few hundred bytes, which `app.session.read_regions` checks like any request from
+What comes back is vectors, a few hundred bytes, which `app.drawing.read_regions` checks like any request from
 outside.
 """
 
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import base64
 import io
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ import gradio as gr
 from PIL import Image
 
 from app.component import no_stub_file
-from app.session import MAX_POINTS, MAX_REGIONS, MAX_STROKES, Picture
-from rgpt.regions import Point
+from app.drawing import MAX_POINTS, MAX_REGIONS, MAX_STROKES, shapes, to_canvas
+from app.session import Picture
+from rgpt.regions import Point, Region
 from rgpt.regions.draw import PALETTE
 
 STATIC = Path(__file__).parent / "static"
@@ -52,6 +55,8 @@ with no_stub_file():
 
         Args:
             value: see `empty_value` and `picture_update`.
+            found: masks made by Python, see `found`.
+            tools: names of further tools: "segment" (a click becomes a mask), "everything".
             src: the picture as a data URL; empty for none (None would change nothing on the page).
             asked: another text after every question: the regions drawn so far are then fixed.
             message: CSS selector of the textarea into which the chips insert `<regionN>`.
@@ -64,6 +69,8 @@ with no_stub_file():
             *,
             src: str = "",
             asked: str = "",
+            found: dict[str, Any] | None = None,
+            tools: Sequence[str] = (),
             message: str = "",
             upload_input: str = "",
             **kwargs: Any,
@@ -77,6 +84,8 @@ with no_stub_file():
                 js_on_load=static_text("canvas_paint.js", "canvas.js"),
                 src=src,
                 asked=asked,
+                found=found,
+                tools=list(tools),
                 palette=COLOURS,
                 message=message,
                 upload_input=upload_input,
@@ -95,15 +104,27 @@ def empty_value() -> dict[str, Any]:
     return {"picture": None, "regions": [], "last_id": 0}
 
 
-def picture_update(picture: Picture) -> Any:
-    """The Gradio update that puts `picture` on the canvas and removes all regions."""
+def picture_update(picture: Picture, drawn: Mapping[int, Region] | None = None, last_id: int = 0) -> Any:
+    """The Gradio update that puts `picture` on the canvas with the regions `drawn`, and removes all others.
+
+    `last_id`: the highest number ever given, where it is not that of a drawn one.
+    """
+    entries = to_canvas(drawn or {}, picture)
     value = empty_value() | {
         "picture": picture.token,
         "width": picture.width,
         "height": picture.height,
         "point_radius": Point(0, 0).radius_in(picture.height, picture.width),
+        "regions": entries,
+        "last_id": max([last_id, *(drawn or {})]),
     }
-    return gr.update(value=value, src=data_url(picture.image))
+    names = [entry["mask"] for entry in entries if entry["kind"] == "mask"]
+    return gr.update(value=value, src=data_url(picture.image), found=found(picture, names, add=False))
+
+
+def found(picture: Picture, names: list[str], *, add: bool) -> dict[str, Any]:
+    """The value of the canvas's `found`: masks of a picture, to be known or to become regions (`add`)."""
+    return {"picture": picture.token, "masks": shapes(picture, names), "add": add, "batch": time.time_ns()}
 
 
 def data_url(image: Image.Image, longest: int = SHOWN_SIDE) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from PIL import Image
 
-from app.session import Conversation
+from app.session import Conversation, Picture
+from rgpt.prompts import mention
 from rgpt.regions import Region
 
 
@@ -27,6 +28,12 @@ class Session(Protocol):
     def check(self, question: str) -> None: ...
 
     def stream(self, question: str) -> Iterator[str]: ...
+
+    def another(self) -> Session: ...
+
+    def ask_many(
+        self, question: str, regions: Sequence[int], *, as_number: int | None = None
+    ) -> dict[int, str]: ...
 
 
 class Engine(Protocol):
@@ -84,6 +91,9 @@ class Answering:
     KEPT = 8
     """Sessions kept: each holds the keys and values of its conversation, for a 7B model some 0.4 GB."""
 
+    TOGETHER = 8
+    """Regions answered in one batch of a table: after each, the page shows them and Stop is heard."""
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._step = threading.Lock()
@@ -110,6 +120,24 @@ class Answering:
                 with self._step:
                     pieces.close()
 
+    def ask_each(
+        self, picture: Picture, question: str, regions: Mapping[int, Region]
+    ) -> Generator[dict[int, str]]:
+        """The same question about every region, alone on the picture and without the conversation.
+
+        Yields the answers of `TOGETHER` regions at a time, which are computed in one batch. `<region>` in the
+        question stands for each; closing the generator stops after the batch under way.
+        """
+        with self._step:
+            session = self._open(picture).another()
+            session.regions = dict(regions)
+        numbers = sorted(regions)
+        for start in range(0, len(numbers), self.TOGETHER):
+            with self._step:
+                # As <region1>, whatever its number: few models have seen <region37>.
+                answers = session.ask_many(question, numbers[start : start + self.TOGETHER], as_number=1)
+            yield {n: answer.replace(mention(1), mention(n)) for n, answer in answers.items()}
+
     def forget(self, token: str) -> None:
         """Let go of what is kept for a picture."""
         with self._step:
@@ -117,13 +145,17 @@ class Answering:
 
     def _session(self, conversation: Conversation) -> Session:
         """The session of the picture, set to the earlier turns and to the regions of the last."""
-        picture = conversation.picture
-        assert picture is not None and conversation.turns, "nothing has been asked"
+        assert conversation.picture is not None and conversation.turns, "nothing has been asked"
+        session = self._open(conversation.picture)
+        # Only what is mentioned: every region of a turn costs a mask.
+        session.turns = [turn.with_mentioned_regions() for turn in conversation.history()]
+        session.regions = dict(conversation.turns[-1].with_mentioned_regions().regions)
+        return session
+
+    def _open(self, picture: Picture) -> Session:
+        """The session of a picture, kept from before or opened."""
         session = self._sessions.pop(picture.token, None) or self.engine.open(picture.image)
         self._sessions[picture.token] = session
         while len(self._sessions) > self.KEPT:
             self._sessions.popitem(last=False)
-        # Only what is mentioned: every region of a turn costs a mask.
-        session.turns = [turn.with_mentioned_regions() for turn in conversation.history()]
-        session.regions = dict(conversation.turns[-1].with_mentioned_regions().regions)
         return session

@@ -1,4 +1,5 @@
-"""What the page's events do, one short method an event.
+"""What the page's events do, one short method an event: pictures and chat. `app.table`, `app.files` and
+`app.masks` hold the rest.
 
 What a visitor has is one `Conversation` in a `gr.State`; handlers take it and return the next.
 
@@ -12,22 +13,29 @@ Traps of Gradio that the methods avoid:
 from __future__ import annotations
 
 import html
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from app.canvas import picture_update
+from app.drawing import read_regions
 from app.engine import Answering, Engine
 from app.jobs import Job, Jobs
 from app.privacy import take_upload
-from app.session import Conversation, Picture, check_question, fill_question, read_regions
+from app.saved import to_csv
+from app.session import Conversation, Picture, Status, check_question, fill_question
+from app.visits import Visits
 from rgpt.errors import InputError
+from rgpt.regions import Region
 
 log = logging.getLogger(__name__)
+
+NOTHING_SHOWN = (gr.skip(),) * 5
+"""For the outputs of `Handlers.show`."""
 
 FRAME = 0.04
 """Seconds between two updates of a streaming answer: 25 a second look fluent, one a token costs more than
@@ -36,12 +44,15 @@ the model.
 
 
 class Handlers:
-    """The handlers, and what all visitors share: who answers, the jobs, the example pictures."""
+    """The handlers, and what all visitors share: who answers, the jobs, the example pictures, and what a
+    reload finds again.
+    """
 
     def __init__(self, engine: Engine, examples: Sequence[Picture], new_scene: Callable[[], Picture]) -> None:
         self.answering = Answering(engine)
         self.engine = engine
         self.jobs = Jobs()
+        self.visits = Visits()
         self.examples = tuple(examples)
         self.new_scene = new_scene
 
@@ -50,34 +61,46 @@ class Handlers:
     def open_upload(self, path: str | None, conversation: Conversation) -> Any:
         """A chosen, dropped or pasted file."""
         if path is None:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return NOTHING_SHOWN
         try:
             picture = Picture.open(take_upload(path))
         except OSError:
             gr.Warning("The file did not arrive whole; choose it again.", title="Picture not usable")
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return NOTHING_SHOWN
         except InputError as error:
-            gr.Warning(_escaped(error), title="Picture not usable")
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        return self._show(picture, conversation)
+            gr.Warning(escaped(error), title="Picture not usable")
+            return NOTHING_SHOWN
+        return self.show(Conversation(picture), conversation)
 
     def open_example(self, conversation: Conversation, event: gr.EventData) -> Any:
         """An example picture by index; -1 draws a new scene."""
         index = event.index
         if type(index) is not int or not -1 <= index < len(self.examples):
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return NOTHING_SHOWN
         if index < 0:
             picture = self.new_scene()
         else:
             example = self.examples[index]
             picture = Picture(example.image, subject=example.subject)  # a token of its own
-        return self._show(picture, conversation)
+        return self.show(Conversation(picture), conversation)
 
-    def _show(self, picture: Picture, conversation: Conversation) -> Any:
-        self.forget(conversation)
-        return picture_update(picture), Conversation(picture), [], _idle()
+    def show(
+        self,
+        new: Conversation,
+        old: Conversation,
+        drawn: Mapping[int, Region] | None = None,
+        last_id: int = 0,
+    ) -> Any:
+        """Replace what the visitor has; updates for canvas, conversation, chat, message and table."""
+        assert new.picture is not None
+        self.forget(old)
+        canvas = picture_update(new.picture, drawn or {}, last_id)
+        if new.turns:
+            canvas["asked"] = str(time.time_ns())  # what is drawn was part of a question, perhaps
+        return canvas, self.visits.keep(new), new.messages(), idle(), table_update(new)
 
-    def _abandon(self, conversation: Conversation, *, discard: bool = True) -> None:
+    def abandon(self, conversation: Conversation, *, discard: bool = True) -> None:
+        """Stop what is being computed, and wait for its end."""
         self.jobs.stop(conversation.picture.token if conversation.picture else None, discard=discard)
 
     # -- asking
@@ -87,10 +110,10 @@ class Handlers:
         try:
             regions = read_regions(drawn, conversation.picture)
             question = check_question(question, conversation, regions)
-            self._check_free(conversation)
+            self.check_free(conversation)
             self.answering.check(conversation.asked(question, regions))
         except InputError as error:
-            raise gr.Error(_escaped(error), duration=8, title="Not asked", print_exception=False) from None
+            raise gr.Error(escaped(error), duration=8, title="Not asked", print_exception=False) from None
 
     def ask(self, question: str, drawn: object, conversation: Conversation) -> Any:
         """Put the question into the chat; the canvas learns that the regions so far are fixed."""
@@ -100,19 +123,20 @@ class Handlers:
         except InputError:  # the same question sent twice at once
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         conversation = conversation.asked(question.strip(), read_regions(drawn, conversation.picture))
-        return _busy(value=""), conversation, conversation.messages(), gr.update(asked=str(time.time_ns()))
+        self.visits.keep(conversation)
+        return busy(value=""), conversation, conversation.messages(), gr.update(asked=str(time.time_ns()))
 
     def retry(self, conversation: Conversation, event: gr.RetryData) -> Any:
         """Ask the turn of this message again, with the regions of that turn."""
         try:
             index = self._free_turn(event.index, conversation)
         except InputError as error:
-            gr.Warning(_escaped(error), title="Not retried")
+            gr.Warning(escaped(error), title="Not retried")
             return gr.skip(), gr.skip(), gr.skip()
         assert conversation.picture is not None
         conversation = conversation.retried(index)
         self.jobs.begin(conversation.picture.token)
-        return _busy(), conversation, conversation.messages()
+        return busy(), self.visits.keep(conversation), conversation.messages()
 
     def answer(self, conversation: Conversation) -> Iterator[Any]:
         """Stream the answer to the last turn."""
@@ -132,7 +156,8 @@ class Handlers:
             self.jobs.end(conversation.picture.token, job)
 
     def _write_answer(self, conversation: Conversation, job: Job) -> Iterator[Any]:
-        text, shown, status = "", time.monotonic(), "done"
+        text, shown = "", time.monotonic()
+        status: Status = "done"
         pieces = self.answering.stream(conversation)
         try:
             for piece in pieces:
@@ -146,36 +171,43 @@ class Handlers:
                     shown = time.monotonic()
         except InputError as error:
             status = "failed"
-            gr.Warning(_escaped(error), title="Not answered")
+            gr.Warning(escaped(error), title="Not answered")
         except Exception:
             log.exception("the model failed")
             status = "failed"
             gr.Warning("The model failed; the reason is in the server's log.", title="Not answered")
+        except GeneratorExit:  # the tab was closed, or reloaded: what was said is there again after that
+            self._keep_answer(conversation, text, "stopped", job)
+            raise
         finally:
             pieces.close()
         if job.discarded:
             yield gr.skip(), gr.skip()
             return
-        conversation = conversation.answered(text.strip(), status)
+        conversation = self._keep_answer(conversation, text, status, job)
         yield conversation, conversation.messages()
+
+    def _keep_answer(self, conversation: Conversation, text: str, status: Status, job: Job) -> Conversation:
+        conversation = conversation.answered(text.strip(), status)
+        return conversation if job.discarded else self.visits.keep(conversation)
 
     def settle(self, conversation: Conversation) -> Any:
         """After an answer: the send button again, unless another answer has begun."""
-        busy = conversation.picture is not None and self.jobs.busy(conversation.picture.token)
-        return _busy() if busy else _idle()
+        token = conversation.picture.token if conversation.picture else None
+        return busy() if self.jobs.busy(token) else idle()
 
     def lost(self, conversation: Conversation) -> Any:
         """The queue was full: the question goes back into the message box."""
-        self._abandon(conversation)
+        self.abandon(conversation)
         if not conversation.waiting:
-            return _idle(), conversation, conversation.messages()
+            return idle(), conversation, conversation.messages()
         question = conversation.turns[-1].question
-        conversation = conversation.before(len(conversation.turns) - 1)
-        return _idle(value=question), conversation, conversation.messages()
+        conversation = self.visits.keep(conversation.before(len(conversation.turns) - 1))
+        return idle(value=question), conversation, conversation.messages()
 
     def stop(self, conversation: Conversation) -> None:
         """Stop the answer under way; what it had said stays."""
-        self._abandon(conversation, discard=False)
+        self.abandon(conversation, discard=False)
 
     # -- the conversation as a whole
 
@@ -184,15 +216,17 @@ class Handlers:
         try:
             index = self._free_turn(event.index, conversation)
         except InputError as error:
-            gr.Warning(_escaped(error), title="Not undone")
+            gr.Warning(escaped(error), title="Not undone")
             return gr.skip(), gr.skip(), gr.skip()
-        question, conversation = conversation.turns[index].question, conversation.before(index)
+        question = conversation.turns[index].question
+        conversation = self.visits.keep(conversation.before(index))
         return question, conversation, conversation.messages()
 
     def new_chat(self, conversation: Conversation) -> Any:
-        """Forget the turns; picture and regions stay."""
-        self._abandon(conversation)
-        return _idle(value=""), conversation.before(0), []
+        """Forget the turns and the table; picture and regions stay."""
+        self.abandon(conversation)
+        conversation = self.visits.keep(replace(conversation.before(0), table=None))
+        return idle(value=""), conversation, [], table_update(conversation)
 
     def fill(self, template: str, drawn: object, conversation: Conversation) -> str:
         """An example question about the regions on the canvas."""
@@ -203,36 +237,53 @@ class Handlers:
             numbers = []
         return fill_question(template, numbers, subject)
 
-    def export(self, conversation: Conversation) -> str:
-        """The conversation as JSON text."""
-        return json.dumps(conversation.to_json(self.engine.name), ensure_ascii=False, indent=2)
-
     def forget(self, conversation: Conversation) -> None:
         """The visitor has left, or has another picture."""
-        self._abandon(conversation)
+        self.abandon(conversation)
         if conversation.picture:
             self.answering.forget(conversation.picture.token)
+            self.visits.drop(conversation.picture.token)
 
-    def _check_free(self, conversation: Conversation) -> None:
+    def check_free(self, conversation: Conversation) -> None:
         if conversation.picture and self.jobs.busy(conversation.picture.token):
             raise InputError("An answer is still being written; wait for it or stop it first.")
 
     def _free_turn(self, index: object, conversation: Conversation) -> int:
         """The turn of a Chatbot message (every earlier turn shows two) when nothing is being answered."""
-        self._check_free(conversation)
+        self.check_free(conversation)
         number = index[0] if isinstance(index, list | tuple) and index else index
         if type(number) is not int or not 0 <= number // 2 < len(conversation.turns):
             raise InputError("That message is no longer part of the conversation; reload the page.")
         return number // 2
 
 
-def _idle(**changes: Any) -> Any:
+def table_update(conversation: Conversation) -> Any:
+    """The Gradio update that shows the conversation's table, or none."""
+    table = conversation.table
+    if table is None:
+        return gr.update(table={})  # None would change nothing on the page
+    rows = [[number, answer] for number, answer in sorted(table.answers.items())]
+    return gr.update(
+        table={
+            "question": table.question,
+            "status": table.status,
+            "asked": len(table.regions),
+            "rows": rows,
+            "csv": to_csv(conversation),
+        }
+    )
+
+
+def idle(**changes: Any) -> Any:
+    """The message box, ready for a question."""
     return gr.update(submit_btn=True, stop_btn=False, **changes)
 
 
-def _busy(**changes: Any) -> Any:
+def busy(**changes: Any) -> Any:
+    """The message box while something is computed."""
     return gr.update(submit_btn=False, stop_btn=True, **changes)
 
 
-def _escaped(message: object) -> str:
+def escaped(message: object) -> str:
+    """Text for a toast, which shows HTML."""
     return html.escape(str(message))

@@ -16,24 +16,38 @@ from starlette.middleware import Middleware
 from app.canvas import COLOURS, RegionCanvas, static_text
 from app.engine import Engine
 from app.examples import QUESTIONS, PictureStrip, random_scene
+from app.files import FileHandlers
 from app.handlers import Handlers
+from app.masks import MaskHandlers
 from app.privacy import RefuseFiles
+from app.sam import Segmenter
 from app.session import Conversation, Picture
+from app.table import AnswerTable, TableHandlers
 
 QUEUE = 32
+AT_ONCE = 4
+"""Answers that stream at once, taking turns token by token; the next ones wait in the queue."""
 MAX_FILE_SIZE = "40mb"
 
 
 def build_page(
-    engine: Engine, examples: Sequence[Picture] = (), new_scene: Callable[[], Picture] = random_scene
+    engine: Engine,
+    examples: Sequence[Picture] = (),
+    new_scene: Callable[[], Picture] = random_scene,
+    segmenter: Segmenter | None = None,
+    queue: int = QUEUE,
+    at_once: int = AT_ONCE,
 ) -> gr.Blocks:
-    """The app for one engine, ready for `launch_options`."""
+    """The app for one engine, ready for `launch_options`; a segmenter adds its two tools."""
     do = Handlers(engine, examples, new_scene)
+    tables, files = TableHandlers(do), FileHandlers(do)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     # Handlers that only look things up must not wait behind answers; those that toast a warning need the
     # queue.
     quick = quiet | {"queue": False}
     queued = quiet | {"concurrency_limit": None}
+    slow = quiet | {"concurrency_id": "model", "concurrency_limit": at_once}
+    small: dict[str, Any] = {"size": "sm", "min_width": 60}
 
     # A file is removed as soon as it is opened; what was never opened goes within the hour.
     with gr.Blocks(title="rgpt", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
@@ -42,7 +56,10 @@ def build_page(
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=5, min_width=320, elem_id="left"):
                 canvas = RegionCanvas(
-                    elem_id="rc", message="#tb textarea", upload_input="#up-row input[type=file]"
+                    elem_id="rc",
+                    message="#tb textarea",
+                    upload_input="#up-row input[type=file]",
+                    tools=["segment", "everything"] if segmenter else [],
                 )
                 strip = PictureStrip(list(do.examples), upload_input="#up-row input[type=file]", elem_id="ex")
                 # Off the screen, not `visible=False`: its file input serves the tile, dropping and pasting.
@@ -69,14 +86,21 @@ def build_page(
                     max_length=8000,
                 )
                 with gr.Row(elem_id="questions"):
-                    templates = [(gr.Button(name, size="sm", min_width=60), text) for name, text in QUESTIONS]
+                    templates = [(gr.Button(name, **small), text) for name, text in QUESTIONS]
+                    every = gr.Button("Every region", elem_id="every", variant="primary", **small)
+                table = AnswerTable(elem_id="at")
                 with gr.Row(elem_id="actions"):
-                    new_chat = gr.Button("New chat", elem_id="clr", size="sm", min_width=60)
-                    export = gr.Button("Export JSON", elem_id="exp", size="sm", min_width=60)
-                exported = gr.Textbox(visible="hidden", elem_id="exported")
+                    new_chat = gr.Button("New chat", elem_id="clr", **small)
+                    overlay = gr.Button("Save picture", elem_id="ovl", **small)
+                    export = gr.Button("Export JSON", elem_id="exp", **small)
+                    saved = gr.UploadButton("Import JSON", file_types=[".json"], elem_id="imp", **small)
+                parcel = gr.Textbox(visible="hidden", elem_id="parcel")
+                arrived = gr.Textbox(visible="hidden", elem_id="arrived")
 
-        shown = [canvas, conversation, chat, message]
+        shown = [canvas, conversation, chat, message, table]
+        page.load(files.arrive, [arrived, conversation], shown, js=static_text("arrive.js"), **queued)
         upload.upload(do.open_upload, [upload, conversation], shown, **queued)
+        saved.upload(files.open_saved, [saved, conversation], shown, **queued)
         strip.pick(do.open_example, conversation, shown, **queued)
 
         asked = message.submit(do.check, [message, canvas, conversation], None, **queued)
@@ -86,29 +110,39 @@ def build_page(
         again = chat.retry(do.retry, conversation, [message, conversation, chat], **queued)
         for start in (asked, again):
             answering = start.success(
-                do.answer,
-                conversation,
-                [conversation, chat],
-                concurrency_id="model",
-                concurrency_limit=4,
-                api_visibility="private",
-                show_progress="minimal",
+                do.answer, conversation, [conversation, chat], **slow | {"show_progress": "minimal"}
             )
             answering.then(do.settle, conversation, message, **quick)
             answering.failure(do.lost, conversation, [message, conversation, chat], **quick)
+        filling = (
+            every.click(tables.check, [message, canvas, conversation], None, **queued)
+            .success(tables.ask, [message, canvas, conversation], [message, conversation, table], **quick)
+            .success(tables.answer, conversation, [conversation, table], **slow)
+        )
+        filling.then(do.settle, conversation, message, **quick)
+        filling.failure(do.lost, conversation, [message, conversation, chat], **quick)
         message.stop(do.stop, conversation, None, **quick)
         chat.undo(do.undo, conversation, [message, conversation, chat], **queued)
         gr.on(
-            [new_chat.click, chat.clear], do.new_chat, conversation, [message, conversation, chat], **queued
+            [new_chat.click, chat.clear],
+            do.new_chat,
+            conversation,
+            [message, conversation, chat, table],
+            **queued,
         )
         for button, template in templates:
             button.click(
                 lambda *given, t=template: do.fill(t, *given), [canvas, conversation], message, **quick
             )
-        export.click(do.export, conversation, exported, **quick).then(
-            None, exported, None, js=static_text("download.js"), **quiet
-        )
-    page.queue(max_size=QUEUE)
+        for button, make in ((export, files.export), (overlay, files.overlay)):
+            made = button.click(make, [canvas, conversation], parcel, **queued)
+            made.success(None, parcel, parcel, js=static_text("download.js"), **quiet)
+        if segmenter:
+            masks = MaskHandlers(segmenter)
+            one = quiet | {"concurrency_id": "masks", "concurrency_limit": 1}
+            canvas.segment(masks.segment, conversation, canvas, **one)
+            canvas.everything(masks.everything, [canvas, conversation], canvas, **one)
+    page.queue(max_size=queue)
     return page
 
 

@@ -9,26 +9,18 @@ since.
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
 from rgpt.errors import InputError
 from rgpt.prompts import list_mentions, mention
-from rgpt.regions import RLE, Box, Point, Polygon, Region, Scribble, open_image
+from rgpt.regions import Region, open_image
 
-MAX_REGIONS = 50
-MAX_POINTS = 4000
-"""Corners of one polygon, or points of one brush stroke."""
-MAX_STROKES = 200
-MAX_PAINT = 60
-"""Brush work of one region (area swept by all strokes), in picture areas: bounds what rasterising costs."""
 MAX_QUESTION = 4000
 
 _MENTION = re.compile(r"<region(\d{1,9})>")
@@ -41,9 +33,15 @@ class Picture:
     """An upright RGB picture; `token` tells it from every other picture of every visitor."""
 
     image: Image.Image = field(repr=False)
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Also what brings the conversation back after a reload, so it is told to nobody but the visitor."""
     subject: str = "the red circle"
     """What the example question "which of these is …" asks about."""
+    masks: dict[str, Region] = field(default_factory=dict, repr=False, compare=False)
+    """Masks that the page knows by name. The one thing here that grows: an answer under way writes back the
+    conversation it began with, and a mask made meanwhile must not be lost by that.
+    """
+    MOST_MASKS: ClassVar[int] = 400
 
     @classmethod
     def open(cls, source: str | bytes | Image.Image, **kwargs: Any) -> Picture:
@@ -77,11 +75,22 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Table:
+    """One question and its answer for each of many regions."""
+
+    question: str
+    regions: Mapping[int, Region]
+    answers: Mapping[int, str] = field(default_factory=dict)
+    status: Status = "running"
+
+
+@dataclass(frozen=True)
 class Conversation:
-    """What one visitor has: a picture (or none yet) and the turns about it, oldest first."""
+    """What one visitor has: a picture (or none yet), the turns about it, oldest first, and the last table."""
 
     picture: Picture | None = None
     turns: tuple[Turn, ...] = ()
+    table: Table | None = None
 
     @property
     def waiting(self) -> bool:
@@ -106,6 +115,14 @@ class Conversation:
         turn = self.turns[index]
         return self.before(index).asked(turn.question, turn.regions)
 
+    def on(self, picture: Picture) -> Conversation:
+        """The same about the same picture under another token; what was still running counts as stopped."""
+        turns = tuple(replace(t, status="stopped") if t.status == "running" else t for t in self.turns)
+        table = self.table
+        if table is not None and table.status == "running":
+            table = replace(table, status="stopped")
+        return Conversation(picture, turns, table)
+
     def history(self) -> tuple[Turn, ...]:
         """The earlier turns that the model should see: those that have an answer, even a partial one."""
         return tuple(turn for turn in self.turns[:-1] if turn.answer)
@@ -119,20 +136,6 @@ class Conversation:
                 answer = turn.answer or f"({turn.status}, no answer)"
                 shown.append({"role": "assistant", "content": as_plain_text(answer)})
         return shown
-
-    def to_json(self, model: str) -> dict[str, Any]:
-        """The conversation for export; regions in the JSON form of `rgpt.regions`, by number."""
-        size = {"width": self.picture.width, "height": self.picture.height} if self.picture else None
-        turns = [
-            {
-                "question": turn.question,
-                "answer": turn.answer,
-                "status": turn.status,
-                "regions": {str(number): region.to_json() for number, region in sorted(turn.regions.items())},
-            }
-            for turn in self.turns
-        ]
-        return {"format": "rgpt-conversation", "version": 1, "model": model, "picture": size, "turns": turns}
 
 
 def mentioned_numbers(text: str) -> set[int]:
@@ -172,6 +175,28 @@ def check_question(question: object, conversation: Conversation, regions: Mappin
     return question.strip()
 
 
+def question_for_each(text: object) -> str:
+    """The question of a message box, to be asked about each region: `<region>` stands for each in turn.
+
+    A question about one region serves as it is; an empty box asks for a description.
+
+    Raises:
+        InputError: the text mentions several regions, or none.
+    """
+    text = text.strip() if isinstance(text, str) else ""
+    if not text:
+        return "Describe <region>."
+    if len(text) > MAX_QUESTION:
+        raise InputError(
+            f"The message has {len(text)} characters, more than the {MAX_QUESTION} allowed; shorten it."
+        )
+    mentioned = mentioned_numbers(text)
+    if len(mentioned) + ("<region>" in text) != 1:
+        found = f"mentions {len(mentioned)} regions" if mentioned else "mentions no region"
+        raise InputError(f"The question {found}; write <region> where each region in turn belongs.")
+    return _MENTION.sub("<region>", text)
+
+
 def fill_question(template: str, numbers: Sequence[int], subject: str) -> str:
     """An example question about the regions that are there.
 
@@ -188,126 +213,3 @@ def fill_question(template: str, numbers: Sequence[int], subject: str) -> str:
         regions=list_mentions(present),
         text=subject,
     )
-
-
-def read_regions(value: object, picture: Picture | None) -> dict[int, Region]:
-    """The regions in the value of a `RegionCanvas`, by number, cut to the picture.
-
-    The value comes from a browser and is checked like any request: kinds, counts, numbers and sizes. Regions
-    that were drawn on another picture (an event that a new picture overtook) are left out. The picture's size
-    is the one known here; what the page says about it is not read.
-
-    Raises:
-        InputError: something in the value is not what the canvas sends, or exceeds a cap.
-    """
-    if picture is None or value is None:
-        return {}
-    if not isinstance(value, dict) or not isinstance(value.get("regions"), list):
-        raise InputError("The drawing could not be read; reload the page.")
-    if value.get("picture") != picture.token:
-        return {}
-    drawn = value["regions"]
-    if len(drawn) > MAX_REGIONS:
-        raise InputError(f"There are {len(drawn)} regions, more than the {MAX_REGIONS} allowed; remove some.")
-    regions: dict[int, Region] = {}
-    for entry in drawn:
-        number = entry.get("id") if isinstance(entry, dict) else None
-        if type(number) is not int or not 1 <= number <= 9999 or number in regions:
-            raise InputError(
-                f"A region has the number {str(number)[:20]!r}; numbers are whole, 1 to 9999, and differ."
-            )
-        try:
-            region = _read_region(entry, picture)
-            region.check_inside(picture.height, picture.width)
-        except InputError as error:
-            raise InputError(f"<region{number}>: {error}") from error
-        regions[number] = region
-    return regions
-
-
-_FIELDS = {"box": "box", "polygon": "points", "point": "point", "brush": "strokes"}
-
-
-def _read_region(entry: dict[str, Any], picture: Picture) -> Region:
-    kind = entry.get("kind")
-    if not isinstance(kind, str) or kind not in _FIELDS:
-        raise InputError(f"its kind is {str(kind)[:20]!r}; it must be one of {', '.join(_FIELDS)}.")
-    if set(entry) != {"id", "kind", _FIELDS[kind]}:
-        raise InputError(
-            f"a {kind} has exactly id, kind and {_FIELDS[kind]}, not {sorted(map(str, entry))[:8]}."
-        )
-    shape = entry[_FIELDS[kind]]
-    if kind == "box":
-        x1, y1, x2, y2 = _numbers(shape, 4, "the box")
-        box = Box(x1, y1, x2, y2)
-        box.check_inside(picture.height, picture.width)
-        return box.bounds(picture.height, picture.width)
-    if kind == "polygon":
-        return Polygon([_points(shape, "the polygon", picture)])
-    if kind == "point":
-        x, y = _numbers(shape, 2, "the point")
-        # The right and lower edges belong to the canvas but not to the half-open picture.
-        return Point(_clip(x, picture.width - 0.5), _clip(y, picture.height - 0.5))
-    return _brush(shape, picture)
-
-
-def _brush(strokes: object, picture: Picture) -> Region:
-    """The union of the strokes: a `Scribble` when all have one width, else the pixels."""
-    if not isinstance(strokes, list) or not 1 <= len(strokes) <= MAX_STROKES:
-        raise InputError(f"a brush region is a list of 1 to {MAX_STROKES} strokes.")
-    by_width: dict[float, list[list[tuple[float, float]]]] = {}
-    swept = 0.0
-    for stroke in strokes:
-        if not isinstance(stroke, dict) or set(stroke) != {"width", "points"}:
-            raise InputError("a brush stroke has exactly width and points.")
-        (width,) = _numbers([stroke["width"]], 1, "the brush width")
-        if not 0 < width <= max(picture.width, picture.height):
-            raise InputError(
-                f"the brush is {width:g} px wide; it must be above 0 and no wider than the picture."
-            )
-        points = _thinned(_points(stroke["points"], "a stroke", picture), width / 12)
-        swept += sum(
-            (abs(ax - bx) + width) * (abs(ay - by) + width) for (ax, ay), (bx, by) in pairwise(points)
-        )
-        by_width.setdefault(width, []).append(points)
-    # One window a segment is what rasterising costs; small pictures are cheap whatever is painted.
-    if swept > MAX_PAINT * max(picture.width * picture.height, 1_000_000):
-        raise InputError("there is too much brush work in it; paint it with fewer strokes or a larger brush.")
-    scribbles = [Scribble(lines, width) for width, lines in by_width.items()]
-    if len(scribbles) == 1:
-        return scribbles[0]
-    mask = scribbles[0].to_mask(picture.height, picture.width)
-    for scribble in scribbles[1:]:
-        mask |= scribble.to_mask(picture.height, picture.width)
-    return RLE.from_mask(mask)
-
-
-def _points(values: object, thing: str, picture: Picture) -> list[tuple[float, float]]:
-    """[[x, y], …] moved into the picture."""
-    if not isinstance(values, list) or not values:
-        raise InputError(f"{thing} has no points.")
-    if len(values) > MAX_POINTS:
-        raise InputError(f"{thing} has {len(values)} points, more than the {MAX_POINTS} allowed.")
-    pairs = (_numbers(pair, 2, f"a point of {thing}") for pair in values)
-    return [(_clip(x, picture.width), _clip(y, picture.height)) for x, y in pairs]
-
-
-def _numbers(values: object, count: int, thing: str) -> list[float]:
-    good = isinstance(values, list) and len(values) == count and all(type(v) in (int, float) for v in values)
-    # The range first: a Python int may be too large for isfinite.
-    if not good or not all(abs(v) < 1e9 and math.isfinite(v) for v in values):  # type: ignore[attr-defined]
-        raise InputError(f"{thing} needs {count} finite numbers, got {str(values)[:60]}.")
-    return [float(v) for v in values]  # type: ignore[attr-defined]
-
-
-def _clip(value: float, most: float) -> float:
-    return min(max(value, 0.0), float(most))
-
-
-def _thinned(points: list[tuple[float, float]], step: float) -> list[tuple[float, float]]:
-    """The points without those nearer than `step` to the one kept before; the last one stays."""
-    kept = points[:1]
-    for point in points[1:]:
-        if math.dist(point, kept[-1]) >= step:
-            kept.append(point)
-    return kept if kept[-1] == points[-1] else [*kept, points[-1]]

@@ -3,7 +3,7 @@
 //
 // The value sent to Python: {picture, regions, last_id}. A region is {id, kind, …} with
 //   box: {box: [x1, y1, x2, y2]}     polygon: {points: [[x, y], …]}     point: {point: [x, y]}
-//   brush: {strokes: [{width, points}, …]}
+//   brush: {strokes: [{width, points}, …]}     mask: {mask: name}, of a mask that Python has made
 // Region arrays are replaced, never changed in place, so that the undo history is a list of references.
 
 // ---------------------------------------------------------------- changing regions
@@ -26,9 +26,17 @@ function brushWidth() {
   return Math.max(1, round(Number(brushSize.value) / 100 * Math.max(picture.width, picture.height)));
 }
 
+// For a reload of the page, see arrive.js. A browser may forbid the storage, or have no room.
+function save() {
+  try {
+    sessionStorage.setItem("rgpt", JSON.stringify({ picture: picture.token, regions, last_id: lastId }));
+  } catch { /* then a reload begins anew */ }
+}
+
 function publish() {
   props.value = { picture: picture.token, regions, last_id: lastId };
   trigger("input");
+  save();
   refresh();
 }
 
@@ -42,6 +50,28 @@ function addRegion(fields) {
   regions = [...regions, { id: lastId, ...fields }];
   active = lastId;
   publish();
+}
+
+// Masks that Python has made: known from now on, and drawn as regions if they are new. One undo takes all back.
+let batch = null;
+function takeFound() {
+  const found = props.found;
+  if (!found || found.batch === batch || found.picture !== picture.token) return;
+  batch = found.batch;
+  const names = Object.keys(found.masks);
+  names.forEach((name) => { shapes[name] = shapeOf(found.masks[name]); });
+  if (!found.add) return;
+  const fresh = names.filter((name) => !regions.some((region) => region.mask === name));
+  const room = Math.max(0, limits.regions - regions.length);
+  if (fresh.length && room) {
+    remember();
+    const added = fresh.slice(0, room).map((name, index) => ({ id: lastId + 1 + index, kind: "mask", mask: name }));
+    lastId += added.length;
+    regions = [...regions, ...added];
+    active = lastId;
+    publish();
+  }
+  if (names.length && !fresh.length) active = regions.find((region) => region.mask === names[0]).id;
 }
 
 function removeRegion(id) {
@@ -68,8 +98,10 @@ function finishDraft() {
   if (!done) return;
   if (done.kind === "box") {
     const box = boxOf(done.from, done.to);
+    const hit = regionAt(done.from);
     if (Math.min(box[2] - box[0], box[3] - box[1]) * view.scale >= SMALLEST_BOX) addRegion({ kind: "box", box });
-    else refresh("Drag from one corner to the opposite one.");
+    else if (!hit || distance(done.from, done.to) * view.scale >= SMALLEST_BOX) refresh("Drag from one corner to the opposite one.");
+    else mentionRegion(hit.id);
   } else if (done.kind === "polygon") {
     if (done.points.length >= 3) addRegion({ kind: "polygon", points: done.points });
     else refresh("A polygon needs at least three corners.");
@@ -108,6 +140,12 @@ function insertIntoMessage(id) {
   if (window.matchMedia("(pointer: fine)").matches) box.focus({ preventScroll: true });
 }
 
+function mentionRegion(id) {
+  active = id;
+  refresh(`<region${id}> is in the message.`);
+  insertIntoMessage(id);
+}
+
 function chipFor(region) {
   const chip = document.createElement("span");
   chip.className = "rc-chip" + (region.id === active ? " rc-on" : "");
@@ -123,7 +161,7 @@ function chipFor(region) {
   const kind = document.createElement("i");
   kind.textContent = region.kind;
   insert.append(kind);
-  insert.onclick = () => { active = region.id; refresh(); insertIntoMessage(region.id); };
+  insert.onclick = () => mentionRegion(region.id);
   remove.className = "rc-remove";
   remove.textContent = "×";
   remove.title = "Remove this region";
@@ -167,11 +205,21 @@ element.querySelectorAll("[data-tool]").forEach((button) => {
 find("[data-act=finish]").onclick = finishDraft;
 find("[data-act=new]").onclick = () => { active = null; refresh("The next stroke begins a new region."); };
 find("[data-act=undo]").onclick = undo;
+find("[data-act=everything]").onclick = () => {
+  if (!picture.image) return;
+  trigger("everything");
+  say("Looking for everything … this can take a while.");
+};
 find("[data-act=clear]").onclick = () => { remember(); regions = []; active = null; draft = null; publish(); };
 
 // ---------------------------------------------------------------- mouse, pen, finger
 
 function press(point, grab) {
+  if (tool === "segment") {
+    trigger("segment", { point, picture: picture.token });
+    say("Looking for the object …");
+    return;
+  }
   if (tool === "box") {
     draft = { kind: "box", from: point, to: point };
   } else if (tool === "brush") {
@@ -231,7 +279,7 @@ canvas.addEventListener("pointercancel", (event) => {
 // ---------------------------------------------------------------- keyboard
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const LETTERS = { b: "box", p: "brush", g: "polygon", c: "point" };
+const LETTERS = { b: "box", p: "brush", g: "polygon", c: "point", ...(props.tools.includes("segment") ? { s: "segment" } : {}) };
 
 function moveCursor([dx, dy], far) {
   const step = Math.max(picture.width, picture.height) / (far ? 20 : 100);
@@ -346,6 +394,8 @@ function sync() {
     active = draft = cursor = null;
     history = [];
     lockedUpTo = 0;
+    shapes = {};
+    if (picture.token) save();
     showPicture();
   } else if (props.src !== picture.src) {
     showPicture();
@@ -357,10 +407,13 @@ function sync() {
     history = [];
     active = null;
   }
+  takeFound();
   refresh();
 }
 
-watch(["value", "src", "asked"], sync);
+find("[data-tool=segment]").hidden = !props.tools.includes("segment");
+find("[data-act=everything]").hidden = !props.tools.includes("everything");
+watch(["value", "src", "asked", "found"], sync);
 new ResizeObserver(fit).observe(stage);
 sync();
 element.dataset.ready = "1";

@@ -15,6 +15,7 @@ const HINTS = {
   brush: "Paint over the object; several strokes make one region.",
   polygon: "Click the corners; click the first one again, or press Enter, to finish.",
   point: "Click on the object.",
+  segment: "Click on an object: its mask becomes a region.",
 };
 const SMALLEST_BOX = 4;   // CSS pixels; a shorter drag is a click
 const LABEL_HEIGHT = 20;
@@ -26,6 +27,7 @@ let lockedUpTo = 0;       // regions with an id up to this one were part of a qu
 let tool = "box";
 let draft = null;         // what is being drawn: {kind, …}, not yet a region and without an id
 let cursor = null;        // [x, y] of the keyboard cursor
+let shapes = {};          // masks by name, as Python sends them: {bounds, size, runs}; see shapeOf
 
 // ---------------------------------------------------------------- geometry
 
@@ -39,6 +41,7 @@ const boxOf = (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[
 // Tight bounds [x1, y1, x2, y2] in picture pixels: where a label wants to sit.
 function boundsOf(region) {
   if (region.kind === "box") return region.box;
+  if (region.kind === "mask") return shapes[region.mask] ? shapes[region.mask].bounds : [0, 0, 1, 1];
   const radius = region.kind === "point" ? picture.pointRadius : 0;
   let bounds = [Infinity, Infinity, -Infinity, -Infinity];
   const add = ([x, y], r) => {
@@ -49,6 +52,74 @@ function boundsOf(region) {
   if (region.kind === "polygon") region.points.forEach((point) => add(point, 0));
   if (region.kind === "brush") region.strokes.forEach((s) => s.points.forEach((point) => add(point, s.width / 2)));
   return bounds;
+}
+
+// A mask from its runs (false and true pixels in turn, row by row): `inside` is one byte a pixel, `tinted` holds
+// pictures of it by colour.
+function shapeOf({ bounds, size: [height, width], runs }) {
+  const inside = new Uint8Array(height * width);
+  let at = 0;
+  runs.forEach((run, index) => {
+    if (index % 2) inside.fill(1, at, at + run);
+    at += run;
+  });
+  return { bounds, width, height, inside, tinted: {} };
+}
+
+function tintedShape(shape, fill) {
+  if (shape.tinted[fill]) return shape.tinted[fill];
+  const { width, height, inside } = shape, layer = document.createElement("canvas");
+  layer.width = width;
+  layer.height = height;
+  const brush = layer.getContext("2d"), image = brush.createImageData(width, height);
+  const rgb = [1, 3, 5].map((start) => parseInt(fill.slice(start, start + 2), 16));
+  const edge = (index) => {
+    const x = index % width;
+    return !(inside[index - width] && inside[index + width] && x && inside[index - 1] && x < width - 1 && inside[index + 1]);
+  };
+  for (let index = 0; index < inside.length; index += 1) {
+    if (inside[index]) image.data.set([...rgb, edge(index) ? 255 : 105], index * 4);
+  }
+  brush.putImageData(image, 0, 0);
+  shape.tinted[fill] = layer;
+  return layer;
+}
+
+function distanceToLine(point, points) {
+  let least = distance(point, points[0]);
+  for (let i = 1; i < points.length; i += 1) {
+    const [ax, ay] = points[i - 1], [bx, by] = points[i], length = (bx - ax) ** 2 + (by - ay) ** 2;
+    const t = length ? clamp(((point[0] - ax) * (bx - ax) + (point[1] - ay) * (by - ay)) / length, 0, 1) : 0;
+    least = Math.min(least, distance(point, [ax + t * (bx - ax), ay + t * (by - ay)]));
+  }
+  return least;
+}
+
+const blank = document.createElement("canvas").getContext("2d");   // untransformed, to ask about paths
+function contains(region, [x, y]) {
+  const [x1, y1, x2, y2] = boundsOf(region), grab = 6 / view.scale;
+  if (region.kind === "point") return distance([x, y], region.point) <= Math.max(picture.pointRadius, grab);
+  if (x < x1 || y < y1 || x > x2 || y > y2) return false;
+  if (region.kind === "brush") return region.strokes.some((s) => distanceToLine([x, y], s.points) <= s.width / 2);
+  if (region.kind === "polygon") {
+    const path = new Path2D();
+    region.points.forEach((point, index) => (index ? path.lineTo(...point) : path.moveTo(...point)));
+    return blank.isPointInPath(path, x, y);
+  }
+  if (region.kind === "mask") {
+    const shape = shapes[region.mask];
+    if (!shape) return false;
+    const column = Math.min(shape.width - 1, Math.floor(x * shape.width / picture.width));
+    const row = Math.min(shape.height - 1, Math.floor(y * shape.height / picture.height));
+    return Boolean(shape.inside[row * shape.width + column]);
+  }
+  return true;
+}
+
+// The region under a point; of several the smallest.
+function regionAt(point) {
+  const extent = (region) => { const [x1, y1, x2, y2] = boundsOf(region); return (x2 - x1) * (y2 - y1); };
+  return regions.filter((region) => contains(region, point)).sort((a, b) => extent(a) - extent(b))[0] || null;
 }
 
 // ---------------------------------------------------------------- drawing
@@ -130,6 +201,13 @@ function paintRegion(region) {
   const fill = colour(region.id), on = region.id === active, width = on ? 3 : 2;
   if (region.kind === "brush") {
     paintStrokes(region.strokes, fill, on ? 0.6 : 0.45);
+    return;
+  }
+  if (region.kind === "mask") {
+    if (!shapes[region.mask]) return;
+    pen.globalAlpha = on ? 1 : 0.8;
+    pen.drawImage(tintedShape(shapes[region.mask], fill), 0, 0, picture.width, picture.height);
+    pen.globalAlpha = 1;
     return;
   }
   if (region.kind === "box") {

@@ -24,6 +24,7 @@ class Visitor:
         self.answers = page.locator("#cb [data-testid=bot]")
         self.questions = page.locator("#cb [data-testid=user]")
         self.chips = page.locator("#rc .rc-chip")
+        self.table = page.locator("#at .at")
         self.toast = page.locator(".toast-body")
         self.stop_button = page.locator("#tb .stop-button")
         self.send_button = page.locator("#tb .submit-button")
@@ -31,6 +32,12 @@ class Visitor:
     def wait_until_loaded(self) -> None:
         self.page.wait_for_selector("#rc [data-ready]", state="attached")
         self.page.wait_for_selector("#ex [data-ready]", state="attached")
+
+    def reload(self) -> None:
+        """Load the page again, and wait until its picture is back."""
+        self.page.reload()
+        self.wait_until_loaded()
+        expect(self.canvas).to_have_attribute("data-shown", re.compile("."))
 
     def start_anew(self) -> None:
         """As after loading, but for the picture that was left: tool, message and toasts."""
@@ -99,6 +106,19 @@ class Visitor:
             devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
         devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
+    def download(self, button: str) -> tuple[str, bytes]:
+        """Press a button that makes a file: its name and content."""
+        with self.page.expect_download() as download:
+            self.page.get_by_role("button", name=button).click()
+        return download.value.suggested_filename, download.value.path().read_bytes()
+
+    def import_json(self, content: bytes) -> None:
+        """Choose a conversation's file."""
+        self.page.set_input_files(
+            "input[type=file][accept*=json]",
+            {"name": "talk.json", "mimeType": "application/json", "buffer": content},
+        )
+
     def numbers(self) -> list[int]:
         """The regions that have a chip."""
         return [int(chip.get_attribute("data-region")) for chip in self.chips.all()]
@@ -114,10 +134,10 @@ class Visitor:
         expect(self.send_button).to_be_visible()
         return self.answers.last.inner_text()
 
-    def shot(self, name: str) -> Path:
+    def shot(self, name: str, full_page: bool = True) -> Path:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         path = SCREENSHOTS / f"{name}.png"
-        self.page.screenshot(path=path, full_page=True)
+        self.page.screenshot(path=path, full_page=full_page)
         return path
 
 

@@ -33,6 +33,15 @@ class FakeSession:
         finally:
             self.engine.closed += 1
 
+    def another(self) -> FakeSession:
+        return FakeSession(self.engine, self.image)
+
+    def ask_many(self, question: str, regions, *, as_number: int | None = None) -> dict[int, str]:
+        self.engine.batches.append((question, list(regions)))
+        time.sleep(self.engine.delay)
+        areas = {n: int(self.regions[n].to_mask(self.image.height, self.image.width).sum()) for n in regions}
+        return {n: f"<region{as_number or n}> covers {area} px." for n, area in areas.items()}
+
 
 class FakeEngine:
     """Counts what was opened and closed, and keeps what every stream was asked with."""
@@ -42,6 +51,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.streams: list[SimpleNamespace] = []
+        self.batches: list[tuple[str, list[int]]] = []
         self.opened, self.closed, self.delay, self.padding = 0, 0, 0.0, 0
 
     def open(self, image) -> FakeSession:

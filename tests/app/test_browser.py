@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 
@@ -304,19 +303,6 @@ def test_two_visitors_share_nothing(visit, served, engine):
     assert second.questions.all_inner_texts() == ["second <region1>"]
 
 
-def test_export_downloads_the_conversation(visitor, engine):
-    visitor.drag((10, 10), (60, 60))
-    visitor.ask("<region1>")
-    visitor.answered("covers")
-    with visitor.page.expect_download() as download:
-        visitor.page.get_by_role("button", name="Export JSON").click()
-    exported = json.loads(download.value.path().read_text(encoding="utf-8"))
-    assert exported["model"] == "fake" and exported["picture"] == {"width": 384, "height": 288}
-    (turn,) = exported["turns"]
-    assert turn["question"] == "<region1>" and turn["answer"].startswith("Answer")
-    assert turn["regions"]["1"]["box"] == pytest.approx([10, 10, 60, 60], abs=2)
-
-
 def test_by_touch_at_390_pixels(visit, served, engine):
     visitor = visit(served[0], viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     visitor.upload(drawing(SIZE))
@@ -364,19 +350,3 @@ def test_a_large_photograph(regular, engine):
     assert received(engine, 1)[1] == pytest.approx((1000, 500, 3000, 2000), abs=8)
     area = 1000 * 320 + np.pi * 160**2
     assert received(engine, 2)[0] == pytest.approx(area, rel=0.04)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_screenshots(visit, served, engine, scheme):
-    visitor = visit(served[0], color_scheme=scheme)
-    visitor.example(SIZE)
-    visitor.drag((30, 30), (130, 130))
-    visitor.tool("brush")
-    visitor.drag((200, 60), (300, 90), (250, 140))
-    visitor.ask("Which is larger, <region1> or <region2>?")
-    visitor.answered("covers .* covers")
-    visitor.shot(f"{scheme}_1400")
-    visitor.page.set_viewport_size({"width": 390, "height": 844})
-    expect(visitor.canvas).to_have_css("width", re.compile(r"^3\d\d"))
-    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
-    visitor.shot(f"{scheme}_390")

@@ -161,7 +161,7 @@ def test_the_same_example_is_another_picture_for_every_visitor(do):
 
 @pytest.mark.parametrize("index", [None, 5, -2, "0", True])
 def test_an_example_that_does_not_exist_changes_nothing(do, index):
-    assert do.open_example(Conversation(), SimpleNamespace(index=index)) == (gr.skip(),) * 4
+    assert do.open_example(Conversation(), SimpleNamespace(index=index)) == (gr.skip(),) * 5
 
 
 def test_an_unusable_upload_is_told_without_its_path(do, tmp_path: Path, monkeypatch):
@@ -169,7 +169,7 @@ def test_an_unusable_upload_is_told_without_its_path(do, tmp_path: Path, monkeyp
     monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
     path = tmp_path / "note.png"
     path.write_text("no picture")
-    assert do.open_upload(str(path), Conversation()) == (gr.skip(),) * 4
+    assert do.open_upload(str(path), Conversation()) == (gr.skip(),) * 5
     assert "expected a picture" in warnings[0] and str(tmp_path) not in warnings[0]
 
 

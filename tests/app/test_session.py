@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.session import (
-    MAX_POINTS,
-    MAX_REGIONS,
-    Conversation,
-    Picture,
-    as_plain_text,
-    check_question,
-    fill_question,
-    read_regions,
-)
+from app.drawing import MAX_POINTS, MAX_REGIONS, read_regions
+from app.session import Conversation, Picture, as_plain_text, check_question, fill_question
 from rgpt.errors import InputError
 from rgpt.regions import RLE, Box, Point, Polygon, Scribble
 
@@ -254,17 +244,3 @@ def test_the_chat_gets_no_markup_but_mentions(text, shown):
 def test_a_turn_whose_event_was_lost_does_not_block_the_next():
     talk = Conversation(PICTURE).asked("a", {}).asked("b", {})
     assert [t.status for t in talk.turns] == ["stopped", "running"]
-
-
-def test_export_is_json_with_the_regions_of_every_turn():
-    talk = Conversation(PICTURE).asked("a “<region3>”", {3: Box(1, 2, 5, 6.5)}).answered("ü", "done")
-    exported = json.loads(json.dumps(talk.to_json("fake")))
-    assert exported["picture"] == {"width": 40, "height": 30}
-    assert exported["turns"] == [
-        {
-            "question": "a “<region3>”",
-            "answer": "ü",
-            "status": "done",
-            "regions": {"3": {"box": [1, 2, 5, 6.5]}},
-        }
-    ]
