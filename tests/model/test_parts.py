@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from rgpt.model.merging import merge_patches
 from rgpt.model.pooling import pool_regions
 from rgpt.model.refinement import DeconvRefinement
 from rgpt.model.vision import as_map
+from rgpt.regions import area_weights, square_padding
 from tests.model.tiny_models import PICTURE_SIZE, make_model
 
 
@@ -112,6 +114,24 @@ def test_two_disjoint_halves_average_to_the_whole_by_area(grid: int) -> None:
     a, b, both = pool_regions(refined, torch.stack([left, right, whole])[None])[0]
     areas = left.sum(), right.sum()
     torch.testing.assert_close((areas[0] * a + areas[1] * b) / sum(areas), both, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("height, width", [(1, 40), (30, 40), (40, 31), (37, 3), (96, 96)])
+@pytest.mark.parametrize("grid", [1, 5, 24])
+def test_both_laws_hold_from_the_picture_on_at_any_aspect(height: int, width: int, grid: int) -> None:
+    """Pixels in, pooled vectors out: a constant map gives the constant, halves average by their pixels."""
+    generator = np.random.default_rng(height * width)
+    whole = generator.random((height, width)) < 0.7
+    left = whole & (generator.random((height, width)) < 0.3)
+    parts = [left, whole & ~left, whole]
+    side, offset = square_padding(height, width)
+    weights = torch.from_numpy(np.stack([area_weights(part, side, offset, grid) for part in parts]))
+    refined = torch.randn(1, 6, grid, grid)
+    a, b, both = pool_regions(refined, weights[None])[0]
+    pixels = [int(part.sum()) for part in parts]
+    torch.testing.assert_close((pixels[0] * a + pixels[1] * b) / pixels[2], both, atol=1e-5, rtol=1e-5)
+    constant = pool_regions(torch.full((1, 6, grid, grid), 3.5), weights[None])
+    torch.testing.assert_close(constant, torch.full_like(constant, 3.5))
 
 
 def test_padding_rows_pool_to_zero_and_pass_no_gradient() -> None:
