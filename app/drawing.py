@@ -193,14 +193,14 @@ def add_mask(picture: Picture, region: Region) -> str:
     Raises:
         InputError: the picture has very many already.
     """
+    rle = region if isinstance(region, RLE) else RLE.from_mask(region.to_mask(picture.height, picture.width))
     for name, known in list(picture.masks.items()):
-        if known == region:
+        if known == rle:
             return name
     if len(picture.masks) >= picture.MOST_MASKS:
         raise InputError(
             f"This picture has {picture.MOST_MASKS} masks, the most it can have; open the picture anew."
         )
-    rle = region if isinstance(region, RLE) else RLE.from_mask(region.to_mask(picture.height, picture.width))
     name = f"m{len(picture.masks) + 1}"
     picture.masks[name] = rle
     return name

@@ -1,0 +1,171 @@
+"""`--sam`: a click becomes a mask, everything gets a region. Over a tiny SamModel in the on-disk layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+
+from app.drawing import MAX_REGIONS, read_regions
+from app.main import main
+from app.masks import MaskHandlers
+from app.sam import SamSegmenter
+from app.session import Conversation, Picture
+from rgpt.errors import InputError
+from tests.app.conftest import drawing
+from tests.recognizers.tiny_recognizers import SAM
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """config.json, model.safetensors, preprocessor_config.json."""
+    from transformers import SamImageProcessor, SamModel
+
+    from rgpt.recognizers.sam import sam_config
+
+    folder = tmp_path_factory.mktemp("sam") / "tiny-sam"
+    torch.manual_seed(0)
+    SamModel(sam_config(SAM)).save_pretrained(folder)
+    square = {"height": SIDE, "width": SIDE}
+    SamImageProcessor(size={"longest_edge": SIDE}, pad_size=square).save_pretrained(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(folder) -> SamSegmenter:
+    loaded = SamSegmenter.load(str(folder))
+    # Random weights are sure of nothing: without thresholds every point of the grid answers.
+    loaded.all.settings |= {"points_per_crop": 3, "pred_iou_thresh": -9.0, "stability_score_thresh": -9.0}
+    return loaded
+
+
+def picture() -> Picture:
+    return Picture(drawing((50, 40)))
+
+
+def test_a_click_is_what_transformers_computes(segmenter, folder):
+    """Our geometry and choice against its image processor's own, end to end."""
+    from transformers import SamModel
+
+    from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD
+
+    shown, (x, y) = picture(), (31.0, 12.0)
+    mask = segmenter.mask_at(shown, x, y)
+    processor = segmenter.all.pipeline.image_processor
+    inputs = processor(shown.image, return_tensors="pt", image_mean=list(SAM_MEAN), image_std=list(SAM_STD))
+    height, width = inputs["reshaped_input_sizes"][0].tolist()
+    model = SamModel.from_pretrained(folder, config=segmenter.sam.model.config).eval()
+    with torch.inference_mode():
+        point = torch.tensor([[[[x * width / 50, y * height / 40]]]])
+        out = model(pixel_values=inputs["pixel_values"], input_points=point, multimask_output=True)
+    sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+    (masks,) = processor.post_process_masks(out.pred_masks, *sizes, pad_size={"height": SIDE, "width": SIDE})
+    expected = masks[0, int(out.iou_scores[0, 0].argmax())].numpy()
+    assert 0.02 < expected.mean() < 0.98
+    got = np.zeros((40, 50), dtype=bool) if mask is None else mask.to_mask(40, 50)
+    assert (got != expected).mean() < 0.02
+
+
+def test_a_picture_is_encoded_once_for_all_clicks(segmenter, monkeypatch):
+    encoded, encode = [], segmenter.sam.encode_images
+    monkeypatch.setattr(segmenter.sam, "encode_images", lambda images: encoded.append(1) or encode(images))
+    shown = picture()
+    first = segmenter.mask_at(shown, 10, 10)
+    assert segmenter.mask_at(shown, 10, 10) == first and encoded == [1]
+    for _ in range(segmenter.KEPT + 2):
+        segmenter.mask_at(picture(), 10, 10)
+    assert len(segmenter._embeddings) == segmenter.KEPT
+
+
+def test_everything_is_bounded_and_inside(segmenter):
+    shown = picture()
+    found = segmenter.everything(shown, 4)
+    assert 1 <= len(found) <= 4
+    assert all(region.to_mask(40, 50).any() for region in found)
+
+
+class Halves:
+    """The half of the picture that was clicked; everything is both."""
+
+    name = "halves"
+
+    def mask_at(self, picture, x, y):
+        from rgpt.regions import Mask
+
+        mask = np.zeros((picture.height, picture.width), dtype=bool)
+        half = picture.width // 2
+        mask[:, :half] = x < half
+        mask[:, half:] = x >= half
+        return Mask(mask) if y else None
+
+    def everything(self, picture, most):
+        return [self.mask_at(picture, x, 1) for x in (0, picture.width)][:most]
+
+
+def click(talk: Conversation, point: object = (5, 5), token: str | None = None) -> SimpleNamespace:
+    given = list(point) if isinstance(point, tuple) else point
+    return SimpleNamespace(point=given, picture=token or talk.picture.token)
+
+
+def drawn(talk: Conversation, *names: str) -> dict:
+    entries = [{"id": n, "kind": "mask", "mask": name} for n, name in enumerate(names, 1)]
+    return {"picture": talk.picture.token, "regions": entries}
+
+
+def test_a_click_becomes_a_mask_that_can_be_asked_about():
+    talk, do = Conversation(picture()), MaskHandlers(Halves())
+    found = do.segment(talk, click(talk))["found"]
+    assert found["add"] and found["picture"] == talk.picture.token and list(found["masks"]) == ["m1"]
+    (region,) = read_regions(drawn(talk, "m1"), talk.picture).values()
+    assert region.to_mask(40, 50).sum() == 40 * 25
+    # The same object again has the same name, so the page does not draw it twice.
+    assert list(do.segment(talk, click(talk, (6, 6)))["found"]["masks"]) == ["m1"]
+    assert list(do.segment(talk, click(talk, (45, 6)))["found"]["masks"]) == ["m2"]
+
+
+@pytest.mark.parametrize("point", [(51, 5), (-1, 5), (1,), (True, 1), "ab", None, (float("nan"), 1), (5, 0)])
+def test_a_click_without_object_says_so_and_adds_nothing(point, monkeypatch):
+    warnings: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
+    talk = Conversation(picture())
+    assert MaskHandlers(Halves()).segment(talk, click(talk, point))["found"]["masks"] == {}
+    assert len(warnings) == 1 and talk.picture.masks == {}
+
+
+def test_a_click_on_an_overtaken_picture_is_nothing():
+    do = MaskHandlers(Halves())
+    assert do.segment(Conversation(picture()), click(Conversation(picture()))) == gr.skip()
+    assert do.everything({}, Conversation()) == gr.skip()
+
+
+def test_everything_leaves_room_for_fifty_regions(monkeypatch):
+    warnings: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
+    talk, do = Conversation(picture()), MaskHandlers(Halves())
+    assert list(do.everything(drawn(talk), talk)["found"]["masks"]) == ["m1", "m2"]
+    full = drawn(talk, *["m1"] * MAX_REGIONS)
+    assert do.everything(full, talk)["found"]["masks"] == {} and "50 regions already" in warnings[0]
+    almost = drawn(talk, *["m1"] * (MAX_REGIONS - 1))
+    assert len(do.everything(almost, talk)["found"]["masks"]) == 1
+
+
+def test_what_is_no_sam_is_refused_in_one_line(tmp_path, capsys):
+    from transformers import CLIPConfig
+
+    with pytest.raises(InputError, match="SamModel"):
+        SamSegmenter.load(str(tmp_path / "nothing"))
+    CLIPConfig().save_pretrained(tmp_path / "clip")
+    assert main(["--sam", str(tmp_path / "clip"), "--port", "1"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("app: SAM") and "type clip" in error
