@@ -116,10 +116,14 @@ function contains(region, [x, y]) {
   return true;
 }
 
+function extentOf(region) {
+  const [x1, y1, x2, y2] = boundsOf(region);
+  return (x2 - x1) * (y2 - y1);
+}
+
 // The region under a point; of several the smallest.
 function regionAt(point) {
-  const extent = (region) => { const [x1, y1, x2, y2] = boundsOf(region); return (x2 - x1) * (y2 - y1); };
-  return regions.filter((region) => contains(region, point)).sort((a, b) => extent(a) - extent(b))[0] || null;
+  return regions.filter((region) => contains(region, point)).sort((a, b) => extentOf(a) - extentOf(b))[0] || null;
 }
 
 // ---------------------------------------------------------------- drawing
@@ -266,7 +270,8 @@ function paint() {
   pen.imageSmoothingQuality = "high";
   pen.drawImage(picture.image, 0, 0, picture.width, picture.height);
   pen.lineJoin = "round";
-  regions.forEach(paintRegion);
+  // Large ones first, so that a small one inside a large one stays on top.
+  [...regions].sort((a, b) => extentOf(b) - extentOf(a)).forEach(paintRegion);
   if (draft) paintDraft();
   if (cursor && document.activeElement === canvas) paintCursor();
 }

@@ -54,11 +54,11 @@ def chromium() -> Iterator:
         browser.close()
 
 
-def serve(engine, examples=()) -> tuple:
+def serve(engine, examples=(), **options) -> tuple:
     """Serve the app on a free port; returns the Blocks (to close) and the address."""
     from app.page import build_page, launch_options
 
-    page = build_page(engine, examples)
+    page = build_page(engine, examples, **options)
     _, address, _ = page.launch(
         server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False, **launch_options()
     )

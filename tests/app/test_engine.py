@@ -61,6 +61,28 @@ def test_a_stopped_stream_computes_no_further(engine, monkeypatch):
     assert list(stream) == [] and len(steps) == done
 
 
+def test_a_table_holds_what_each_region_gets_alone(engine):
+    picture = Picture(make_picture())
+    answering = Answering(engine)
+    answering.TOGETHER = 2
+    regions = {2: REGIONS[2], 5: REGIONS[5], 9: Box(1, 1, 30, 9)}
+    batches = list(answering.ask_each(picture, "What is <region>?", regions))
+    assert [sorted(batch) for batch in batches] == [[2, 5], [9]]
+    for number, region in regions.items():
+        alone = engine.open(picture.image)
+        alone.regions = {1: region}
+        expected = alone.ask("What is <region1>?").replace("<region1>", f"<region{number}>")
+        assert {**batches[0], **batches[1]}[number] == expected
+
+
+def test_a_table_leaves_the_conversation_as_it_was(engine):
+    talk = Conversation(Picture(make_picture())).asked("What is <region2>?", REGIONS)
+    answering = Answering(engine)
+    talk = talk.answered("".join(answering.stream(talk)), "done").asked("And <region5>?", REGIONS)
+    list(answering.ask_each(talk.picture, "What is <region>?", REGIONS))
+    assert list(answering.stream(talk)) == list(Answering(engine).stream(talk))
+
+
 def test_what_the_model_refuses_is_an_input_error(engine):
     with pytest.raises(InputError, match="region9"):
         Answering(engine).check(Conversation(Picture(make_picture())).asked("<region9>", REGIONS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +15,11 @@ from PIL import Image
 
 from app.canvas import COLOURS, data_url, empty_value, hex_colours
 from app.engine import Answering
+from app.files import FileHandlers
 from app.handlers import Handlers
 from app.jobs import Jobs
 from app.session import Conversation, Picture
+from app.table import TableHandlers
 from rgpt.errors import InputError
 from rgpt.regions import Box
 from tests.app.fake_engine import FakeEngine
@@ -171,6 +175,130 @@ def test_an_unusable_upload_is_told_without_its_path(do, tmp_path: Path, monkeyp
     path.write_text("no picture")
     assert do.open_upload(str(path), Conversation()) == (gr.skip(),) * 5
     assert "expected a picture" in warnings[0] and str(tmp_path) not in warnings[0]
+
+
+# ------------------------------------------------------------------ tables, files, reloads
+
+
+def boxes(talk: Conversation, count: int) -> dict:
+    entries = [{"id": n, "kind": "box", "box": [n, 1, n + 5, 6]} for n in range(1, count + 1)]
+    return {"picture": talk.picture.token, "regions": entries, "last_id": count}
+
+
+def test_a_table_is_filled_batch_by_batch_and_kept(do, engine):
+    tables, talk = TableHandlers(do), Conversation(picture())
+    tables.check("Size of <region1>?", boxes(talk, 10), talk)
+    _, talk, shown = tables.ask("Size of <region1>?", boxes(talk, 10), talk)
+    assert shown["table"]["rows"] == [] and shown["table"]["asked"] == 10
+    steps = list(tables.answer(talk))
+    assert [len(filled.table.answers) for filled, _ in steps] == [8, 10, 10]
+    assert (
+        steps[-1][0].table.status == "done" and steps[-1][0].table.answers[10] == "<region10> covers 25 px."
+    )
+    assert engine.batches == [("Size of <region>?", [*range(1, 9)]), ("Size of <region>?", [9, 10])]
+    assert do.visits.find(talk.picture.token) == steps[-1][0] and not do.jobs.busy(talk.picture.token)
+    assert list(tables.answer(steps[-1][0])) == [(gr.skip(), gr.skip())]  # asked for only once
+
+
+@pytest.mark.parametrize(
+    ("question", "count", "told"),
+    [
+        ("Describe the picture.", 2, "mentions no region"),
+        ("<region1> or <region2>?", 2, "2 regions"),
+        ("", 0, "no region yet"),
+    ],
+)
+def test_a_table_that_cannot_be_asked(do, question, count, told):
+    talk = Conversation(picture())
+    with pytest.raises(gr.Error, match=told):
+        TableHandlers(do).check(question, boxes(talk, count), talk)
+    with pytest.raises(gr.Error, match="no picture"):
+        TableHandlers(do).check(question, {}, Conversation())
+
+
+def test_a_table_and_an_answer_do_not_meet(do):
+    talk = asked(do)
+    with pytest.raises(gr.Error, match="still being written"):
+        TableHandlers(do).check("", boxes(talk, 2), talk)
+    assert TableHandlers(do).ask("", boxes(talk, 2), talk) == (gr.skip(),) * 3
+
+
+def test_a_stopped_table_keeps_its_rows(do, engine):
+    tables, talk = TableHandlers(do), Conversation(picture())
+    _, talk, _ = tables.ask("", boxes(talk, 20), talk)
+    steps = tables.answer(talk)
+    next(steps)
+    do.jobs._jobs[talk.picture.token].stopping.set()
+    last_table = list(steps)[-1][0].table
+    assert last_table.status == "stopped" and len(last_table.answers) == 16 and len(engine.batches) == 2
+
+
+def test_a_failing_model_leaves_a_failed_table(do, monkeypatch):
+    monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
+    monkeypatch.setattr("tests.app.fake_engine.FakeSession.ask_many", lambda *_, **__: 1 / 0)
+    tables, talk = TableHandlers(do), Conversation(picture())
+    _, talk, _ = tables.ask("", boxes(talk, 2), talk)
+    assert last(tables.answer(talk)).table.status == "failed" and not do.jobs.busy(talk.picture.token)
+
+
+def test_a_reload_finds_the_conversation_under_its_token_only(do):
+    files = FileHandlers(do)
+    talk = last(do.answer(asked(do)))
+    saved = json.dumps(boxes(talk, 3))
+    canvas, found, messages, _, _ = files.arrive(saved, Conversation())
+    assert found.turns == talk.turns and found.picture.image is talk.picture.image
+    assert found.picture.token != talk.picture.token and len(messages) == 2
+    assert [entry["id"] for entry in canvas["value"]["regions"]] == [1, 2, 3]
+    for wrong in (
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"picture": 1}',
+        saved.replace("picture", "p"),
+        "x" * 3_000_000,
+        None,
+    ):
+        assert files.arrive(wrong, Conversation()) == (gr.skip(),) * 5
+    do.forget(talk)
+    assert files.arrive(saved, Conversation()) == (gr.skip(),) * 5
+
+
+def test_a_reload_never_gives_a_number_again(do):
+    talk = last(do.answer(asked(do)))  # region 1 was asked about and then removed; 7 was drawn and removed
+    drawn = {"picture": talk.picture.token, "regions": [], "last_id": 7}
+    canvas = FileHandlers(do).arrive(json.dumps(drawn), Conversation())[0]
+    assert canvas["value"]["last_id"] == 7
+    canvas = FileHandlers(do).arrive(json.dumps(drawn | {"last_id": "x"}), Conversation())[0]
+    assert canvas["value"]["last_id"] == 1
+
+
+def test_an_answer_cut_off_by_a_closed_tab_is_found_after_a_reload(do, engine):
+    engine.padding, engine.delay = 10_000, 0.05
+    talk = asked(do)
+    steps = do.answer(talk)
+    next(steps)
+    steps.close()
+    found = FileHandlers(do).arrive(json.dumps(boxes(talk, 1)), Conversation())[1]
+    assert found.turns[0].status == "stopped" and found.turns[0].answer.startswith("Answer:")
+
+
+def test_new_chat_forgets_the_table(do):
+    tables, talk = TableHandlers(do), Conversation(picture())
+    _, talk, _ = tables.ask("", boxes(talk, 2), talk)
+    talk = last(tables.answer(talk))
+    _, talk, _, shown = do.new_chat(talk)
+    assert talk.table is None and shown["table"] == {}
+
+
+def test_the_overlay_of_nothing_is_refused_and_a_large_one_is_a_jpeg(do, monkeypatch):
+    warnings: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
+    files = FileHandlers(do)
+    assert files.overlay({}, Conversation()) == gr.skip() and "no picture" in warnings[0]
+    large = Conversation(Picture(Image.new("RGB", (1500, 1000))))
+    parcel = json.loads(files.overlay(boxes(large, 1), large))
+    assert parcel["name"] == "regions.jpg" and base64.b64decode(parcel["base64"])[:2] == b"\xff\xd8"
 
 
 def test_a_picture_is_opened_once_and_forgotten_with_its_visitor(do, engine):

@@ -17,6 +17,7 @@ from app.sam import SamSegmenter
 from app.session import Conversation, Picture
 from rgpt.errors import InputError
 from tests.app.conftest import drawing
+from tests.app.fake_segmenter import Halves
 from tests.recognizers.tiny_recognizers import SAM
 
 SIDE = 64
@@ -93,24 +94,6 @@ def test_everything_is_bounded_and_inside(segmenter):
     found = segmenter.everything(shown, 4)
     assert 1 <= len(found) <= 4
     assert all(region.to_mask(40, 50).any() for region in found)
-
-
-class Halves:
-    """The half of the picture that was clicked; everything is both."""
-
-    name = "halves"
-
-    def mask_at(self, picture, x, y):
-        from rgpt.regions import Mask
-
-        mask = np.zeros((picture.height, picture.width), dtype=bool)
-        half = picture.width // 2
-        mask[:, :half] = x < half
-        mask[:, half:] = x >= half
-        return Mask(mask) if y else None
-
-    def everything(self, picture, most):
-        return [self.mask_at(picture, x, 1) for x in (0, picture.width)][:most]
 
 
 def click(talk: Conversation, point: object = (5, 5), token: str | None = None) -> SimpleNamespace:

@@ -91,29 +91,54 @@ def test_files_outside_the_cache_and_other_hosts_give_403(address, target):
     assert httpx.get(f"{address}gradio_api/file={target}").status_code == 403
 
 
-def test_an_event_cannot_name_a_file_outside_the_cache(launched):
+def call(address: str, name: str, session: str, *data: object) -> dict:
+    """Run an event as the page of `session` would, but without a browser: what comes back."""
+    config = httpx.get(f"{address}config").json()
+    (number, *_) = [d["id"] for d in config["dependencies"] if d["api_name"] == name]
+    body = {"data": list(data), "fn_index": number, "session_hash": session}
+    httpx.post(f"{address}gradio_api/queue/join", json=body).raise_for_status()
+    told = {}
+    with httpx.stream("GET", f"{address}gradio_api/queue/data?session_hash={session}", timeout=20) as lines:
+        for line in lines.iter_lines():
+            if "process_completed" in line:
+                told = json.loads(line.removeprefix("data:"))
+                break
+    return told
+
+
+def file_data(path: str) -> dict:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("event", ["open_upload", "open_saved"])
+@pytest.mark.parametrize("path", ["/etc/hostname", "pyproject.toml", "/proc/self/environ"])
+def test_an_event_cannot_name_a_file_outside_the_cache(launched, event, path):
     """Whoever speaks to the queue without a browser may write any path as "uploaded"."""
-    config = httpx.get(f"{launched}config").json()
-    events = {
-        entry["id"]: entry for entry in config["dependencies"] if entry["api_name"].startswith("open_upload")
-    }
-    assert events
-    for number in events:
-        session = uuid.uuid4().hex
-        body = {
-            "data": [{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}, None],
-            "fn_index": number,
-            "session_hash": session,
-        }
-        httpx.post(f"{launched}gradio_api/queue/join", json=body).raise_for_status()
-        with httpx.stream(
-            "GET", f"{launched}gradio_api/queue/data?session_hash={session}", timeout=20
-        ) as data:
-            for line in data.iter_lines():
-                if "process_completed" in line:
-                    break
-        told = json.loads(line.removeprefix("data:"))
-        assert told["success"] is False and "src" not in str(told["output"]), told
+    told = call(launched, event, uuid.uuid4().hex, file_data(path), None)
+    assert told["success"] is False and "data:image" not in str(told["output"]), told
+
+
+def test_another_session_gets_nothing_of_this_one(launched):
+    mine, other = uuid.uuid4().hex, uuid.uuid4().hex
+    path = send(launched)
+    opened = call(launched, "open_upload", mine, file_data(path), None)
+    canvas = opened["output"]["data"][0]
+    assert opened["success"] and canvas["props"]["src"].startswith("data:image/png")
+    drawn = {"picture": canvas["value"]["picture"], "regions": [], "last_id": 0}
+
+    # The same path again, from another session: the file is gone.
+    again = call(launched, "open_upload", other, file_data(path), None)
+    assert "data:image" not in str(again["output"])
+    # What the other session exports is its own, which is empty, even if it names my picture.
+    exported = call(launched, "export", other, drawn, None)["output"]["data"][0]
+    assert json.loads(json.loads(exported)["text"])["picture"] is None
+    mine_exported = call(launched, "export", mine, drawn, None)["output"]["data"][0]
+    assert json.loads(json.loads(mine_exported)["text"])["picture"]["width"] == 40
+    # A reload needs the picture's token.
+    for guess in ({"picture": "0" * 32}, {"picture": None}, {"picture": ["x"]}, [], "x"):
+        arrived = call(launched, "arrive", uuid.uuid4().hex, json.dumps(guess), None)
+        assert "data:image" not in str(arrived["output"]), guess
+    assert "data:image" in str(call(launched, "arrive", uuid.uuid4().hex, json.dumps(drawn), None)["output"])
 
 
 def test_an_opened_upload_is_gone(tmp_path):
