@@ -47,6 +47,7 @@ def build_page(
     quick = quiet | {"queue": False}
     queued = quiet | {"concurrency_limit": None}
     slow = quiet | {"concurrency_id": "model", "concurrency_limit": at_once}
+    one = quiet | {"concurrency_id": "masks", "concurrency_limit": 1}
     small: dict[str, Any] = {"size": "sm", "min_width": 60}
 
     # A file is removed as soon as it is opened; what was never opened goes within the hour.
@@ -98,7 +99,7 @@ def build_page(
                 arrived = gr.Textbox(visible="hidden", elem_id="arrived")
 
         shown = [canvas, conversation, chat, message, table]
-        page.load(files.arrive, [arrived, conversation], shown, js=static_text("arrive.js"), **queued)
+        page.load(files.arrive, [arrived, conversation], shown, js=static_text("arrive.js"), **quick)
         upload.upload(do.open_upload, [upload, conversation], shown, **queued)
         saved.upload(files.open_saved, [saved, conversation], shown, **queued)
         strip.pick(do.open_example, conversation, shown, **queued)
@@ -135,11 +136,11 @@ def build_page(
                 lambda *given, t=template: do.fill(t, *given), [canvas, conversation], message, **quick
             )
         for button, make in ((export, files.export), (overlay, files.overlay)):
-            made = button.click(make, [canvas, conversation], parcel, **queued)
+            # One at a time: of a photograph, either takes seconds and hundreds of megabytes.
+            made = button.click(make, [canvas, conversation], parcel, **one | {"concurrency_id": "files"})
             made.success(None, parcel, parcel, js=static_text("download.js"), **quiet)
         if segmenter:
             masks = MaskHandlers(segmenter)
-            one = quiet | {"concurrency_id": "masks", "concurrency_limit": 1}
             canvas.segment(masks.segment, conversation, canvas, **one)
             canvas.everything(masks.everything, [canvas, conversation], canvas, **one)
     page.queue(max_size=queue)

@@ -22,6 +22,8 @@ from rgpt.prompts import list_mentions, mention
 from rgpt.regions import Region, open_image
 
 MAX_QUESTION = 4000
+MAX_PIXELS = 50_000_000
+"""Of a visitor's picture: every region drawn on it may become a mask of its size, one byte a pixel."""
 
 _MENTION = re.compile(r"<region(\d{1,9})>")
 
@@ -48,7 +50,7 @@ class Picture:
         """Open a picture as `rgpt.regions.open_image` does (EXIF applied); InputError when it cannot be
         used.
         """
-        return cls(open_image(source), **kwargs)
+        return cls(open_image(source, MAX_PIXELS), **kwargs)
 
     @property
     def width(self) -> int:

@@ -1,4 +1,7 @@
 () => {
+  const titles = { every: "Ask the question in the message box about every region at once", ovl: "The picture with its numbered regions",
+                   exp: "Picture, regions and chat as one file", imp: "Open such a file" };
+  Object.entries(titles).forEach(([id, title]) => document.getElementById(id)?.setAttribute("title", title));
   // Colour <regionN> in the chat as on the canvas. The CSS Custom Highlight API changes no markup, so that what is
   // copied stays plain text.
   if (!CSS.highlights) return;

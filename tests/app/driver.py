@@ -134,6 +134,11 @@ class Visitor:
         expect(self.send_button).to_be_visible()
         return self.answers.last.inner_text()
 
+    def wait_for_toast(self, text: str) -> None:
+        """Wait until a toast with this text has faded in."""
+        expect(self.toast.first).to_contain_text(text)
+        expect(self.toast.first).to_have_css("opacity", "1")
+
     def shot(self, name: str, full_page: bool = True) -> Path:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         path = SCREENSHOTS / f"{name}.png"

@@ -264,7 +264,7 @@ def test_undo_and_new_chat(visitor, engine):
 def test_an_unknown_region_is_told_with_its_number(visitor, engine):
     visitor.drag((10, 10), (60, 60))
     visitor.ask("What is <region9>?")
-    expect(visitor.toast).to_contain_text("<region9> is not on the picture, which has <region1>")
+    visitor.wait_for_toast("<region9> is not on the picture, which has <region1>")
     expect(visitor.message).to_have_value("What is <region9>?")
     expect(visitor.questions).to_have_count(0)
     visitor.shot("unknown_region")

@@ -93,7 +93,7 @@ def test_a_full_queue_is_told_and_stop_still_works(browser, visitor, engine, ser
     body = {"data": [None], "fn_index": answer, "session_hash": uuid.uuid4().hex}
     httpx.post(f"{served[0]}gradio_api/queue/join", json=body).raise_for_status()
     visitor.import_json(b"{}")
-    expect(visitor.toast.first).to_contain_text("currently busy")
+    visitor.wait_for_toast("currently busy")
     visitor.shot("queue_full")
     visitor.stop_button.click()
     expect(visitor.send_button).to_be_visible()

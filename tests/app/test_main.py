@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.main import build_parser, main
+from tests.app.tiny_sam import save_tiny_sam
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,10 +86,12 @@ def test_a_folder_is_served_and_stopped_by_ctrl_c(tmp_path):
     model = make_model()
     model.save_pretrained(tmp_path / "small")
     make_processor(model.config).save_pretrained(tmp_path / "small")
+    save_tiny_sam(tmp_path / "sam")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.main", "--model", str(tmp_path / "small"), "--port", str(port)],
+        [sys.executable, "-m", "app.main", "--model", str(tmp_path / "small"), "--port", str(port)]
+        + ["--sam", str(tmp_path / "sam")],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -97,7 +100,7 @@ def test_a_folder_is_served_and_stopped_by_ctrl_c(tmp_path):
         line = process.stdout.readline()
         assert f"http://127.0.0.1:{port}" in line
         body = urllib.request.urlopen(f"http://127.0.0.1:{port}").read().decode()
-        assert "Model: small" in body
+        assert "Model: small" in body and '"tools":["segment","everything"]' in body
         process.send_signal(2)
         process.wait(20)
     finally:

@@ -18,29 +18,12 @@ from app.session import Conversation, Picture
 from rgpt.errors import InputError
 from tests.app.conftest import drawing
 from tests.app.fake_segmenter import Halves
-from tests.recognizers.tiny_recognizers import SAM
-
-SIDE = 64
+from tests.app.tiny_sam import SIDE, save_tiny_sam
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """config.json, model.safetensors, preprocessor_config.json."""
-    from transformers import SamImageProcessor, SamModel
-
-    from rgpt.recognizers.sam import sam_config
-
-    folder = tmp_path_factory.mktemp("sam") / "tiny-sam"
-    torch.manual_seed(0)
-    SamModel(sam_config(SAM)).save_pretrained(folder)
-    square = {"height": SIDE, "width": SIDE}
-    SamImageProcessor(size={"longest_edge": SIDE}, pad_size=square).save_pretrained(folder)
-    assert {path.name for path in folder.iterdir()} == {
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-    }
-    return folder
+    return save_tiny_sam(tmp_path_factory.mktemp("sam") / "tiny-sam")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.app.conftest import serve
 
@@ -41,4 +42,16 @@ def test_a_box_and_a_brush_mask_get_true_answers(tiny, visit):
         visitor.ask(f"Describe <region{number}>.")
         answer = visitor.answered(r"\.\s*$", count=turn)
         assert re.search(rf"\b{shown.colour}\b.*\b{shown.shape}\b", answer), (answer, shown.scene_object)
-    visitor.shot("tiny_box_and_brush")
+    visitor.message.fill("Describe <region>.")
+    visitor.page.get_by_role("button", name="Every region").click()
+    rows = visitor.table.locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(visitor.send_button).to_be_visible()
+    for row, shown in zip(rows.all(), (boxed, painted), strict=True):
+        expect(row).to_contain_text(re.compile(rf"\b{shown.colour}\b.*\b{shown.shape}\b"))
+    note = visitor.page.locator(".hd-model")
+    expect(note).to_contain_text("Model: tiny")
+    expect(note).to_contain_text("Knows drawn scenes only")
+    visitor.shot("tiny_1400")
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
+    visitor.shot("tiny_390", full_page=False)
