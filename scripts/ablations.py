@@ -1,11 +1,11 @@
 """What a choice is worth, three seeds each: tables for docs/ablations.md.
 
     python -m scripts.ablations prompts [--model tiny] [--count 150] [--seeds 1 2 3]
-    python -m scripts.ablations refinement --parts runs/tiny [--minutes 10] [--seeds 0 1 2]
+    python -m scripts.ablations refinement --parts runs/tiny [--steps 600] [--seeds 0 1 2]
 
 `prompts` asks a finished model about drawn scenes, `refinement` trains the variants first: both stages of
 `tiny`, on the tower, the warmed-up language model and the cached features of an earlier run of
-`scripts/train_tiny.sh`, for so many minutes a stage. Everything is kept under `--work` and not done twice.
+`scripts/train_tiny.sh`, for so many steps a stage. Everything is kept under `--work` and not done twice.
 Every row of a table names the command that computes it.
 """
 
@@ -39,6 +39,8 @@ PROMPTS = {
     "regions eroded": ("--regions", "eroded"),
 }
 SKILLS = ("classification", "classification_small", "brief_caption", "relation", "yes_no")
+TAUGHT = ("classification", "brief_caption", "relation", "verify", "verify_relation", "exists")
+"""What short runs are taught: what they are asked."""
 
 
 def evaluate(arguments: Sequence[str], out: Path) -> dict[str, Any]:
@@ -96,13 +98,16 @@ def refinement(args: argparse.Namespace) -> list[str]:
     for variant in args.variants:
         found = []
         for seed in args.seeds:
-            folder = args.work / "refinement" / f"{variant}-{seed}-{args.minutes:g}min"
+            folder = args.work / "refinement" / f"{variant}-{seed}-{args.steps}x{args.tokens}"
             if not (folder / "model").is_dir():
                 train_variant(args, variant, seed, folder)
             asked = ["shapes", "--model", str(folder / "model"), "--seed", "1", "--count", str(args.count)]
             asked += ["--only", ",".join(SKILLS), "--threads", str(args.threads)]
             found.append(evaluate(asked, folder / "eval"))
-        command = f"python -m scripts.ablations refinement --variants {variant} --minutes {args.minutes:g}"
+        command = (
+            f"python -m scripts.ablations refinement --variants {variant} --steps {args.steps}"
+            f" --tokens {args.tokens} --count {args.count}"
+        )
         lines.append(row(variant, found, SKILLS, command))
         print(lines[-1], file=sys.stderr, flush=True)
     return lines
@@ -123,9 +128,8 @@ def train_variant(args: argparse.Namespace, variant: str, seed: int, folder: Pat
     features = tune.cache_features(args.parts / "scenes", tower, args.parts / "features")
     for stage, rate in (("align", 2e-3), ("tune", 1e-3)):
         tune.train_stage(
-            model, stage, features, writer, 1_000_000, lr=rate, seed=seed, max_seconds=60 * args.minutes,
-            tokens=args.tokens,
-        )  # fmt: skip
+            model, stage, features, writer, args.steps, lr=rate, seed=seed, tasks=TAUGHT, tokens=args.tokens
+        )
     folder.mkdir(parents=True, exist_ok=True)
     recipe.export(model, args.parts / "language", folder / "model")
 
@@ -170,7 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     trained = what.add_parser("refinement", help="none, bilinear, deconv, residual: trains each")
     trained.add_argument("--parts", type=Path, default=ROOT / "runs" / "tiny", help="--work of train_tiny.sh")
     trained.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    trained.add_argument("--minutes", type=float, default=10.0, help="of each stage of each variant and seed")
+    trained.add_argument("--steps", type=int, default=600, help="of each stage of each variant and seed")
     trained.add_argument("--tokens", type=int, default=7000, help="of a training batch")
     trained.add_argument("--count", type=int, default=150, help="held-out scenes")
     trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training")

@@ -47,9 +47,9 @@ STAGE_SHARES = {
     # The language model comes knowing directions; what the fresh connector learns last is where things are.
     "align": {**LONG_SHARES, "relation": 6.0, "verify_relation": 3.0, "detailed_caption": 2.0},
     "tune": {
-        "referring": 4.0, "verify": 0.7, "verify_relation": 2.0, "relation": 2.5, "compare_size": 0.4,
-        "compare_attribute": 1.2, "classification": 0.7, "brief_caption": 0.7, "detailed_caption": 1.2,
-        "exists": 1.4, "count": 1.8, "picture_caption": 1.6,
+        "referring": 4.0, "verify": 0.7, "verify_relation": 1.7, "relation": 2.0, "compare_size": 0.4,
+        "compare_attribute": 1.2, "classification": 0.7, "brief_caption": 0.7, "detailed_caption": 1.6,
+        "exists": 1.4, "count": 2.0, "picture_caption": 1.8,
     },
 }  # fmt: skip
 """Shares of tokens by task in each stage (see `task_weights`)."""
