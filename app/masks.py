@@ -10,10 +10,11 @@ from app.canvas import found
 from app.drawing import MAX_REGIONS, add_mask, read_regions
 from app.handlers import escaped
 from app.sam import Segmenter
-from app.session import Conversation
+from app.session import Conversation, Picture
 from rgpt.errors import InputError
 
 MOST_FOUND = 24
+MOST_POINTS = 8
 
 
 class MaskHandlers:
@@ -23,16 +24,13 @@ class MaskHandlers:
         self.segmenter = segmenter
 
     def segment(self, conversation: Conversation, event: gr.EventData) -> Any:
-        """The mask of a click."""
-        picture, point = conversation.picture, event.point
+        """The mask of a click, or of some points of a scribble."""
+        picture, points = conversation.picture, event.points
         if picture is None or event.picture != picture.token:
             return gr.skip()
         names = []
         try:
-            good = isinstance(point, list) and len(point) == 2 and all(type(v) in (int, float) for v in point)
-            if not good or not (0 <= point[0] <= picture.width and 0 <= point[1] <= picture.height):
-                raise InputError("The click could not be read; click inside the picture.")
-            mask = self.segmenter.mask_at(picture, float(point[0]), float(point[1]))
+            mask = self.segmenter.mask_at(picture, _points(points, picture))
             if mask is None:
                 raise InputError(f"{self.segmenter.name} sees no object there; click elsewhere or draw it.")
             names = [add_mask(picture, mask)]
@@ -57,3 +55,14 @@ class MaskHandlers:
         except InputError as error:
             gr.Warning(escaped(error), title="No masks")
         return gr.update(found=found(picture, list(dict.fromkeys(names)), add=True))
+
+
+def _points(points: object, picture: Picture) -> list[tuple[float, float]]:
+    good = isinstance(points, list) and 1 <= len(points) <= MOST_POINTS
+    for point in points if good else []:  # type: ignore[attr-defined]
+        good = good and isinstance(point, list) and len(point) == 2
+        good = good and all(type(v) in (int, float) for v in point)
+        good = good and 0 <= point[0] <= picture.width and 0 <= point[1] <= picture.height
+    if not good:
+        raise InputError("The click could not be read; click inside the picture.")
+    return [(float(x), float(y)) for x, y in points]  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from app.session import Picture
@@ -16,8 +17,8 @@ class Segmenter(Protocol):
 
     name: str
 
-    def mask_at(self, picture: Picture, x: float, y: float) -> Region | None:
-        """The object at a point, in pixels of the upright picture; None when there is none."""
+    def mask_at(self, picture: Picture, points: Sequence[tuple[float, float]]) -> Region | None:
+        """The object on which all points (x, y; picture pixels) lie, or None."""
         ...
 
     def everything(self, picture: Picture, most: int) -> list[Region]:
@@ -26,10 +27,10 @@ class Segmenter(Protocol):
 
 
 class SamSegmenter:
-    """`transformers.SamModel`. A picture is encoded once for all its clicks."""
+    """`transformers.SamModel` or `Sam2Model`. A picture is encoded once for all its clicks."""
 
     KEPT = 8
-    """Pictures whose embeddings are kept, 4 MB each."""
+    """Pictures whose embeddings are kept: 4 MB each with SAM, 20 with SAM 2."""
 
     GRID = 16
     """"Everything" asks at a grid of so many points a side (SAM's own default is 32: four times the work)."""
@@ -39,46 +40,54 @@ class SamSegmenter:
         from rgpt.recognizers.sam import SamTokens
 
         self.name = name
-        self.sam = SamTokens(model.eval().requires_grad_(False))
+        self.model = model.eval().requires_grad_(False)
+        self.image_processor = image_processor
+        self.square = model.config.model_type != "sam"  # SAM 2 stretches pictures, SAM pads them
+        self.sam = SamTokens(model)
         self.all = SamEverything(model, image_processor, **{"points_per_crop": self.GRID, **settings})
         self._one = threading.Lock()
         self._embeddings: OrderedDict[str, Any] = OrderedDict()
 
     @classmethod
     def load(cls, name: str) -> SamSegmenter:
-        """From a folder or hub id; InputError when it is no SamModel."""
-        from transformers import AutoImageProcessor, SamModel
+        """From a folder or hub id; InputError when it is neither a SamModel nor a Sam2Model."""
+        from transformers import AutoImageProcessor, Sam2Model, SamModel
 
         from rgpt.recognizers.sam import sam_config
 
         try:
             # Any other checkpoint would load, too, with a warning and random weights.
             config, _ = SamModel.config_class.get_config_dict(name)
-            if config.get("model_type") != "sam":
-                raise ValueError(f"a checkpoint of type {config.get('model_type')}")
-            model = SamModel.from_pretrained(name, config=sam_config(config))
+            kind = config.get("model_type")
+            if kind == "sam":
+                model = SamModel.from_pretrained(name, config=sam_config(config))
+            elif kind in ("sam2", "sam2_video"):  # the published ones hold the video model's configuration
+                model = Sam2Model.from_pretrained(name)
+            else:
+                raise ValueError(f"a checkpoint of type {kind}")
             processor = AutoImageProcessor.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise InputError.about(
                 f"SAM {name!r}",
-                expected="a folder or hub id of a transformers SamModel with its preprocessor_config.json",
+                expected="a folder or hub id of a transformers SamModel or Sam2Model, with its preprocessor",
                 actual=" ".join(str(error).split())[:160],
                 fix="check the name and that the weights are on this machine",
             ) from error
         return cls(model, processor, name.rstrip("/").rsplit("/", 1)[-1])
 
-    def mask_at(self, picture: Picture, x: float, y: float) -> Region | None:
+    def mask_at(self, picture: Picture, points: Sequence[tuple[float, float]]) -> Region | None:
         import torch
 
-        geometry = self.sam.geometry(picture.height, picture.width)
+        geometry = self._geometry(picture)
         with self._one, torch.inference_mode():
             embedding = self._embedding(picture)
-            points = geometry.to_model(torch.tensor([[x, y]]))[None, :, None].to(embedding.device)
+            device = self.model.device
+            clicks = geometry.to_model(torch.tensor(points))[None, None].to(device)  # [1, 1, points, 2]
             # Three masks, from part to whole; SAM's own guess of their quality chooses.
-            out = self.sam.model(
+            out = self.model(
                 image_embeddings=embedding,
-                input_points=points,
-                input_labels=torch.ones(1, 1, 1, dtype=torch.long, device=embedding.device),
+                input_points=clicks,
+                input_labels=torch.ones(1, 1, len(points), dtype=torch.long, device=device),
                 multimask_output=True,
             )
             best = int(out.iou_scores[0, 0].argmax())
@@ -94,10 +103,20 @@ class SamSegmenter:
             found = best(self.all(picture.image), most)
         return list(found.regions)
 
+    def _geometry(self, picture: Picture) -> Any:
+        from rgpt.recognizers.geometry import Geometry
+
+        side = self.model.config.prompt_encoder_config.image_size
+        make = Geometry.squash if self.square else Geometry.longest_side
+        return make(picture.height, picture.width, side)
+
     def _embedding(self, picture: Picture) -> Any:
-        """`[1, 256, s, s]`."""
+        """`[1, C, s, s]`; of SAM 2 a list, from fine to coarse."""
         embedding = self._embeddings.pop(picture.token, None)
-        if embedding is None:
+        if embedding is None and self.square:
+            pixels = self.image_processor(images=picture.image, return_tensors="pt")["pixel_values"]
+            embedding = self.model.get_image_embeddings(pixels.to(self.model.device))
+        elif embedding is None:
             embedding = self.sam.encode_images([picture.image])
         self._embeddings[picture.token] = embedding
         while len(self._embeddings) > self.KEPT:

@@ -105,6 +105,13 @@ function finishDraft() {
   } else if (done.kind === "polygon") {
     if (done.points.length >= 3) addRegion({ kind: "polygon", points: done.points });
     else refresh("A polygon needs at least three corners.");
+  } else if (done.kind === "segment") {
+    // A click, or some points of a scribble on the object.
+    const step = (done.points.length - 1) / Math.max(1, Math.min(8, done.points.length) - 1);
+    const points = done.points.length === 1 ? done.points
+      : Array.from({ length: Math.min(8, done.points.length) }, (_, index) => done.points[Math.round(index * step)]);
+    trigger("segment", { points, picture: picture.token });
+    refresh("Looking for the object …");
   } else if (done.kind === "brush") {
     finishStroke({ width: done.width, points: done.points });
   }
@@ -216,11 +223,8 @@ find("[data-act=clear]").onclick = () => { remember(); regions = []; active = nu
 
 function press(point, grab) {
   if (tool === "segment") {
-    trigger("segment", { point, picture: picture.token });
-    say("Looking for the object …");
-    return;
-  }
-  if (tool === "box") {
+    draft = { kind: "segment", width: 6 / view.scale, points: [point] };
+  } else if (tool === "box") {
     draft = { kind: "box", from: point, to: point };
   } else if (tool === "brush") {
     draft = { kind: "brush", width: brushWidth(), points: [point] };
@@ -298,7 +302,7 @@ function pressKey(isEnter) {
   else if (draft && draft.kind === "box") finishDraft();
   else {
     press(cursor, 0);
-    if (draft && draft.kind === "brush") finishDraft();
+    if (draft && ["brush", "segment"].includes(draft.kind)) finishDraft();
     if (draft && draft.kind === "box") say("First corner set. Move with the arrow keys, Enter sets the opposite one.");
     if (draft && draft.kind === "polygon") say("Corner set. Space sets the next one, Enter finishes.");
   }

@@ -15,7 +15,7 @@ const HINTS = {
   brush: "Paint over the object; several strokes make one region.",
   polygon: "Click the corners; click the first one again, or press Enter, to finish.",
   point: "Click on the object.",
-  segment: "Click on an object: its mask becomes a region.",
+  segment: "Click on an object, or scribble on it: its mask becomes a region.",
 };
 const SMALLEST_BOX = 4;   // CSS pixels; a shorter drag is a click
 const LABEL_HEIGHT = 20;
@@ -236,6 +236,8 @@ function paintDraft() {
     pen.rect(x1, y1, x2 - x1, y2 - y1);
     shade(fill, 0.15);
     outline(fill, 2);
+  } else if (draft.kind === "segment") {
+    paintStrokes([draft], fill, 0.9);
   } else if (draft.kind === "brush") {
     const extended = regions.find((r) => r.id === active);
     const joins = extended && extended.kind === "brush" && extended.id > lockedUpTo;

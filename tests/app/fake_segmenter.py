@@ -12,7 +12,8 @@ class Halves:
 
     name = "halves"
 
-    def mask_at(self, picture, x: float, y: float) -> Mask | None:
+    def mask_at(self, picture, points) -> Mask | None:
+        x, y = points[0]
         mask = np.zeros((picture.height, picture.width), dtype=bool)
         half = picture.width // 2
         mask[:, :half] = x < half
@@ -20,4 +21,4 @@ class Halves:
         return Mask(mask) if y >= 1 else None
 
     def everything(self, picture, most: int) -> list[Mask]:
-        return [self.mask_at(picture, x, 1) for x in (0, picture.width)][:most]
+        return [self.mask_at(picture, [(x, 1)]) for x in (0, picture.width)][:most]

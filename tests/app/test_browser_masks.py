@@ -39,7 +39,7 @@ def test_a_click_becomes_a_mask_and_is_chatted_about(visitor, engine):
     expect(visitor.chips).to_have_count(1)
     expect(visitor.chips.first).to_contain_text("mask")
     visitor.click((60, 110))  # the same object
-    visitor.click((300, 100))
+    visitor.drag((300, 100), (320, 120), (300, 140))  # a scribble
     expect(visitor.chips).to_have_count(2)
     visitor.shot("segmented")
     visitor.ask("<region1> <region2>")

@@ -1,4 +1,4 @@
-"""`--sam`: a click becomes a mask, everything gets a region. Over a tiny SamModel in the on-disk layout."""
+"""`--sam`: a click becomes a mask, everything gets a region. Over tiny SAM models in the on-disk layout."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.app.fake_segmenter import Halves
 from tests.app.tiny_sam import SIDE, save_tiny_sam
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return save_tiny_sam(tmp_path_factory.mktemp("sam") / "tiny-sam")
+@pytest.fixture(scope="module", params=["sam", "sam2"])
+def folder(request, tmp_path_factory) -> Path:
+    return save_tiny_sam(tmp_path_factory.mktemp("sam") / "tiny-sam", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -38,37 +38,47 @@ def picture() -> Picture:
     return Picture(drawing((50, 40)))
 
 
-def test_a_click_is_what_transformers_computes(segmenter, folder):
-    """Our geometry and choice against its image processor's own, end to end."""
-    from transformers import SamModel
+@pytest.mark.parametrize("points", [[(31.0, 12.0)], [(5.0, 30.0), (9.5, 33.0), (12.0, 36.0)]])
+def test_a_click_is_what_transformers_computes(segmenter, folder, points):
+    """Our geometry and choice of a mask against those of transformers' own processors, end to end."""
+    from transformers import AutoModelForMaskGeneration, Sam2Processor, SamProcessor
 
-    from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD
-
-    shown, (x, y) = picture(), (31.0, 12.0)
-    mask = segmenter.mask_at(shown, x, y)
-    processor = segmenter.all.pipeline.image_processor
-    inputs = processor(shown.image, return_tensors="pt", image_mean=list(SAM_MEAN), image_std=list(SAM_STD))
-    height, width = inputs["reshaped_input_sizes"][0].tolist()
-    model = SamModel.from_pretrained(folder, config=segmenter.sam.model.config).eval()
+    shown = picture()
+    mask = segmenter.mask_at(shown, points)
+    model = AutoModelForMaskGeneration.from_pretrained(folder, config=segmenter.model.config).eval()
+    clicks = [list(point) for point in points]
+    if segmenter.square:
+        processor = Sam2Processor(segmenter.image_processor)
+        inputs = processor(images=shown.image, input_points=[[clicks]], return_tensors="pt")
+        sizes, options = [inputs["original_sizes"]], {}
+    else:
+        processor = SamProcessor(segmenter.image_processor)
+        inputs = processor(images=shown.image, input_points=[clicks], return_tensors="pt")
+        sizes = [inputs["original_sizes"], inputs["reshaped_input_sizes"]]
+        options = {"pad_size": {"height": SIDE, "width": SIDE}}
+    prompts = {
+        "input_points": inputs["input_points"].float(),
+        "input_labels": torch.ones(1, 1, len(points), dtype=torch.long),
+    }
     with torch.inference_mode():
-        point = torch.tensor([[[[x * width / 50, y * height / 40]]]])
-        out = model(pixel_values=inputs["pixel_values"], input_points=point, multimask_output=True)
-    sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
-    (masks,) = processor.post_process_masks(out.pred_masks, *sizes, pad_size={"height": SIDE, "width": SIDE})
+        out = model(pixel_values=inputs["pixel_values"], multimask_output=True, **prompts)
+    (masks,) = segmenter.image_processor.post_process_masks(out.pred_masks, *sizes, **options)
     expected = masks[0, int(out.iou_scores[0, 0].argmax())].numpy()
     assert 0.02 < expected.mean() < 0.98
     got = np.zeros((40, 50), dtype=bool) if mask is None else mask.to_mask(40, 50)
-    assert (got != expected).mean() < 0.02
+    assert (got != expected).mean() < 0.03
 
 
 def test_a_picture_is_encoded_once_for_all_clicks(segmenter, monkeypatch):
-    encoded, encode = [], segmenter.sam.encode_images
-    monkeypatch.setattr(segmenter.sam, "encode_images", lambda images: encoded.append(1) or encode(images))
+    encoded, encode = [], segmenter.model.get_image_embeddings
+    monkeypatch.setattr(
+        segmenter.model, "get_image_embeddings", lambda pixels: encoded.append(1) or encode(pixels)
+    )
     shown = picture()
-    first = segmenter.mask_at(shown, 10, 10)
-    assert segmenter.mask_at(shown, 10, 10) == first and encoded == [1]
+    first = segmenter.mask_at(shown, [(10, 10)])
+    assert segmenter.mask_at(shown, [(10, 10)]) == first and encoded == [1]
     for _ in range(segmenter.KEPT + 2):
-        segmenter.mask_at(picture(), 10, 10)
+        segmenter.mask_at(picture(), [(10, 10)])
     assert len(segmenter._embeddings) == segmenter.KEPT
 
 
@@ -79,9 +89,9 @@ def test_everything_is_bounded_and_inside(segmenter):
     assert all(region.to_mask(40, 50).any() for region in found)
 
 
-def click(talk: Conversation, point: object = (5, 5), token: str | None = None) -> SimpleNamespace:
-    given = list(point) if isinstance(point, tuple) else point
-    return SimpleNamespace(point=given, picture=token or talk.picture.token)
+def click(talk: Conversation, *points: object) -> SimpleNamespace:
+    given = [list(point) if isinstance(point, tuple) else point for point in points or [(5, 5)]]
+    return SimpleNamespace(points=given, picture=talk.picture.token)
 
 
 def drawn(talk: Conversation, *names: str) -> dict:
@@ -107,6 +117,16 @@ def test_a_click_without_object_says_so_and_adds_nothing(point, monkeypatch):
     talk = Conversation(picture())
     assert MaskHandlers(Halves()).segment(talk, click(talk, point))["found"]["masks"] == {}
     assert len(warnings) == 1 and talk.picture.masks == {}
+
+
+@pytest.mark.parametrize("points", [None, [], "ab", {"x": 1}, [[5, 5]] * 9])
+def test_points_of_another_form_are_refused(points, monkeypatch):
+    warnings: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
+    talk = Conversation(picture())
+    event = SimpleNamespace(points=points, picture=talk.picture.token)
+    assert MaskHandlers(Halves()).segment(talk, event)["found"]["masks"] == {}
+    assert "could not be read" in warnings[0]
 
 
 def test_a_click_on_an_overtaken_picture_is_nothing():
