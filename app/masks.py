@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,8 @@ from app.handlers import escaped
 from app.sam import Segmenter
 from app.session import Conversation, Picture
 from rgpt.errors import InputError
+
+log = logging.getLogger(__name__)
 
 MOST_FOUND = 24
 MOST_POINTS = 8
@@ -36,6 +39,8 @@ class MaskHandlers:
             names = [add_mask(picture, mask)]
         except InputError as error:
             gr.Warning(escaped(error), title="No mask")
+        except Exception:
+            self._failed()
         return gr.update(found=found(picture, names, add=True))
 
     def everything(self, drawn: object, conversation: Conversation) -> Any:
@@ -54,7 +59,16 @@ class MaskHandlers:
             names = [add_mask(picture, mask) for mask in masks]
         except InputError as error:
             gr.Warning(escaped(error), title="No masks")
+        except Exception:
+            self._failed()
         return gr.update(found=found(picture, list(dict.fromkeys(names)), add=True))
+
+    def _failed(self) -> None:
+        # Raised further, it would cover the canvas.
+        log.exception("%s failed", self.segmenter.name)
+        gr.Warning(
+            f"{escaped(self.segmenter.name)} failed; the reason is in the server's log.", title="No mask"
+        )
 
 
 def _points(points: object, picture: Picture) -> list[tuple[float, float]]:

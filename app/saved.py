@@ -9,7 +9,6 @@ Version 1 had neither picture nor canvas; it is read onto a picture of the same 
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import io
 import json
@@ -134,9 +133,10 @@ def _picture(value: object, shown: Picture | None) -> Picture | None:
         if not isinstance(value["data"], str):
             raise InputError("The file's picture is not base64 text; export it again.")
         try:
-            picture = Picture.open(base64.b64decode(value["data"], validate=True))
-        except binascii.Error as error:
+            content = base64.b64decode(value["data"], validate=True)
+        except ValueError as error:
             raise InputError(f"The file's picture is not base64 ({error}); export it again.") from error
+        picture = Picture.open(content)
     elif shown is None:
         raise InputError("The file holds no picture; open the picture first, then import again.")
     else:

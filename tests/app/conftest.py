@@ -47,7 +47,7 @@ def chromium() -> Iterator:
     path = find_chromium()
     if path is None:
         pytest.skip("needs Chromium (apt-get install chromium, or name one in RGPT_CHROMIUM)")
-    playwright.expect.set_options(timeout=20_000)  # a busy machine is slow, not wrong
+    playwright.expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -103,7 +103,7 @@ class Browser:
 
         options = {"viewport": {"width": 1400, "height": 1000}, **options}
         context = self.chromium.new_context(**options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         self.contexts.append(context)
         page = context.new_page()
         page.on("console", lambda m: self.wrong.append(f"console {m.type}: {m.text}"))

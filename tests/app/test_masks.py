@@ -129,6 +129,16 @@ def test_points_of_another_form_are_refused(points, monkeypatch):
     assert "could not be read" in warnings[0]
 
 
+def test_a_failing_segmenter_says_so_and_does_not_cover_the_canvas(monkeypatch):
+    warnings: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
+    monkeypatch.setattr(Halves, "mask_at", lambda *_: 1 / 0)
+    talk, do = Conversation(picture()), MaskHandlers(Halves())
+    assert do.segment(talk, click(talk))["found"]["masks"] == {}
+    assert do.everything(drawn(talk), talk)["found"]["masks"] == {}
+    assert ["halves failed" in text for text in warnings] == [True, True]
+
+
 def test_a_click_on_an_overtaken_picture_is_nothing():
     do = MaskHandlers(Halves())
     assert do.segment(Conversation(picture()), click(Conversation(picture()))) == gr.skip()

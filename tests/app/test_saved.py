@@ -106,6 +106,7 @@ def test_version_1_goes_onto_a_picture_of_the_same_size():
         (["picture"], [], "picture is not an object"),
         (["picture", "data"], 5, "not base64 text"),
         (["picture", "data"], "%%%", "not base64"),
+        (["picture", "data"], "é", "not base64"),
         (["picture", "data"], "AAAA", "expected a picture"),
         (["picture", "width"], 41, "41 x 30"),
         (["picture"], None, "turns but no picture"),
