@@ -65,13 +65,12 @@ def _build_regionspot(config: dict[str, Any], tokenizer: Any) -> RegionRecognize
     from rgpt.recognizers.regionspot import RegionSpot, RegionSpotHead
     from rgpt.recognizers.sam import SamTokens, sam_config
 
-    _check("regionspot", config, {"sam", "clip", "head", "templates", "dense_masks", "input_side"})
+    _check("regionspot", config, {"sam", "clip", "head", "templates", "dense_masks"})
     _check("regionspot head", config.get("head", {}), SPOT_HEAD_KEYS)
     sam = SamTokens(SamModel(sam_config(config["sam"])), config.get("dense_masks", False))
     vision, text, scale = build_clip(config["clip"], tokenizer)
     head = RegionSpotHead(vision.width, vision.dim, sam.width, **config.get("head", {}))
-    rest = config.get("templates", "openai81"), config.get("input_side")
-    return RegionSpot(sam, vision, text, head, scale, *rest)
+    return RegionSpot(sam, vision, text, head, scale, config.get("templates", "openai81"))
 
 
 def regionspot_from_pretrained(

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from rgpt.errors import InputError
 from rgpt.recognizers.base import ImageState, RegionRecognizer
 from rgpt.recognizers.clip_towers import ClipVision, unit
 from rgpt.recognizers.frozen import Frozen
@@ -78,8 +77,6 @@ class RegionSpot(RegionRecognizer):
     Args:
         sam: frozen. vision: CLIP's frozen image tower. text: of the same CLIP.
         head: its widths must fit SAM's tokens, the tower and the text.
-        input_side: pixels a side of the picture that CLIP sees; None is the tower's own. Only a ResNet, whose
-            map has no positions, takes another (its own 224 would leave 7 x 7 cells).
     """
 
     independent_regions = False
@@ -93,17 +90,8 @@ class RegionSpot(RegionRecognizer):
         head: RegionSpotHead,
         logit_scale: float = 100.0,
         templates: Any = "openai81",
-        input_side: int | None = None,
     ) -> None:
         super().__init__(text, logit_scale)
-        if input_side not in (None, vision.image_size) and not getattr(vision, "is_resnet", False):
-            raise InputError.about(
-                "regionspot input_side",
-                expected=f"the tower's own {vision.image_size}",
-                actual=str(input_side),
-                fix="leave it out: a ViT's positions are of its own size",
-            )
-        self.input_side = input_side or vision.image_size
         self.sam, self.vision, self.head = Frozen(sam), Frozen(vision), head
         self.templates = templates
 
@@ -118,7 +106,7 @@ class RegionSpot(RegionRecognizer):
     @torch.no_grad()
     def clip_tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """`[B, M, d]`: the last block's tokens of the whole picture, squashed, class token first."""
-        side = self.input_side
+        side = self.tower.image_size
         pixels = [
             Geometry.squash(i.height, i.width, side).pixels(i, self.tower.mean, self.tower.std)
             for i in images

@@ -75,7 +75,8 @@ class Scenes:
     """Drawn scenes.
 
     Args:
-        scale: pixels a logical unit; a scene is at most 96 units a side.
+        scale: pixels a logical unit, or the least and the most, drawn for each scene; a scene is at most 96
+            units a side.
         regions: `box`, `mask` or `mixed`. count: of scenes, from `first` up.
         crop: pictures of a single object, cut with some of its surroundings, captioned; for pretraining.
     """
@@ -83,7 +84,7 @@ class Scenes:
     def __init__(
         self,
         name: str = "scenes",
-        scale: float = 1.0,
+        scale: float | Sequence[float] = 1.0,
         min_objects: int = 2,
         max_objects: int = 6,
         regions: str = "box",
@@ -95,7 +96,15 @@ class Scenes:
             raise InputError.about(
                 "regions of scenes", expected="box, mask or mixed", actual=repr(regions), fix="choose one"
             )
-        self.name, self.scale, self.kind, self.count, self.first = name, scale, regions, count, first
+        scales = (scale, scale) if isinstance(scale, int | float) else tuple(scale)
+        if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
+            raise InputError.about(
+                "scale of scenes",
+                expected="a number, or least and most",
+                actual=repr(scale),
+                fix="correct it",
+            )
+        self.name, self.scales, self.kind, self.count, self.first = name, scales, regions, count, first
         self.objects, self.crop = (min_objects, max_objects), crop
         self.names = phrases()
 
@@ -105,11 +114,11 @@ class Scenes:
     def __getitem__(self, index: int) -> Example:
         if self.crop:
             number, place = divmod(index, CROPS_A_SCENE)
-            scene = _drawn(self.first + number, self.scale, *self.objects)
+            scene = _drawn(self.first + number, self.scale(self.first + number), *self.objects)
             chosen = scene.objects[place % len(scene.objects)]
             return self._crop(scene.image, chosen, random.Random(f"crop {self.first} {index}"))
         seed = self.first + index
-        scene = draw_scene(seed, self.scale, *self.objects)
+        scene = draw_scene(seed, self.scale(seed), *self.objects)
         rng = random.Random(f"regions {seed}")
         regions = []
         for o in scene.objects:
@@ -118,6 +127,10 @@ class Scenes:
         own = RegionSet(tuple(regions), scene.image.height, scene.image.width, source="scenes")
         caption = " and ".join(names_of(o)[2] for o in scene.objects)
         return Example(scene.image, own, tuple(names_of(o) for o in scene.objects), caption)
+
+    def scale(self, seed: int) -> float:
+        """Pixels a unit of a scene."""
+        return random.Random(f"scale {seed}").uniform(*self.scales)
 
     def _crop(self, image: Image.Image, o: DrawnObject, rng: random.Random) -> Example:
         grow = [rng.uniform(0.0, 0.25) * side for side in (o.box.x2 - o.box.x1, o.box.y2 - o.box.y1) * 2]

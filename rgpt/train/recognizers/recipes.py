@@ -130,8 +130,7 @@ class RegionSpotRecipe(Recipe):
     """Focal alignment of every region with the source's whole vocabulary; SAM and CLIP frozen.
 
     `model`: `sam` and `clip` (names of pretrained parts) with optional `head`, or `config`; `cache`: a folder
-    for SAM's tokens; `unit_gain`: redraw a *random* SAM so that its tokens carry a signal (tiny runs);
-    `clip_from`: a folder of kind clip whose tower is copied in (tiny runs).
+    for SAM's tokens; `unit_gain`: redraw a *random* SAM so that its tokens carry a signal (tiny runs).
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -144,9 +143,6 @@ class RegionSpotRecipe(Recipe):
         if model.get("unit_gain") and not config.init:
             unit_gain_(made.sam)
             unit_gain_(made.vision)
-        if model.get("clip_from") and not config.init:
-            source = load_recognizer(model["clip_from"])
-            made.vision.module.load_state_dict(source.vision.module.state_dict())  # type: ignore[union-attr]
         self.cache = None
         if model.get("cache"):
             self.cache = TokenCache(model["cache"], fingerprint(made.prompter))
