@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.bench import Figure, run_process
+from scripts.measuring import Figure, run_process
 
 REGIONS_A_PICTURE = 50
 """As Visual Genome: 5.4 million regions in 108,077 pictures."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.bench import Figure
+from scripts.measuring import Figure
 
 if TYPE_CHECKING:
     from rgpt.recognizers.base import RegionRecognizer

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.bench import Figure
 from scripts.load_serve import start_server
+from scripts.measuring import Figure
 
 if TYPE_CHECKING:
     import httpx

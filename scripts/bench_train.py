@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scripts.bench import Figure
+from scripts.measuring import Figure
 
 if TYPE_CHECKING:
     from rgpt.data.dataset import Example

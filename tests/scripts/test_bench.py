@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench import Figure, Timing, run_process, time_stream
+from scripts.measuring import Figure, Timing, run_process, time_stream
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_run_process_sees_the_memory_of_the_child() -> None:
     # From a process of its own: Linux counts the parent's peak towards the child's, and pytest's is large.
     code = """
 import sys
-from scripts.bench import run_process
+from scripts.measuring import run_process
 small = run_process([sys.executable, "-c", "print('here')"])
 large = run_process([sys.executable, "-c", "x = b'x' * (200 << 20)"])
 assert small[2] == "here\\n", small

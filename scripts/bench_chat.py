@@ -1,0 +1,129 @@
+"""How fast and how large `rgpt chat` is: first token, tokens a second, start-up times, peak memory.
+
+    python -m scripts.bench chat [--model tiny] [--repeats 5] [--threads N] [--json FILE]
+
+What concerns a whole process (imports, memory) is measured first, while this process is still small: Linux
+counts the parent's peak memory towards a child's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.measuring import Figure, Timing, run_process, time_stream
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from rgpt.chat import ChatSession
+    from rgpt.regions import Region
+
+QUESTION = "Describe <region1> in detail."
+MAX_NEW_TOKENS = 128
+IMPORT_RGPT = "import time; t = time.perf_counter(); import rgpt; print(time.perf_counter() - t)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`python -m scripts.bench chat`."""
+    parser.add_argument("--model", default="tiny", help="as for `rgpt chat` (default: tiny)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="how often each is measured (default: 5)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
+    parser.set_defaults(run=bench_chat)
+
+
+def measure_processes(model: str, repeats: int) -> Iterator[Figure]:
+    """Import time, start-up time and the memory of a whole `rgpt chat`, each from fresh processes."""
+    rgpt = [sys.executable, "-m", "rgpt.cli"]
+    run_process([sys.executable, "-c", IMPORT_RGPT])  # the first run writes the bytecode files
+    imports = [float(run_process([sys.executable, "-c", IMPORT_RGPT])[2]) for _ in range(repeats)]
+    yield Figure("import rgpt", "s", imports, at_most=0.3)
+    starts = [run_process([*rgpt, "--help"])[0] for _ in range(repeats)]
+    yield Figure("rgpt --help", "s", starts, at_most=0.5)
+
+    with tempfile.TemporaryDirectory() as folder:
+        picture, mask = Path(folder) / "scene.png", Path(folder) / "mask.png"
+        # Drawn by another process, so that nothing it needs is loaded, and counted, in this one.
+        draw = f"from scripts.bench_chat import save_scene; save_scene({str(picture)!r}, {str(mask)!r})"
+        run_process([sys.executable, "-c", draw])
+        command = [*rgpt, "chat", "--model", model, "--image", str(picture), "--region", f"mask:{mask}"]
+        runs = [run_process([*command, "--ask", QUESTION]) for _ in range(repeats)]
+    yield Figure("rgpt chat, whole process", "s", [seconds for seconds, _, _ in runs])
+    yield Figure("rgpt chat, peak memory", "MiB", [kib / 1024 for _, kib, _ in runs], at_most=1024)
+
+
+def draw(seed: int) -> tuple[Image.Image, Region]:
+    """A drawn scene and the mask of its first object."""
+    from rgpt.data.scenes import draw_scene
+    from rgpt.regions import Mask
+
+    scene = draw_scene(seed)
+    return scene.image, Mask(scene.objects[0].mask)
+
+
+def save_scene(picture: str, mask: str, seed: int = 0) -> None:
+    """Write a drawn scene and the mask of its first object (white inside) as PNG files."""
+    from PIL import Image
+
+    image, region = draw(seed)
+    image.save(picture)
+    Image.fromarray(region.to_mask(image.height, image.width)).save(mask)
+
+
+def measure_answers(model: str, repeats: int, threads: int | None) -> Iterator[Figure]:
+    """First token and token rate in one process with the model loaded.
+
+    In each conversation two turns are timed: on a picture just set (its encoding included), on the same one.
+    """
+    import torch
+
+    from rgpt.chat import ChatSession
+    from rgpt.model import load
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", file=sys.stderr)
+    network, processor = load(model)
+
+    def count_tokens(text: str) -> int:
+        return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def conversation(seed: int) -> tuple[Timing, Timing]:
+        session: ChatSession = ChatSession(network, processor)
+        image, region = draw(seed)
+
+        def whole() -> Iterator[str]:
+            # A generator, so that setting the picture happens inside the timed stretch.
+            session.set_image(image)
+            session.add_region(region)
+            yield from session.stream(QUESTION, max_new_tokens=MAX_NEW_TOKENS)
+
+        new = time_stream(whole(), count_tokens)
+        return new, time_stream(session.stream(QUESTION, max_new_tokens=MAX_NEW_TOKENS), count_tokens)
+
+    conversation(0)  # the first run of a process pays for allocating and for choosing kernels
+    timings = [conversation(seed) for seed in range(1, repeats + 1)]
+    yield Figure("first token, new picture", "ms", [new.first * 1000 for new, _ in timings], at_most=150)
+    yield Figure("first token, same picture", "ms", [same.first * 1000 for _, same in timings], at_most=150)
+    rates = [t.later_tokens / t.later_seconds for pair in timings for t in pair if t.later_tokens]
+    if rates:
+        yield Figure("tokens after the first", "tokens/s", rates, at_least=100)
+    else:
+        print("bench: every answer came in one piece, so there is no rate to give.", file=sys.stderr)
+
+
+def bench_chat(options: argparse.Namespace) -> list[Figure]:
+    """Everything about `rgpt chat`, in the order in which it must be measured."""
+    return [
+        *measure_processes(options.model, options.repeats),
+        *measure_answers(options.model, options.repeats, options.threads),
+    ]
