@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from rgpt.data.scenes import draw_scene
 from tests.app.conftest import drawing
 from tests.app.driver import png
 
@@ -94,11 +95,11 @@ def test_a_click_that_drags_nothing_draws_nothing_and_uses_no_number(visitor, en
 
 
 def test_labels_do_not_cover_one_another(visitor, engine):
-    for index in range(12):
+    for index in range(9):
         visitor.drag((10 + index, 100), (60 + index, 150))
     labels = [label.bounding_box() for label in visitor.page.locator("#rc .rc-labels span").all()]
     frame = visitor.canvas.bounding_box()
-    assert len(labels) == 12
+    assert len(labels) == 9
     for index, a in enumerate(labels):
         assert frame["x"] <= a["x"] and a["x"] + a["width"] <= frame["x"] + frame["width"] + 0.5
         assert frame["y"] <= a["y"] and a["y"] + a["height"] <= frame["y"] + frame["height"] + 0.5
@@ -286,9 +287,8 @@ def test_markup_in_a_message_is_shown_as_text(visitor, engine):
     assert visitor.page.locator("#cb [data-testid=user] img").count() == 0
 
 
-def test_two_visitors_share_nothing(visit, served, engine):
-    first, second = visit(served[0]), visit(served[0])
-    first.upload(drawing(SIZE))
+def test_two_visitors_share_nothing(visitor, visit, served, engine):
+    first, second = visitor, visit(served[0])
     second.upload(drawing((200, 100)))
     first.drag((10, 10), (110, 60))
     second.drag((10, 10), (30, 20))
@@ -350,3 +350,30 @@ def test_a_large_photograph(regular, engine):
     assert received(engine, 1)[1] == pytest.approx((1000, 500, 3000, 2000), abs=8)
     area = 1000 * 320 + np.pi * 160**2
     assert received(engine, 2)[0] == pytest.approx(area, rel=0.04)
+
+
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
+def test_screenshots(visit, served, engine, scheme):
+    visitor = visit(served[0], color_scheme=scheme)
+    scene = draw_scene(42)
+    first, second = sorted(scene.objects, key=lambda shown: -shown.mask.sum())[:2]
+    visitor.upload(scene.image)
+    visitor.drag((first.box.x1, first.box.y1), (first.box.x2, first.box.y2))
+    visitor.tool("brush")
+    middle, reach = (second.box.y1 + second.box.y2) / 2, (second.box.x2 - second.box.x1) / 4
+    visitor.drag((second.box.x1 + reach, middle), (second.box.x2 - reach, middle))
+    visitor.ask("Which is larger, <region1> or <region2>?")
+    visitor.answered("covers .* covers")
+    visitor.page.get_by_role("button", name="Every region").click()
+    expect(visitor.table.locator("tbody tr")).to_have_count(2)
+    expect(visitor.send_button).to_be_visible()
+    visitor.shot(f"{scheme}_1400")
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
+    expect(visitor.canvas).to_have_css("width", re.compile(r"^3\d\d"))
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+    visitor.page.evaluate("scrollTo(0, 0)")
+    visitor.shot(f"{scheme}_390")
+    # However far down, the page says which model answers and what it can do.
+    visitor.page.mouse.wheel(0, 5000)
+    expect(visitor.page.locator(".hd-model")).to_be_in_viewport()
+    visitor.shot(f"{scheme}_390_scrolled", full_page=False)

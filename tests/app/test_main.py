@@ -80,6 +80,7 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     assert f"127.0.0.1:{port}" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_is_served_and_stopped_by_ctrl_c(tmp_path):
     from tests.model.tiny_models import make_model, make_processor
 
