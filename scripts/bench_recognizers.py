@@ -2,9 +2,8 @@
 
 Every recognizer is asked about all regions of a picture in one call, picture and vocabulary included, as
 `rgpt recognize` does it. 1 and N regions are asked in turns in the same process, so their ratio does not
-depend on how fast the machine is. Weights are random, shapes are the published ones: CLIP ViT-B/16 (cropped,
-pooled), RegionSpot Lite with SAM-B at 1024, RegionCLIP RN50 at 800, RO-ViT B/16 at 1024. `--size tiny` takes
-small ones.
+depend on how fast the machine is. Weights are random, networks small; `--size base` has the published shapes:
+CLIP ViT-B/16, RegionSpot Lite with SAM-B at 1024, RegionCLIP RN50 at 800, RO-ViT B/16 at 1024.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ NAMES = 80
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`python -m scripts.bench recognizers`."""
-    parser.add_argument("--size", choices=("tiny", "base"), default="base", help="widths and depths")
+    parser.add_argument("--size", choices=("tiny", "base"), default="tiny", help="widths and depths")
     parser.add_argument("--regions", type=int, default=100, metavar="N", help="compared with one region")
     parser.add_argument("--only", help="comma-separated names of recognizers")
     parser.add_argument("--device", help="default: the first GPU, or the CPU")
