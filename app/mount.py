@@ -14,11 +14,25 @@ def mount(application: Any, model: Any, processor: Any, name: str, path: str = "
 
     The server's API keys do not protect the page.
     """
-    import gradio as gr
-
     from app.engine import ModelEngine
     from app.examples import EXAMPLE_SEEDS, scene_picture
-    from app.page import build_page, launch_options
+    from app.page import build_page
 
     page = build_page(ModelEngine(model, processor, name), [scene_picture(seed) for seed in EXAMPLE_SEEDS])
+    return mount_page(application, page, path)
+
+
+def mount_page(application: Any, page: Any, path: str = "/ui") -> Any:
+    """The FastAPI application with a page of `build_page` at `path`."""
+    import gradio as gr
+    from fastapi import Response
+
+    from app.canvas import static_text
+    from app.page import launch_options
+
+    # Gradio's page names /favicon.ico of the server's root, whatever its own path.
+    @application.get("/favicon.ico", include_in_schema=False)
+    def icon() -> Response:
+        return Response(static_text("icon.svg"), media_type="image/svg+xml")
+
     return gr.mount_gradio_app(application, page, path=path, **launch_options())

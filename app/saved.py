@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.drawing import MAX_REGIONS, check_cost
-from app.session import Conversation, Picture, Table, Turn
+from app.session import Conversation, Picture, Table, Turn, is_text
 from rgpt.errors import InputError
 from rgpt.regions import Region, region_from_json
 
@@ -177,7 +177,7 @@ def _table(value: object, picture: Picture | None) -> Table:
 
 
 def _text(value: object, thing: str) -> str:
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not is_text(value):
         raise InputError(f"The file's {thing} is not text of at most {MAX_TEXT} characters; export it again.")
     return value
 

@@ -145,6 +145,11 @@ def mentioned_numbers(text: str) -> set[int]:
     return {int(number) for number in _MENTION.findall(text)}
 
 
+def is_text(text: str) -> bool:
+    """Whether a text can be sent at all: a lone surrogate, which JSON may hold, has no UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
 def as_plain_text(text: str) -> str:
     """Text for the Chatbot, which reads HTML even with markdown off: `<img src=…>` would load a picture.
 
@@ -161,6 +166,8 @@ def check_question(question: object, conversation: Conversation, regions: Mappin
     """
     if not isinstance(question, str) or not question.strip():
         raise InputError("The message is empty; type a question first.")
+    if not is_text(question):
+        raise InputError("The message holds half a character (a lone surrogate); type it again.")
     if len(question) > MAX_QUESTION:
         raise InputError(
             f"The message has {len(question)} characters, more than the {MAX_QUESTION} allowed; shorten it."
@@ -185,7 +192,7 @@ def question_for_each(text: object) -> str:
     Raises:
         InputError: the text mentions several regions, or none.
     """
-    text = text.strip() if isinstance(text, str) else ""
+    text = text.strip() if isinstance(text, str) and is_text(text) else ""
     if not text:
         return "Describe <region>."
     if len(text) > MAX_QUESTION:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,6 +75,27 @@ def served() -> Iterator[tuple[str, FakeEngine]]:
     page, address = serve(engine, [Picture(drawing())])
     yield address, engine
     page.close()
+
+
+@pytest.fixture(scope="module")
+def mounted() -> Iterator[str]:
+    """The address of the page at /ui of another application, as `rgpt serve --ui` has it."""
+    import uvicorn
+    from fastapi import FastAPI
+
+    from app.mount import mount_page
+    from app.page import build_page
+
+    application = mount_page(FastAPI(), build_page(FakeEngine()))
+    server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/ui/"
+    server.should_exit = True
+    thread.join(10)
 
 
 @pytest.fixture

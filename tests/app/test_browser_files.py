@@ -194,3 +194,20 @@ def test_a_photograph_with_gps_is_exported_without(visitor, engine):
     _, content = visitor.download("Export JSON")
     assert json.loads(content)["picture"]["width"] == 200
     assert b"SecretCamera" not in content
+
+
+@pytest.mark.slow
+def test_under_another_server_it_is_the_same_page(mounted, visit):
+    visitor = visit(mounted)
+    visitor.upload(drawing(SIZE))
+    draw_three_kinds(visitor)
+    visitor.ask("<region1>?")
+    visitor.answered("covers")
+    visitor.page.get_by_role("button", name="Every region").click()
+    expect(visitor.table.locator("tbody tr")).to_have_count(3)
+    name, _ = visitor.download("Save picture")
+    assert name == "regions.png"
+    visitor.reload()
+    assert visitor.numbers() == [1, 2, 3]
+    expect(visitor.questions).to_have_text(["<region1>?"])
+    expect(visitor.table.locator("tbody tr")).to_have_count(3)

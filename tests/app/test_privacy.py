@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,27 +23,6 @@ def launched() -> Iterator[str]:
     page, address = serve(FakeEngine())
     yield address
     page.close()
-
-
-@pytest.fixture(scope="module")
-def mounted() -> Iterator[str]:
-    """The page at /ui of another application, as `rgpt serve --ui` has it."""
-    import gradio as gr
-    import uvicorn
-    from fastapi import FastAPI
-
-    from app.page import build_page, launch_options
-
-    application = gr.mount_gradio_app(FastAPI(), build_page(FakeEngine()), path="/ui", **launch_options())
-    server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/ui/"
-    server.should_exit = True
-    thread.join(10)
 
 
 @pytest.fixture(params=["launched", "mounted"])

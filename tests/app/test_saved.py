@@ -115,6 +115,7 @@ def test_version_1_goes_onto_a_picture_of_the_same_size():
         (["turns", 0], "text", "turn 1 is not an object"),
         (["turns", 0, "question"], None, "question of turn 1 is not text"),
         (["turns", 1, "answer"], "x" * 60_000, "answer of turn 2 is not text"),
+        (["turns", 1, "question"], "half \ud800", "question of turn 2 is not text"),
         (["turns", 0, "regions"], [], "regions of turn 1"),
         (["turns", 0, "regions", "0"], {"box": [1, 1, 2, 2]}, "numbers are 1 to 9999"),
         (["turns", 0, "regions", "²"], {"box": [1, 1, 2, 2]}, "numbers are 1 to 9999"),

@@ -160,6 +160,7 @@ def test_whatever_the_page_sends_the_answer_is_regions_or_an_input_error(regions
         ("", "empty"),
         ("  \n", "empty"),
         (None, "empty"),
+        ("half \udc00 of it", "half a character"),
         ("x" * 5000, "5000 characters"),
         ("What is <region9>?", "<region9> is not on the picture, which has <region1>"),
         ("Compare <region1>, <region7> and <region8>", "<region7>, <region8> is not"),
