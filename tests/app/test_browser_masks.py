@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 
 import httpx
@@ -74,6 +75,14 @@ def test_everything_then_the_table_then_a_region_then_the_chat(visitor, engine):
     visitor.shot("everything")
     visitor.message.press("Enter")
     visitor.answered("<region2> covers 55296 px")
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
+    expect(visitor.canvas).to_have_css("width", re.compile(r"^3\d\d"))
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = visitor.page.locator("#rc [data-tool=segment]").bounding_box()
+    assert box["x"] + box["width"] <= 380  # whole, inside its group
+    visitor.page.evaluate("scrollTo(0, 0)")
+    visitor.shot("everything_390", full_page=False)
+    visitor.page.set_viewport_size({"width": 1400, "height": 1000})
 
 
 def test_one_undo_takes_back_everything_that_was_found(visitor, engine):
