@@ -19,7 +19,7 @@ from rgpt.recognizers.rovit_detector import DetectorConfig, RoVitDetector, Targe
 from rgpt.recognizers.vocabulary import Vocabulary
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch, Example
-from rgpt.train.recognizers.recipes import Recipe
+from rgpt.train.recognizers.recipe import Recipe
 from rgpt.train.recognizers.regionclip_recipe import Proposals
 
 PROPOSALS = 1000

@@ -9,7 +9,6 @@ parts (named in each class).
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rgpt.errors import InputError
-from rgpt.recognizers.base import RegionRecognizer
 from rgpt.recognizers.clip import ClipRecognizer
 from rgpt.recognizers.clip_towers import unit
 from rgpt.recognizers.cropped_positions import random_crops
@@ -25,64 +23,18 @@ from rgpt.recognizers.focal_contrast import focal_contrastive_loss
 from rgpt.recognizers.frozen import unit_gain_
 from rgpt.recognizers.geometry import Geometry
 from rgpt.recognizers.loading import (
-    build_recognizer,
-    load_recognizer,
     regionspot_from_pretrained,
-    save_recognizer,
 )
 from rgpt.recognizers.region_set import RegionSet, pad_sets
 from rgpt.recognizers.regionspot import RegionSpot
 from rgpt.recognizers.rovit import RoVit
 from rgpt.recognizers.token_cache import TokenCache, fingerprint
-from rgpt.recognizers.vocabulary import TextBank, Vocabulary, multi_hot
+from rgpt.recognizers.vocabulary import multi_hot
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch
-
-
-class Recipe(nn.Module):
-    """Base: holds the recognizer and the embedded vocabularies of the sources."""
-
-    def __init__(self, recognizer: RegionRecognizer) -> None:
-        super().__init__()
-        self.recognizer = recognizer
-        self._vocabularies: dict[str, Vocabulary] = {}
-
-    def vocabulary(self, batch: Batch) -> Vocabulary:
-        """The batch's whole vocabulary, with the recognizer's own templates."""
-        if batch.source not in self._vocabularies:
-            self._vocabularies[batch.source] = self.recognizer.vocabulary(batch.names)
-        return self._vocabularies[batch.source]
-
-    def bank(self, batch: Batch) -> TextBank:
-        return self.recognizer.encode_vocabulary(self.vocabulary(batch))
-
-    def save(self, folder: Path) -> None:
-        """Write the trained recognizer."""
-        save_recognizer(self.recognizer, folder)
-
-
-def start(kind: str, model: dict[str, Any], init: str) -> RegionRecognizer | None:
-    """The recognizer a recipe starts from: `init`, then `model.config`; None if neither is given.
-
-    Raises:
-        InputError: the folder holds another kind.
-    """
-    if init:
-        made = load_recognizer(init)
-        if made.kind != kind:
-            raise InputError.about(
-                f"init {init!r}", expected=f"a {kind}", actual=f"a {made.kind}", fix="name the other one"
-            )
-        return made
-    return build_recognizer(kind, model["config"]) if "config" in model else None
-
-
-def captions_of(batch: Batch) -> list[str]:
-    if not all(example.caption for example in batch.examples):
-        raise InputError(
-            f"source {batch.source}: an example has no caption; this recipe learns from captions."
-        )
-    return [example.caption for example in batch.examples]
+from rgpt.train.recognizers.detection_recipes import RegionClipTransferRecipe, RoVitDetectorRecipe
+from rgpt.train.recognizers.recipe import Recipe, captions_of, start
+from rgpt.train.recognizers.regionclip_recipe import RegionClipRecipe
 
 
 class ClipRecipe(Recipe):
@@ -219,9 +171,6 @@ class RoVitRecipe(Recipe):
 
 def open_recipe(config: RunConfig) -> Recipe:
     """The recipe of a run. Raises InputError when `model` lacks what it needs."""
-    from rgpt.train.recognizers.detection_recipes import RegionClipTransferRecipe, RoVitDetectorRecipe
-    from rgpt.train.recognizers.regionclip_recipe import RegionClipRecipe
-
     known: dict[str, Any] = {
         "clip": ClipRecipe,
         "regionspot": RegionSpotRecipe,

@@ -26,7 +26,7 @@ from rgpt.recognizers.regionclip_losses import (
 from rgpt.recognizers.vocabulary import read_vocabulary
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch, Example
-from rgpt.train.recognizers.recipes import Recipe, captions_of, start
+from rgpt.train.recognizers.recipe import Recipe, captions_of, start
 
 
 class RegionClipRecipe(Recipe):

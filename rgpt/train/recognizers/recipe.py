@@ -1,0 +1,60 @@
+"""What every recipe of a recognizer shares: its recognizer, its vocabularies, where it starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rgpt.errors import InputError
+from rgpt.recognizers.base import RegionRecognizer
+from rgpt.recognizers.loading import build_recognizer, load_recognizer, save_recognizer
+from rgpt.recognizers.vocabulary import TextBank, Vocabulary
+from rgpt.train.recognizers.data import Batch
+
+
+class Recipe(nn.Module):
+    """Base: holds the recognizer and the embedded vocabularies of the sources."""
+
+    def __init__(self, recognizer: RegionRecognizer) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+        self._vocabularies: dict[str, Vocabulary] = {}
+
+    def vocabulary(self, batch: Batch) -> Vocabulary:
+        """The batch's whole vocabulary, with the recognizer's own templates."""
+        if batch.source not in self._vocabularies:
+            self._vocabularies[batch.source] = self.recognizer.vocabulary(batch.names)
+        return self._vocabularies[batch.source]
+
+    def bank(self, batch: Batch) -> TextBank:
+        return self.recognizer.encode_vocabulary(self.vocabulary(batch))
+
+    def save(self, folder: Path) -> None:
+        """Write the trained recognizer."""
+        save_recognizer(self.recognizer, folder)
+
+
+def start(kind: str, model: dict[str, Any], init: str) -> RegionRecognizer | None:
+    """The recognizer a recipe starts from: `init`, then `model.config`; None if neither is given.
+
+    Raises:
+        InputError: the folder holds another kind.
+    """
+    if init:
+        made = load_recognizer(init)
+        if made.kind != kind:
+            raise InputError.about(
+                f"init {init!r}", expected=f"a {kind}", actual=f"a {made.kind}", fix="name the other one"
+            )
+        return made
+    return build_recognizer(kind, model["config"]) if "config" in model else None
+
+
+def captions_of(batch: Batch) -> list[str]:
+    if not all(example.caption for example in batch.examples):
+        raise InputError(
+            f"source {batch.source}: an example has no caption; this recipe learns from captions."
+        )
+    return [example.caption for example in batch.examples]
