@@ -59,9 +59,9 @@ def listen(host: str, port: int) -> socket.socket:
         InputError: the address cannot be listened on.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # IPPROTO_TCP by name: asyncio switches Nagle's algorithm off only for sockets that say so, and an accepted
-    # socket says what its listener said. With it on, each small piece of a stream waits for the client's
-    # acknowledgement of the one before, up to 40 ms.
+    # IPPROTO_TCP by name: asyncio switches Nagle's algorithm off only for sockets that say so, and an
+    # accepted socket says what its listener said. With it on, each small piece of a stream waits for the
+    # client's acknowledgement of the one before, up to 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
