@@ -42,12 +42,17 @@ def one_attribute(numbered: Numbered, rng: random.Random) -> Exchange | None:
 
 
 def drill_exchange(scene: Scene, rng: random.Random, progress: float) -> tuple[Numbered, Exchange] | None:
-    """One question about some of the scene's objects, as hard as `progress` (0..1) allows."""
+    """One question about some of the scene's objects, as hard as `progress` (0..1) allows.
+
+    1.0 is stage 2, which asks mostly whole questions and needs "no match" more than the drill does.
+    """
     most = [count for begins, count in MOST_CANDIDATES if progress >= begins][-1]
     numbered = number_objects(scene, rng, min(len(scene.objects), rng.randint(2, most)))
     drawn = rng.random()
     if drawn < 0.1:  # lest directions are forgotten
         made = rng.choice((relation, verify_relation, verify))(numbered, rng)
+    elif drawn < 0.75 and progress == 1.0:
+        made = referring(numbered, rng, followup=rng.random() < 0.1, no_match=0.4)
     elif drawn < 0.35 and progress >= WHOLE_QUESTIONS_FROM:
         made = referring(numbered, rng, followup=rng.random() < 0.3, no_match=0.3)
     else:

@@ -49,8 +49,8 @@ class Recipe:
     align_seconds: float = 420
     choose_steps: int = 3_000
     choose_seconds: float = 1_500
-    tune_steps: int = 8_000
-    tune_seconds: float = 3_600
+    tune_steps: int = 12_000
+    tune_seconds: float = 8_400
     seed: int = 0
     tower_batch: int = 64
     language_tokens: int = language.BATCH_TOKENS

@@ -55,8 +55,9 @@ STAGE_SHARES = {
 """Shares of tokens by task in each stage (see `task_weights`)."""
 
 
-WITHOUT_PICTURE = 0.3
-"""Share of the pools of stage 2 that choose among regions with no picture before them (`choosing.py`)."""
+CHOOSING, WITHOUT_PICTURE = 0.4, 0.3
+"""Share of the pools of stage 2 that are short questions choosing among regions (`choosing.py`), and of these
+the share without a picture before them. Learned without pictures alone, choosing is lost behind one."""
 
 
 @dataclass
@@ -158,13 +159,14 @@ def batches(
         k = rng.randrange(len(features.shards))
         shard, maps = features.shards[k], features.maps[k]
         pool: list[tuple[Conversation, int]] = []
-        short = stage == "tune" and tasks is None and rng.random() < WITHOUT_PICTURE
+        short = stage == "tune" and tasks is None and rng.random() < CHOOSING
+        picture = not short or rng.random() >= WITHOUT_PICTURE
         for row in generator.choice(len(shard.seeds), min(len(shard.seeds), 384), replace=False):
             scene = shard.scene(int(row))
             if short:
                 made = drill_exchange(scene, rng, 1.0) if len(scene.objects) > 1 else None
                 if made is not None:
-                    pool.append((writer.write(made[0], [made[1]], False, rng), int(row)))
+                    pool.append((writer.write(made[0], [made[1]], picture, rng), int(row)))
             elif len(scene.objects) > 1:
                 numbered = number_objects(scene, rng)
                 exchanges = conversation(numbered, rng, rng.randint(4, 7), weights)
