@@ -88,7 +88,8 @@ class Source:
         records: streamed; memory must not grow with the data set.
         convert: turns a record into samples; picklable, and depends on its arguments alone.
         form: "samples" or "detections", the name of the file.
-        facts: anything else worth a line of the report; read after the last record.
+        facts: anything else worth a line of the report; read after the last record (with `--limit`, before
+            the first).
     """
 
     records: Iterable[Record]
@@ -178,6 +179,7 @@ def run(recipe: Recipe, options: argparse.Namespace) -> Report:
     with new_folder(options.out) as folder:
         with tempfile.TemporaryDirectory(dir=folder, prefix="scratch-") as scratch:
             source = recipe.open(options, Path(scratch))
+            known = dict(source.facts)
             chosen: Reservoir[str] = Reservoir(options.seed)
             worker = Worker(
                 source.convert, options.seed, str(folder), excluded, options.skip_missing_pictures
@@ -187,7 +189,8 @@ def run(recipe: Recipe, options: argparse.Namespace) -> Report:
                 for line in _lines(source.records, worker, options, report):
                     stream.write(line + "\n")
                     chosen.offer(line)
-            report.facts = source.facts
+            # How far a limited run read on depends on its workers, so what only the end tells is left out.
+            report.facts = source.facts if options.limit is None else known
         if not report.kept:
             raise _kept_nothing(recipe.name, report)
         contact_sheet([_shown(line, folder) for line in chosen.samples]).save(folder / "contact_sheet.png")

@@ -153,10 +153,13 @@ class Service:
             else:
                 session = self.sessions.new()
             holder = [session]
+            usages: list[Any] = []
 
             def on_end() -> None:
                 if job is not None:
                     self._jobs.discard(job)
+                # Read here: once given back, the session may be another request's before this one wakes up.
+                usages.extend(turn.usage for turn in holder[0].turns[len(asked.turns) :])
                 # What failed in the middle is not known to be whole: only what was asked to its end is kept.
                 if holder[0].turns and len(holder[0].turns) > len(asked.turns):
                     self.sessions.give(ready.key, holder[0])
@@ -172,7 +175,7 @@ class Service:
                     job.stop()
             if sent := text.finish():
                 yield sent
-            usage = holder[0].turns[-1].usage
+            usage = usages[-1]
             reason = "length" if usage.ended == "length" and not text.stopped else "stop"
             yield Ended(reason, usage.prompt_tokens, usage.cached_tokens, usage.answer_tokens)
         except TimeoutError:

@@ -50,6 +50,16 @@ def eventually(condition: Callable[[], Any], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
+def test_usage_is_the_answers_own_even_if_its_session_is_in_other_hands(
+    fake_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another request may take a session the moment it is given back, before this one has been answered."""
+    monkeypatch.setattr("rgpt.serve.sessions.Sessions.give", lambda self, key, session: session.turns.clear())
+    response = post(fake_server(FakeLog()), text="a <region1>?")
+    assert content(response) == "You asked: a <region1>?"
+    assert response.json()["usage"]["total_tokens"] == 13
+
+
 def test_a_plain_answer(fake_server: Start) -> None:
     log = FakeLog()
     response = post(fake_server(log), text="a <region1>?", temperature=0.5, top_p=0.9, seed=7)
