@@ -66,8 +66,8 @@ SMOKE = Recipe(
     language_steps=240,
     language_tokens=1024,
     align_steps=40,
-    choose_steps=20,
-    tune_steps=120,
+    choose_steps=10,
+    tune_steps=240,
     tune_tokens=2000,
     tasks=("classification", "brief_caption"),
 )
