@@ -169,13 +169,9 @@ class Handlers:
                     conversation = conversation.answered(text, "running")
                     yield conversation, conversation.messages()
                     shown = time.monotonic()
-        except InputError as error:
+        except Exception as error:
             status = "failed"
-            gr.Warning(escaped(error), title="Not answered")
-        except Exception:
-            log.exception("the model failed")
-            status = "failed"
-            gr.Warning("The model failed; the reason is in the server's log.", title="Not answered")
+            tell_failure(error, "Not answered")
         except GeneratorExit:  # the tab was closed, or reloaded: what was said is there again after that
             self._keep_answer(conversation, text, "stopped", job)
             raise
@@ -282,6 +278,17 @@ def idle(**changes: Any) -> Any:
 def busy(**changes: Any) -> Any:
     """The message box while something is computed."""
     return gr.update(submit_btn=False, stop_btn=True, **changes)
+
+
+def tell_failure(error: Exception, title: str, culprit: str = "The model") -> None:
+    """A toast instead of an exception, which would cover the outputs: the visitor's mistake in its own words,
+    any other reason in the server's log only.
+    """
+    if isinstance(error, InputError):
+        gr.Warning(escaped(error), title=title)
+        return
+    log.error("%s failed", culprit, exc_info=error)
+    gr.Warning(f"{escaped(culprit)} failed; the reason is in the server's log.", title=title)
 
 
 def escaped(message: object) -> str:

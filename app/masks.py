@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import gradio as gr
 
 from app.canvas import found
 from app.drawing import MAX_REGIONS, add_mask, read_regions
-from app.handlers import escaped
+from app.handlers import tell_failure
 from app.sam import Segmenter
 from app.session import Conversation, Picture
 from rgpt.errors import InputError
-
-log = logging.getLogger(__name__)
 
 MOST_FOUND = 24
 MOST_POINTS = 8
@@ -37,10 +34,8 @@ class MaskHandlers:
             if mask is None:
                 raise InputError(f"{self.segmenter.name} sees no object there; click elsewhere or draw it.")
             names = [add_mask(picture, mask)]
-        except InputError as error:
-            gr.Warning(escaped(error), title="No mask")
-        except Exception:
-            self._failed()
+        except Exception as error:
+            tell_failure(error, "No mask", self.segmenter.name)
         return gr.update(found=found(picture, names, add=True))
 
     def everything(self, drawn: object, conversation: Conversation) -> Any:
@@ -57,18 +52,9 @@ class MaskHandlers:
             if not masks:
                 raise InputError(f"{self.segmenter.name} found nothing here; draw regions yourself.")
             names = [add_mask(picture, mask) for mask in masks]
-        except InputError as error:
-            gr.Warning(escaped(error), title="No masks")
-        except Exception:
-            self._failed()
+        except Exception as error:
+            tell_failure(error, "No masks", self.segmenter.name)
         return gr.update(found=found(picture, list(dict.fromkeys(names)), add=True))
-
-    def _failed(self) -> None:
-        # Raised further, it would cover the canvas.
-        log.exception("%s failed", self.segmenter.name)
-        gr.Warning(
-            f"{escaped(self.segmenter.name)} failed; the reason is in the server's log.", title="No mask"
-        )
 
 
 def _points(points: object, picture: Picture) -> list[tuple[float, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,13 +11,10 @@ import gradio as gr
 from app.canvas import COLOURS, static_text
 from app.component import no_stub_file
 from app.drawing import read_regions
-from app.handlers import Handlers, busy, escaped, table_update
+from app.handlers import Handlers, busy, escaped, table_update, tell_failure
 from app.jobs import Job
 from app.session import Conversation, Status, Table, question_for_each
 from rgpt.errors import InputError
-
-log = logging.getLogger(__name__)
-
 
 with no_stub_file():
 
@@ -102,13 +98,9 @@ class TableHandlers:
                     status = "stopped" if len(table.answers) < len(table.regions) else "done"
                     break
                 yield replace(conversation, table=table)
-        except InputError as error:
+        except Exception as error:
             status = "failed"
-            gr.Warning(escaped(error), title="Not answered")
-        except Exception:
-            log.exception("the model failed")
-            status = "failed"
-            gr.Warning("The model failed; the reason is in the server's log.", title="Not answered")
+            tell_failure(error, "Not answered")
         finally:
             batches.close()
         if not job.discarded:
