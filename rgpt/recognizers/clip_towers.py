@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +26,10 @@ KEYS = {
     "open_clip": {
         "library", "embed_dim", "vision_cfg", "text_cfg", "text", "quick_gelu", "logit_scale", "mean", "std",
     },
+    "tower": {"library", "vision", "dim", "logit_scale", "mean", "std"},
 }  # fmt: skip
+TOWER_TEXT_DIM = 64  # of the word vectors beside a tower that has no text space of its own
+TOWER_PREFIX = "model.vision_tower."  # of the weights in a RegionGPT folder
 
 
 class ClipVision(nn.Module):
@@ -116,6 +121,29 @@ class OpenClipVision(ClipVision):
         return as_map(self.model.ln_post(tokens[:, 1:]) @ self.model.proj)
 
 
+class TowerVision(ClipVision):
+    """A transformers image tower that was not trained beside a text tower: it has tokens, nothing else.
+
+    The tower of a chat model, for example; `tokens` is its last hidden state, class token included if it has
+    one.
+    """
+
+    def __init__(self, model: Any, dim: int, **normalisation: Any) -> None:
+        super().__init__(**normalisation)
+        self.model = model
+        self.image_size, self.width, self.dim = model.config.image_size, model.config.hidden_size, dim
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        return self.model(pixels).last_hidden_state
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        raise InputError(
+            "library tower: this tower shares no space with texts; use it for regionspot, or give a CLIP."
+        )
+
+    dense = embed
+
+
 def as_map(tokens: Tensor) -> Tensor:
     """`[B, h*w, C]` of a square picture, row by row -> `[B, C, h, w]`."""
     side = math.isqrt(tokens.shape[1])
@@ -127,7 +155,8 @@ def build_clip(config: dict[str, Any], tokenizer: Any = None) -> tuple[ClipVisio
 
     `{"library": "transformers", "vision": {CLIPVisionConfig}, "text": {CLIPTextConfig} or "words"}` or
     `{"library": "open_clip", "embed_dim": D, "vision_cfg": {…}, "text_cfg": {…}, "text": "open_clip" or
-    "words"}`; both with optional `logit_scale`, `mean`, `std`. A transformers text tower needs its
+    "words"}`, or `{"library": "tower", "vision": {any transformers tower, with model_type}, "dim": D}`, whose
+    text is "words"; all with optional `logit_scale`, `mean`, `std`. A transformers text tower needs its
     `tokenizer`.
 
     Raises:
@@ -145,6 +174,12 @@ def build_clip(config: dict[str, Any], tokenizer: Any = None) -> tuple[ClipVisio
     scale = float(config.get("logit_scale", 100.0))
     vision: ClipVision
     text: TextEncoder
+    if library == "tower":
+        from transformers import AutoConfig, AutoModel
+
+        settings = dict(config["vision"])
+        tower = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+        return TowerVision(tower, config["dim"], **normalisation), WordEncoder(config["dim"]), scale
     if library == "transformers":
         from transformers import (
             CLIPTextConfig,
@@ -194,8 +229,8 @@ def _open_clip_parts(
 
 
 def load_clip(name: str) -> tuple[ClipVision, TextEncoder, float, dict[str, Any]]:
-    """A pretrained CLIP: a transformers folder or hub id, or `open_clip:MODEL/PRETRAINED` (weights by tag or
-    file).
+    """A pretrained CLIP: a transformers folder or hub id, `open_clip:MODEL/PRETRAINED` (weights by tag or
+    file), or `tower:FOLDER`, the image tower of a RegionGPT folder, with words for texts.
 
     Returns:
         tower, text encoder, exp(logit scale), and the config `build_clip` takes.
@@ -204,7 +239,10 @@ def load_clip(name: str) -> tuple[ClipVision, TextEncoder, float, dict[str, Any]
         InputError: it cannot be found or read.
     """
     try:
-        return _load_open_clip(name) if name.startswith("open_clip:") else _load_transformers(name)
+        kind, _, what = name.partition(":")
+        return {"open_clip": _load_open_clip, "tower": _load_tower}.get(kind, _load_transformers)(
+            what if kind == "tower" else name
+        )
     except InputError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -264,6 +302,31 @@ def _load_open_clip(name: str) -> tuple[ClipVision, TextEncoder, float, dict[str
         "std": list(std),
     }
     return (*_open_clip_parts(model, config, {"mean": mean, "std": std}), scale, config)
+
+
+def _load_tower(folder: str) -> tuple[ClipVision, TextEncoder, float, dict[str, Any]]:
+    from safetensors import safe_open
+
+    path = Path(folder)
+    pictures = json.loads((path / "processor_config.json").read_text(encoding="utf-8"))
+    config = {
+        "library": "tower",
+        "vision": json.loads((path / "config.json").read_text(encoding="utf-8"))["vision_config"],
+        "dim": TOWER_TEXT_DIM,
+        "mean": pictures["image_mean"],
+        "std": pictures["image_std"],
+    }
+    vision, text, scale = build_clip(config)
+    weights: dict[str, Tensor] = {}
+    for part in sorted(path.glob("*.safetensors")):
+        with safe_open(part, "pt") as stored:
+            weights |= {
+                key.removeprefix(TOWER_PREFIX): stored.get_tensor(key).float()
+                for key in stored.keys()  # noqa: SIM118 (a safe_open is no mapping)
+                if key.startswith(TOWER_PREFIX)
+            }
+    vision.model.load_state_dict(weights)  # type: ignore[operator, union-attr]
+    return vision, text, scale, config
 
 
 def plain_config(config: Any) -> dict[str, Any]:

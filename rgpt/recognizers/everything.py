@@ -87,7 +87,7 @@ def name_everything(
         scores = recognizer.score(embedded[0, valid[0]], bank, found)
         # NaN (sqrt_logit of a negative logit) is not above any floor: such regions vanish, as published.
         fused, label = combine(scores.probs, found, how or recognizer.how).max(1)
-        regions = _masks(recognizer.masks(states[0]), found) if masks else found.regions  # type: ignore[operator]
+        regions = _masks(recognizer.masks(states[0], found), found) if masks else found.regions  # type: ignore[operator]
     order = _chosen(found.as_boxes(), fused.cpu(), label.cpu(), floor, iou)
     names = scores.topk(top)
     return [

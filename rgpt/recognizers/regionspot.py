@@ -126,25 +126,24 @@ class RegionSpot(RegionRecognizer):
         ]
 
     @torch.no_grad()
-    def sam_outputs(self, state: ImageState, regions: RegionSet) -> SamOutput:
-        """Tokens and low-resolution masks of one picture's regions."""
-        return self.prompter(state.maps["embedding"], regions)
+    def sam_outputs(self, state: ImageState, regions: RegionSet, masks: bool = False) -> SamOutput:
+        """Tokens of one picture's regions, and with `masks` their low-resolution masks."""
+        return self.prompter(state.maps["embedding"], regions, masks)
 
     def _encode_regions(self, states: Sequence[ImageState], regions: Sequence[RegionSet]) -> list[Tensor]:
-        tokens = []
-        for state, own in zip(states, regions, strict=True):
-            found = self.sam_outputs(state, own)
-            state.maps["low_res_masks"] = found.low_res_masks
-            tokens.append(found.tokens)
+        tokens = [self.sam_outputs(state, own).tokens for state, own in zip(states, regions, strict=True)]
         padded, valid = pad_sets(tokens)
         memory = torch.stack([state.maps["memory"] for state in states])
         embedded = self.head(padded, valid, memory)
         return [rows[own] for rows, own in zip(embedded, valid, strict=True)]
 
-    def masks(self, state: ImageState) -> Tensor:
-        """SAM's masks of the regions last encoded for this state, bool `[N, H, W]` (zero-shot instance
-        segmentation: `recognize` names them)."""
-        return self.prompter.full_masks(state.maps["low_res_masks"], state.geometry)
+    def masks(self, state: ImageState, regions: RegionSet) -> Tensor:
+        """SAM's masks of one picture's regions, bool `[N, H, W]` (zero-shot instance segmentation:
+        `recognize` names them)."""
+        if not len(regions):
+            return torch.zeros(0, regions.height, regions.width, dtype=torch.bool, device=self.device)
+        found = self.sam_outputs(state, regions, masks=True)
+        return self.prompter.full_masks(found.low_res_masks, state.geometry)
 
     def loss(self, embedded: Tensor, valid: Tensor, bank: Tensor, targets: Tensor) -> Tensor:
         """See `alignment_loss`, with this recognizer's logit scale."""

@@ -1,4 +1,4 @@
-"""SAM's position-aware token of every region, and its masks, from one pass of `transformers.SamModel`."""
+"""SAM's position-aware token of every region, and its masks, by `transformers.SamModel`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROMPT_BLOCK = 64  # prompts decoded at once: each holds its own copy of the pic
 
 class SamOutput(NamedTuple):
     """`tokens` `[N, 256]`; `low_res_masks` `[N, 256, 256]` logits on the canvas; `iou` `[N]` as SAM guesses
-    it."""
+    it. The latter two are empty where only tokens were asked for."""
 
     tokens: Tensor
     low_res_masks: Tensor
@@ -42,7 +42,8 @@ class SamTokens(nn.Module):
     With `dense_masks`, `Mask` and `RLE` regions also enter as SAM's own mask prompt.
 
     The token is what the mask decoder's transformer returns at index 1, after its last norm and before the
-    mask-predicting MLP; a forward hook reads it, because the decoder returns masks only.
+    mask-predicting MLP. Without masks the decoder ends there: painting a mask for every prompt costs more
+    than its token. With masks a forward hook reads it, because the decoder returns masks only.
     """
 
     def __init__(self, model: nn.Module, dense_masks: bool = False) -> None:
@@ -68,20 +69,20 @@ class SamTokens(nn.Module):
         pixels = [self.geometry(i.height, i.width).pixels(i, SAM_MEAN, SAM_STD) for i in images]
         return self.model.get_image_embeddings(torch.stack(pixels).to(device))
 
-    def forward(self, embedding: Tensor, regions: RegionSet) -> SamOutput:
+    def forward(self, embedding: Tensor, regions: RegionSet, masks: bool = False) -> SamOutput:
         """Decode every region of one picture, each alone.
 
         Args:
             embedding: `[256, s, s]` of the picture. regions: at least one (SAM refuses none).
+            masks: whether masks and their guessed IoU are wanted, too.
         """
         parts = []
         for start in range(0, len(regions), PROMPT_BLOCK):
-            parts.append(
-                self._decode(embedding, regions, range(start, min(start + PROMPT_BLOCK, len(regions))))
-            )
+            block = range(start, min(start + PROMPT_BLOCK, len(regions)))
+            parts.append(self._decode(embedding, regions, block, masks))
         return SamOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _decode(self, embedding: Tensor, regions: RegionSet, block: range) -> SamOutput:
+    def _decode(self, embedding: Tensor, regions: RegionSet, block: range, masks: bool) -> SamOutput:
         geometry = self.geometry(regions.height, regions.width)
         # Points take two prompt tokens (the click and padding), boxes two (the corners): grouped all the
         # same, because SAM encodes them in different calls.
@@ -94,13 +95,19 @@ class SamTokens(nn.Module):
             groups.setdefault(kind, []).append(i)
         results = []
         for kind, members in groups.items():
-            results.append(self._prompt(kind, members, embedding, regions, geometry))
+            results.append(self._prompt(kind, members, embedding, regions, geometry, masks))
         order = torch.tensor([i for members in groups.values() for i in members]).argsort()
         joined = [torch.cat(values) for values in zip(*results, strict=True)]
-        return SamOutput(*(values[order.to(values.device)] for values in joined))
+        return SamOutput(*(values[order.to(values.device)] if len(values) else values for values in joined))
 
     def _prompt(
-        self, kind: str, members: list[int], embedding: Tensor, regions: RegionSet, geometry: Geometry
+        self,
+        kind: str,
+        members: list[int],
+        embedding: Tensor,
+        regions: RegionSet,
+        geometry: Geometry,
+        masks: bool,
     ) -> SamOutput:
         device = embedding.device
         prompts: dict[str, Tensor] = {}
@@ -117,6 +124,9 @@ class SamTokens(nn.Module):
             embedding = embedding.expand(len(members), *embedding.shape)
         else:
             embedding = embedding[None]
+        if not masks:
+            tokens = self._tokens(embedding, **prompts)
+            return SamOutput(tokens, tokens.new_zeros(0), tokens.new_zeros(0))
         caught: list[Tensor] = []
         hook = self.model.mask_decoder.transformer.register_forward_hook(
             lambda _module, _inputs, output: caught.append(output[0])
@@ -127,6 +137,30 @@ class SamTokens(nn.Module):
             hook.remove()
         tokens = caught[0][:, :, TOKEN].flatten(0, 1)  # [1, N, T, 256] or [N, 1, T, 256]
         return SamOutput(tokens, out.pred_masks[:, :, 0].flatten(0, 1), out.iou_scores[:, :, 0].flatten())
+
+    def _tokens(
+        self,
+        embeddings: Tensor,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        input_masks: Tensor | None = None,
+    ) -> Tensor:
+        """The first half of `SamModel.forward`: prompts `[B, P, …]` on embeddings `[B, 256, s, s]` -> tokens
+        `[B * P, 256]`."""
+        decoder = self.model.mask_decoder
+        sparse, dense = self.model.prompt_encoder(input_points, input_labels, input_boxes, input_masks)
+        count = sparse.shape[1]
+        output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        queries = torch.cat([output.expand(*sparse.shape[:2], -1, -1), sparse], 2)
+        positions = self.model.get_image_wide_positional_embeddings()
+        decoded, _ = decoder.transformer(
+            point_embeddings=queries,
+            image_embeddings=(embeddings + dense).repeat_interleave(count, 0),
+            image_positional_embeddings=positions.repeat_interleave(len(embeddings) * count, 0),
+            attention_similarity=None,
+        )
+        return decoded[:, :, TOKEN].flatten(0, 1)
 
     def _mask_prompts(self, members: list[int], regions: RegionSet, geometry: Geometry) -> Tensor:
         """`[N, 1, m, m]` logits: SAM expects its own low-resolution output, so +-20 for inside and

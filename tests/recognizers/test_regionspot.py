@@ -53,12 +53,26 @@ def test_parameters_by_depth(depth: int, millions: float) -> None:
     assert sum(p.numel() for p in head.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
-def test_the_hook_reads_what_the_stages_give(spot: RegionSpot) -> None:
+@pytest.mark.parametrize("dense", [False, True])
+def test_tokens_alone_are_those_of_the_whole_pass(spot: RegionSpot, dense: bool) -> None:
+    """Two ways to the token: the stages up to it, and a hook in transformers' own whole SAM."""
+    regions = region_set(*some_regions(), Point(15, 12))
+    embedding = spot.prompter.encode_images([picture()])[0]
+    spot.prompter.dense_masks = dense
+    try:
+        short, whole = spot.prompter(embedding, regions), spot.prompter(embedding, regions, masks=True)
+    finally:
+        spot.prompter.dense_masks = False
+    torch.testing.assert_close(short.tokens, whole.tokens)
+    assert short.low_res_masks.numel() == 0 and whole.low_res_masks.shape == (4, 32, 32)
+
+
+def test_the_token_is_at_index_one(spot: RegionSpot) -> None:
     """The token equals SAM's stages run by hand; index 1 of the decoder transformer's output."""
     regions = region_set(Box(3, 4, 30, 28), Box(10, 10, 20, 39))
     model, geometry = spot.prompter.model, spot.prompter.geometry(40, 50)
     embedding = spot.prompter.encode_images([picture()])
-    tokens = spot.prompter(embedding[0], regions).tokens
+    tokens = spot.prompter(embedding[0], regions, masks=True).tokens
     with torch.no_grad():
         pixels = geometry.pixels(picture(), SAM_MEAN, SAM_STD)[None]
         torch.testing.assert_close(model.vision_encoder(pixels).last_hidden_state, embedding)
@@ -121,9 +135,9 @@ def test_clicks_and_mask_prompts(spot: RegionSpot) -> None:
 
 def test_sam_masks_come_back_in_the_pictures_pixels(spot: RegionSpot) -> None:
     state = spot.encode_images([picture()])[0]
-    spot.encode_regions([state], [region_set()])
-    masks = spot.masks(state)
+    masks = spot.masks(state, region_set())
     assert masks.shape == (3, 40, 50) and masks.dtype == torch.bool
+    assert spot.masks(state, RegionSet((), 40, 50)).shape == (0, 40, 50)
     # A mask that is a half plane on the canvas is one on the picture.
     low = torch.full((1, 32, 32), -1.0)
     low[:, :, :16] = 1.0  # left half of the 64 px canvas

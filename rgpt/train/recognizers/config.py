@@ -9,7 +9,7 @@ from typing import Any
 
 from rgpt.errors import InputError
 
-RECIPES = ("clip", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector")
+RECIPES = ("clip", "sam", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector")
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("no", "bf16", "fp16")
 

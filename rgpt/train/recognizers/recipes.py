@@ -35,6 +35,7 @@ from rgpt.train.recognizers.data import Batch
 from rgpt.train.recognizers.detection_recipes import RegionClipTransferRecipe, RoVitDetectorRecipe
 from rgpt.train.recognizers.recipe import Recipe, captions_of, start
 from rgpt.train.recognizers.regionclip_recipe import RegionClipRecipe
+from rgpt.train.recognizers.sam_recipe import SamRecipe
 
 
 class ClipRecipe(Recipe):
@@ -81,15 +82,21 @@ class ClipRecipe(Recipe):
 class RegionSpotRecipe(Recipe):
     """Focal alignment of every region with the source's whole vocabulary; SAM and CLIP frozen.
 
-    `model`: `sam` and `clip` (names of pretrained parts) with optional `head`, or `config`; `cache`: a folder
-    for SAM's tokens; `unit_gain`: redraw a *random* SAM so that its tokens carry a signal (tiny runs).
+    `model`: `sam` and `clip` (pretrained parts; `tower:tiny` is the tower that the shipped chat model sees
+    with) with optional `head` and `templates`, or `config`; `cache`: a folder for SAM's tokens; `unit_gain`:
+    redraw a *random* SAM so that its tokens carry a signal (tests).
     """
 
     def __init__(self, config: RunConfig) -> None:
         model = config.model
         made = start("regionspot", model, config.init)
         if made is None:
-            made = regionspot_from_pretrained(model["sam"], model["clip"], model.get("head"))
+            made = regionspot_from_pretrained(
+                model["sam"],
+                clip_source(model["clip"]),
+                model.get("head"),
+                model.get("templates", "openai81"),
+            )
         assert isinstance(made, RegionSpot)
         super().__init__(made)
         if model.get("unit_gain") and not config.init:
@@ -169,10 +176,18 @@ class RoVitRecipe(Recipe):
         return {"loss_focal": focal_contrastive_loss(logits, same, self.gamma)}
 
 
-def open_recipe(config: RunConfig) -> Recipe:
+def clip_source(name: str) -> str:
+    """`tower:tiny` with its folder, which recognizers, a floor below the chat model, do not know."""
+    from rgpt.model.loading import TINY
+
+    return f"tower:{TINY}" if name == "tower:tiny" else name
+
+
+def open_recipe(config: RunConfig) -> Recipe | SamRecipe:
     """The recipe of a run. Raises InputError when `model` lacks what it needs."""
     known: dict[str, Any] = {
         "clip": ClipRecipe,
+        "sam": SamRecipe,
         "regionspot": RegionSpotRecipe,
         "regionclip": RegionClipRecipe,
         "regionclip-transfer": RegionClipTransferRecipe,
