@@ -174,7 +174,8 @@ def to_canvas(regions: Mapping[int, Region], picture: Picture) -> list[dict[str,
 
 
 def _entry(region: Region, picture: Picture) -> dict[str, Any]:
-    if isinstance(region, Box):
+    # A box that has a name goes back under the name by which the page knows it.
+    if isinstance(region, Box) and picture.label(region) is None:
         return {"kind": "box", "box": list(region.xyxy)}
     if isinstance(region, Polygon) and len(region.rings) == 1 and len(region.rings[0]) <= MAX_POINTS:
         return {"kind": "polygon", "points": [list(point) for point in region.rings[0]]}
@@ -188,40 +189,49 @@ def _entry(region: Region, picture: Picture) -> dict[str, Any]:
 
 
 def add_mask(picture: Picture, region: Region) -> str:
-    """Give the picture a mask that the page may show; returns its name.
+    """Give the picture a mask (of a box: the box, unrounded) that the page may show; returns its name.
 
     Raises:
         InputError: the picture has very many already.
     """
-    rle = region if isinstance(region, RLE) else RLE.from_mask(region.to_mask(picture.height, picture.width))
+    if isinstance(region, Box):
+        kept: Region = region.bounds(picture.height, picture.width)
+    elif isinstance(region, RLE):
+        kept = region
+    else:
+        kept = RLE.from_mask(region.to_mask(picture.height, picture.width))
     for name, known in list(picture.masks.items()):
-        if known == rle:
+        if known == kept:
             return name
     if len(picture.masks) >= picture.MOST_MASKS:
         raise InputError(
             f"This picture has {picture.MOST_MASKS} masks, the most it can have; open the picture anew."
         )
     name = f"m{len(picture.masks) + 1}"
-    picture.masks[name] = rle
+    picture.masks[name] = kept
     return name
 
 
 def shapes(picture: Picture, names: list[str]) -> dict[str, dict[str, Any]]:
-    """What the page needs to show masks: tight bounds in picture pixels, and a small copy as runs.
+    """What the page needs to show masks: tight bounds in picture pixels, a small copy as runs, and the label
+    as [name, score], where there is one.
 
     `runs` count false and true pixels in turn, row by row, of a `size[0]` x `size[1]` (height, width) copy.
     """
     found = {}
     for name in names:
-        mask = Mask(picture.masks[name].to_mask(picture.height, picture.width))
+        region = picture.masks[name]
+        mask = Mask(region.to_mask(picture.height, picture.width))
         small = Image.fromarray(mask.array)
         scale = min(1.0, SHAPE_SIDE / max(small.size))
         size = tuple(max(1, round(side * scale)) for side in small.size)
         flat = np.asarray(small.resize(size, Image.Resampling.NEAREST)).reshape(-1)
         edges = np.flatnonzero(np.diff(flat)) + 1
         runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+        bounded, label = region if isinstance(region, Box) else mask, picture.labels.get(name)
         found[name] = {
-            "bounds": list(mask.bounds(picture.height, picture.width).xyxy),
+            "label": label and [label.name, label.score],
+            "bounds": list(bounded.bounds(picture.height, picture.width).xyxy),
             "size": [size[1], size[0]],
             "runs": [0, *runs] if flat[0] else runs,
         }

@@ -101,7 +101,7 @@ class FileHandlers:
             drawn = {}
         # Another token: a duplicated tab has the old one, too, and goes its own way from here.
         old = found.picture
-        picture = Picture(old.image, subject=old.subject, masks=dict(old.masks))
+        picture = Picture(old.image, subject=old.subject, masks=dict(old.masks), labels=dict(old.labels))
         numbers = [number for turn in found.turns for number in turn.regions]
         last_id = max([_last_id(value), *numbers])
         return self.chat.show(found.on(picture), conversation, drawn, last_id)

@@ -26,7 +26,7 @@ from app.drawing import read_regions
 from app.engine import Answering, Engine
 from app.jobs import Job, Jobs
 from app.privacy import take_upload
-from app.saved import to_csv
+from app.saved import labels_of, to_csv
 from app.session import Conversation, Picture, Status, check_question, fill_question
 from app.visits import Visits
 from rgpt.errors import InputError
@@ -97,7 +97,7 @@ class Handlers:
         canvas = picture_update(new.picture, drawn or {}, last_id)
         if new.turns:
             canvas["asked"] = str(time.time_ns())  # what is drawn was part of a question, perhaps
-        return canvas, self.visits.keep(new), new.messages(), idle(), table_update(new)
+        return canvas, self.visits.keep(new), new.messages(), idle(), table_update(new, drawn)
 
     def abandon(self, conversation: Conversation, *, discard: bool = True) -> None:
         """Stop what is being computed, and wait for its end."""
@@ -253,21 +253,25 @@ class Handlers:
         return number // 2
 
 
-def table_update(conversation: Conversation) -> Any:
-    """The Gradio update that shows the conversation's table, or none."""
-    table = conversation.table
-    if table is None:
+def table_update(conversation: Conversation, drawn: Mapping[int, Region] | None = None) -> Any:
+    """The Gradio update that shows the conversation's table and which regions, `drawn` or asked about, have a
+    name; or nothing.
+    """
+    table, labels = conversation.table, labels_of(conversation, drawn)
+    if table is None and not labels:
         return gr.update(table={})  # None would change nothing on the page
-    rows = [[number, answer] for number, answer in sorted(table.answers.items())]
-    return gr.update(
-        table={
+    content: dict[str, Any] = {
+        "named": [[number, label.name, label.score] for number, label in labels.items()],
+        "csv": to_csv(conversation, drawn),
+    }
+    if table is not None:
+        content |= {
             "question": table.question,
             "status": table.status,
             "asked": len(table.regions),
-            "rows": rows,
-            "csv": to_csv(conversation),
+            "rows": [[number, answer] for number, answer in sorted(table.answers.items())],
         }
-    )
+    return gr.update(table=content)
 
 
 def idle(**changes: Any) -> Any:

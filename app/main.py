@@ -1,4 +1,4 @@
-"""Open the app: `python -m app.main [--model tiny|DIR|HUB_ID] [--sam DIR|HUB_ID] [--host …] [--port …]`."""
+"""Open the app: `python -m app.main [--model tiny|DIR|HUB_ID] [--port …]`; its tools are in `app.options`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 # Before Gradio is imported anywhere: it would otherwise contact two outside hosts.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+from app.options import add_options, open_tools
 from rgpt.errors import InputError
 
 
@@ -21,12 +23,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default="tiny", help="tiny, a model folder or a hub id (default: tiny)")
     parser.add_argument(
-        "--sam", help="a transformers SamModel: clicks become masks, and everything gets a region"
-    )
-    parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
     parser.add_argument("--port", type=_port, default=7860, help="default: 7860")
+    add_options(parser)
     return parser
 
 
@@ -34,27 +34,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Load the model, serve the page, and return the exit code when stopped."""
     options = build_parser().parse_args(arguments)
     try:
-        serve(options.model, options.host, options.port, options.sam)
+        serve(options.model, options.host, options.port, **open_tools(options))
     except InputError as error:
         print(f"app: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def serve(model: str, host: str, port: int, sam: str | None = None) -> None:
+def serve(model: str, host: str, port: int, **tools: Any) -> None:
     """Serve the app until it is interrupted; prints its address.
 
+    Args:
+        tools: what `open_tools` returns.
+
     Raises:
-        InputError: there is no such model or SAM, or the address cannot be listened on.
+        InputError: there is no such model, or the address cannot be listened on.
     """
     from app.engine import ModelEngine
     from app.examples import EXAMPLE_SEEDS, scene_picture
     from app.page import build_page, launch_options
-    from app.sam import SamSegmenter
 
-    segmenter = SamSegmenter.load(sam) if sam else None
     examples = [scene_picture(seed) for seed in EXAMPLE_SEEDS]
-    page = build_page(ModelEngine.load(model), examples, segmenter=segmenter)
+    page = build_page(ModelEngine.load(model), examples, **tools)
     try:
         _, address, _ = page.launch(
             server_name=host,

@@ -1,4 +1,6 @@
-"""The events of the tools that a segmenter adds: "Segment" (a click becomes a mask) and "Find all"."""
+"""The events of the tools "Segment" (a click becomes a mask; a segmenter's) and "Find all" (a segmenter's, or
+a namer's, which also says what each region is).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,10 @@ import gradio as gr
 
 from app.canvas import found
 from app.drawing import MAX_REGIONS, add_mask, read_regions
-from app.handlers import tell_failure
+from app.handlers import table_update, tell_failure
+from app.naming import MOST_NAMES, Namer, read_names
 from app.sam import Segmenter
-from app.session import Conversation, Picture
+from app.session import Conversation, Label, Picture
 from rgpt.errors import InputError
 
 MOST_FOUND = 24
@@ -20,13 +23,13 @@ MOST_POINTS = 8
 class MaskHandlers:
     """Both answer with an update of the canvas's `found`: the page numbers the masks and draws them."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
+    def __init__(self, segmenter: Segmenter | None, namer: Namer | None = None) -> None:
+        self.segmenter, self.namer = segmenter, namer
 
     def segment(self, conversation: Conversation, event: gr.EventData) -> Any:
         """The mask of a click, or of some points of a scribble."""
         picture, points = conversation.picture, event.points
-        if picture is None or event.picture != picture.token:
+        if picture is None or self.segmenter is None or event.picture != picture.token:
             return gr.skip()
         names = []
         try:
@@ -38,23 +41,44 @@ class MaskHandlers:
             tell_failure(error, "No mask", self.segmenter.name)
         return gr.update(found=found(picture, names, add=True))
 
-    def everything(self, drawn: object, conversation: Conversation) -> Any:
-        """Masks of everything, as many as there is room for."""
-        picture = conversation.picture
-        if picture is None:
+    def everything(self, drawn: object, conversation: Conversation, names: object = None) -> Any:
+        """Masks of everything, as many as there is room for; with a namer, named from a text of names."""
+        picture, tool = conversation.picture, self.namer or self.segmenter
+        if picture is None or tool is None:
             return gr.skip()
-        names = []
+        found_names: list[str] = []
         try:
             room = min(MOST_FOUND, MAX_REGIONS - len(read_regions(drawn, picture)))
             if room <= 0:
                 raise InputError(f"There are {MAX_REGIONS} regions already; remove some first.")
-            masks = self.segmenter.everything(picture, room)
-            if not masks:
-                raise InputError(f"{self.segmenter.name} found nothing here; draw regions yourself.")
-            names = [add_mask(picture, mask) for mask in masks]
+            if self.namer:
+                found_names = self._named(picture, names)
+            elif self.segmenter:
+                found_names = [add_mask(picture, mask) for mask in self.segmenter.everything(picture, room)]
+            if not found_names:
+                raise InputError(f"{tool.name} found nothing here; draw regions yourself.")
         except Exception as error:
-            tell_failure(error, "No masks", self.segmenter.name)
-        return gr.update(found=found(picture, list(dict.fromkeys(names)), add=True))
+            tell_failure(error, "No masks", tool.name)
+        return gr.update(found=found(picture, list(dict.fromkeys(found_names)), add=True))
+
+    def _named(self, picture: Picture, text: object) -> list[str]:
+        """The best of what is found; the picture's labels are those of this time only."""
+        assert self.namer is not None
+        names = read_names(text, max(MOST_NAMES, len(self.namer.names)))
+        labels: dict[str, Label] = {}
+        for region, label in self.namer.everything(picture, names)[:MOST_FOUND]:
+            labels.setdefault(add_mask(picture, region), label)
+        if labels:
+            picture.labels.clear()
+            picture.labels.update(labels)
+        return list(labels)
+
+    def listed(self, drawn: object, conversation: Conversation) -> Any:
+        """The page has numbered what was found: the table lists it."""
+        try:
+            return table_update(conversation, read_regions(drawn, conversation.picture))
+        except InputError:
+            return gr.skip()
 
 
 def _points(points: object, picture: Picture) -> list[tuple[float, float]]:

@@ -8,17 +8,26 @@ from typing import Any
 # Before Gradio is imported anywhere: it would otherwise contact two outside hosts.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+# `rgpt serve --ui` looks for both here.
+from app.options import add_options, open_tools
 
-def mount(application: Any, model: Any, processor: Any, name: str, path: str = "/ui") -> Any:
+__all__ = ["add_options", "mount", "mount_page", "open_tools"]
+
+
+def mount(application: Any, model: Any, processor: Any, name: str, path: str = "/ui", **tools: Any) -> Any:
     """The FastAPI application with the page at `path`; model and processor are those that the server uses.
 
     The server's API keys do not protect the page.
+
+    Args:
+        tools: what `open_tools` returns.
     """
     from app.engine import ModelEngine
     from app.examples import EXAMPLE_SEEDS, scene_picture
     from app.page import build_page
 
-    page = build_page(ModelEngine(model, processor, name), [scene_picture(seed) for seed in EXAMPLE_SEEDS])
+    examples = [scene_picture(seed) for seed in EXAMPLE_SEEDS]
+    page = build_page(ModelEngine(model, processor, name), examples, **tools)
     return mount_page(application, page, path)
 
 

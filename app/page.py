@@ -19,6 +19,7 @@ from app.examples import QUESTIONS, PictureStrip, random_scene
 from app.files import FileHandlers
 from app.handlers import Handlers
 from app.masks import MaskHandlers
+from app.naming import Namer, names_text
 from app.privacy import RefuseFiles
 from app.sam import Segmenter
 from app.session import Conversation, Picture
@@ -35,10 +36,13 @@ def build_page(
     examples: Sequence[Picture] = (),
     new_scene: Callable[[], Picture] = random_scene,
     segmenter: Segmenter | None = None,
+    namer: Namer | None = None,
     queue: int = QUEUE,
     at_once: int = AT_ONCE,
 ) -> gr.Blocks:
-    """The app for one engine, ready for `launch_options`; a segmenter adds its two tools."""
+    """The app for one engine, ready for `launch_options`; a segmenter adds its two tools, a namer says what
+    "Find all" found.
+    """
     do = Handlers(engine, examples, new_scene)
     tables, files = TableHandlers(do), FileHandlers(do)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -53,15 +57,23 @@ def build_page(
     # A file is removed as soon as it is opened; what was never opened goes within the hour.
     with gr.Blocks(title="rgpt", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         conversation = gr.State(Conversation(), delete_callback=do.forget)
-        gr.HTML(_header(engine), elem_id="header", padding=False, apply_default_css=False)
+        gr.HTML(_header(engine, namer), elem_id="header", padding=False, apply_default_css=False)
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=5, min_width=320, elem_id="left"):
                 canvas = RegionCanvas(
                     elem_id="rc",
                     message="#tb textarea",
                     upload_input="#up-row input[type=file]",
-                    tools=["segment", "everything"] if segmenter else [],
+                    tools=["segment"] * bool(segmenter) + ["everything"] * bool(segmenter or namer),
                 )
+                if namer:
+                    names = gr.Textbox(
+                        names_text(namer.names),
+                        elem_id="voc",
+                        label="Names that “Find all” chooses among, with commas between them",
+                        lines=1,
+                        max_lines=3,
+                    )
                 strip = PictureStrip(list(do.examples), upload_input="#up-row input[type=file]", elem_id="ex")
                 # Off the screen, not `visible=False`: its file input serves the tile, dropping and pasting.
                 with gr.Row(elem_id="up-row"):
@@ -139,10 +151,14 @@ def build_page(
             # One at a time: of a photograph, either takes seconds and hundreds of megabytes.
             made = button.click(make, [canvas, conversation], parcel, **one | {"concurrency_id": "files"})
             made.success(None, parcel, parcel, js=static_text("download.js"), **quiet)
+        masks = MaskHandlers(segmenter, namer)
         if segmenter:
-            masks = MaskHandlers(segmenter)
             canvas.segment(masks.segment, conversation, canvas, **one)
-            canvas.everything(masks.everything, [canvas, conversation], canvas, **one)
+        if segmenter or namer:
+            given = [canvas, conversation, names] if namer else [canvas, conversation]
+            canvas.everything(masks.everything, given, canvas, **one)
+        if namer:
+            canvas.listed(masks.listed, [canvas, conversation], table, **quick)
     page.queue(max_size=queue)
     return page
 
@@ -170,8 +186,10 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def _header(engine: Engine) -> str:
+def _header(engine: Engine, namer: Namer | None) -> str:
     name, notes = html.escape(engine.name), html.escape(engine.notes)
+    if namer:
+        notes += f" “Find all” asks {html.escape(namer.name)}."
     return f"""
         <div class="hd">
           <div class="hd-title"><strong>rgpt</strong><span>Draw regions, then talk about them</span></div>

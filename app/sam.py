@@ -5,11 +5,16 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.session import Picture
 from rgpt.errors import InputError
 from rgpt.regions import RLE, Region
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from rgpt.recognizers import RegionSet
 
 
 class Segmenter(Protocol):
@@ -95,13 +100,16 @@ class SamSegmenter:
         return RLE.from_mask(mask) if mask.any() else None
 
     def everything(self, picture: Picture, most: int) -> list[Region]:
-        import torch
-
         from rgpt.recognizers.proposals import best
 
+        return list(best(self.propose(picture.image), most).regions)
+
+    def propose(self, image: Image.Image, image_id: int | str | None = None) -> RegionSet:
+        """Everything, as a proposal source of `rgpt.recognizers`."""
+        import torch
+
         with self._one, torch.inference_mode():
-            found = best(self.all(picture.image), most)
-        return list(found.regions)
+            return self.all(image)
 
     def _geometry(self, picture: Picture) -> Any:
         from rgpt.recognizers.geometry import Geometry

@@ -1,8 +1,8 @@
 """A conversation as a file: written for the visitor, read back with the distrust that any upload deserves.
 
 Format `rgpt-conversation`, version 2: the picture (PNG up to `LOSSLESS_PIXELS`, else JPEG), the turns with
-the regions of each, what is on the canvas, and the last table. Regions are in the JSON form of
-`rgpt.regions`.
+the regions of each, what is on the canvas, the last table, and `labels`, where some region has a name.
+Regions are in the JSON form of `rgpt.regions`.
 Version 1 had neither picture nor canvas; it is read onto a picture of the same size.
 """
 
@@ -15,8 +15,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from app.drawing import MAX_REGIONS, check_cost
-from app.session import Conversation, Picture, Table, Turn, is_text
+from app.drawing import MAX_REGIONS, add_mask, check_cost
+from app.session import Conversation, Label, Picture, Table, Turn, is_text
 from rgpt.errors import InputError
 from rgpt.regions import Region, region_from_json
 
@@ -42,7 +42,8 @@ def to_json(
         }
         for turn in conversation.turns
     ]
-    return {
+    labels = labels_of(conversation, drawn)
+    value = {
         "format": "rgpt-conversation",
         "version": 2,
         "model": model,
@@ -58,6 +59,9 @@ def to_json(
             "answers": {str(number): answer for number, answer in table.answers.items()},
         },
     }
+    if labels:
+        value["labels"] = {str(n): {"name": label.name, "score": label.score} for n, label in labels.items()}
+    return value
 
 
 def encoded(picture: Picture) -> str:
@@ -103,20 +107,43 @@ def from_json(content: bytes, shown: Picture | None = None) -> tuple[Conversatio
     numbers = [number for turn in read for number in turn.regions]
     table = value.get("table")
     conversation = Conversation(picture, read, None if table is None else _table(table, picture))
+    _take_labels(value.get("labels", {}), conversation, drawn)
     return conversation, drawn, max([last_id, *drawn, *numbers])
 
 
-def to_csv(conversation: Conversation) -> str:
-    """The table as CSV (RFC 4180): number, bounds in pixels of the upright picture, question, answer."""
+def labels_of(conversation: Conversation, drawn: Mapping[int, Region] | None = None) -> dict[int, Label]:
+    """The labels of the regions `drawn` and of those of the table, by number."""
+    if conversation.picture is None:
+        return {}
+    regions = {**(conversation.table.regions if conversation.table else {}), **(drawn or {})}
+    labels = {number: conversation.picture.label(region) for number, region in sorted(regions.items())}
+    return {number: label for number, label in labels.items() if label}
+
+
+def to_csv(conversation: Conversation, drawn: Mapping[int, Region] | None = None) -> str:
+    """The table as CSV (RFC 4180): number, bounds in pixels of the upright picture; name and score where some
+    region has them; question and answer where there was a question.
+    """
     picture, table = conversation.picture, conversation.table
+    labels = labels_of(conversation, drawn)
+    columns = ["region", "x1", "y1", "x2", "y2"] + ["name", "score"] * bool(labels)
+    columns += ["question", "answer"] * (table is not None or not labels)
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["region", "x1", "y1", "x2", "y2", "question", "answer"])
-    if picture and table:
-        for number, answer in sorted(table.answers.items()):
-            bounds = table.regions[number].bounds(picture.height, picture.width).xyxy
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    regions = {**(table.regions if table else {}), **(drawn or {})}
+    answers = table.answers if table else {}
+    for number in sorted(set(labels) | set(answers)):
+        assert picture is not None
+        bounds = regions[number].bounds(picture.height, picture.width).xyxy
+        row: dict[str, object] = dict(zip(columns[1:5], (f"{value:.6g}" for value in bounds), strict=True))
+        row["region"] = number
+        if number in labels:
+            row |= {"name": labels[number].name, "score": f"{labels[number].score:.4f}"}
+        if table and number in answers:
             question = table.question.replace("<region>", f"<region{number}>")
-            writer.writerow([number, *(f"{value:.6g}" for value in bounds), question, answer])
+            row |= {"question": question, "answer": answers[number]}
+        writer.writerow(row)
     return text.getvalue()
 
 
@@ -174,6 +201,24 @@ def _table(value: object, picture: Picture | None) -> Table:
     status = value.get("status")
     question = _text(value.get("question"), "the table")
     return Table(question, regions, answers, status if status in _STATUSES else "stopped")
+
+
+def _take_labels(value: object, conversation: Conversation, drawn: Mapping[int, Region]) -> None:
+    """Give the picture the labels of its regions."""
+    table, picture = conversation.table, conversation.picture
+    regions = {**(table.regions if table else {}), **drawn}
+    numbers = {str(number): number for number in regions}
+    if not isinstance(value, dict) or not set(value) <= set(numbers):
+        raise InputError(
+            "The file's labels are not an object by the numbers of its regions; export it again."
+        )
+    for key, entry in value.items():
+        score = entry.get("score") if isinstance(entry, dict) else None
+        if type(score) not in (int, float) or not 0 <= score <= 1:
+            raise InputError(f"The file's label of <region{key}> has no score from 0 to 1; export it again.")
+        label = Label(_text(entry.get("name"), f"label of <region{key}>"), float(score))
+        assert picture is not None
+        picture.labels[add_mask(picture, regions[numbers[key]])] = label
 
 
 def _text(value: object, thing: str) -> str:

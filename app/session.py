@@ -31,6 +31,14 @@ Status = Literal["running", "done", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
+class Label:
+    """What a recognizer calls a region, and how sure it is (0 to 1)."""
+
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Picture:
     """An upright RGB picture; `token` tells it from every other picture of every visitor."""
 
@@ -43,6 +51,8 @@ class Picture:
     """Masks that the page knows by name. The one thing here that grows: an answer under way writes back the
     conversation it began with, and a mask made meanwhile must not be lost by that.
     """
+    labels: dict[str, Label] = field(default_factory=dict, repr=False, compare=False)
+    """What the last "Find all" called some of `masks`, by their names here."""
     MOST_MASKS: ClassVar[int] = 400
 
     @classmethod
@@ -59,6 +69,11 @@ class Picture:
     @property
     def height(self) -> int:
         return self.image.height
+
+    def label(self, region: Region) -> Label | None:
+        """What was found to be this region, or None."""
+        found = (label for name, label in list(self.labels.items()) if self.masks.get(name) == region)
+        return next(found, None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One question for every region at once: the table below the chat, and the events that fill it."""
+"""The table below the chat: what a recognizer called the regions, and one question answered for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rgpt.errors import InputError
 with no_stub_file():
 
     class AnswerTable(gr.HTML):
-        """A question and its answers, a row a region; a row's region goes into the message when clicked.
+        """Names, and a question with its answers: a row a region, which goes into the message when clicked.
 
         `table`: what `app.handlers.table_update` sends; an empty one shows nothing.
         """

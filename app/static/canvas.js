@@ -52,26 +52,38 @@ function addRegion(fields) {
   publish();
 }
 
-// Masks that Python has made: known from now on, and drawn as regions if they are new. One undo takes all back.
+// Masks that Python has made: known from now on, and drawn as regions if they are new. One undo takes all back. If they
+// have names they replace those that ever had one, but for regions that were part of a question: these stay, without a
+// name. Returns what to say about it.
 let batch = null;
 function takeFound() {
   const found = props.found;
-  if (!found || found.batch === batch || found.picture !== picture.token) return;
+  if (!found || found.batch === batch || found.picture !== picture.token) return "";
   batch = found.batch;
-  const names = Object.keys(found.masks);
+  const names = Object.keys(found.masks), named = found.add && names.some((name) => found.masks[name].label);
+  const replaced = (r) => r.kind === "mask" && shapes[r.mask]?.named && r.id > lockedUpTo && !names.includes(r.mask);
+  const earlier = named ? regions.filter(replaced) : [];
+  if (named) Object.values(shapes).forEach((shape) => { shape.label = null; });
   names.forEach((name) => { shapes[name] = shapeOf(found.masks[name]); });
-  if (!found.add) return;
+  if (!found.add) return "";
   const fresh = names.filter((name) => !regions.some((region) => region.mask === name));
-  const room = Math.max(0, limits.regions - regions.length);
-  if (fresh.length && room) {
+  const room = Math.max(0, limits.regions - regions.length + earlier.length);
+  if (earlier.length || (fresh.length && room)) {
     remember();
     const added = fresh.slice(0, room).map((name, index) => ({ id: lastId + 1 + index, kind: "mask", mask: name }));
     lastId += added.length;
-    regions = [...regions, ...added];
-    active = lastId;
+    regions = [...regions.filter((region) => !earlier.includes(region)), ...added];
+    active = named ? null : lastId;
     publish();
   }
-  if (names.length && !fresh.length) active = regions.find((region) => region.mask === names[0]).id;
+  if (!named) {
+    if (names.length && !fresh.length) active = regions.find((region) => region.mask === names[0]).id;
+    return "";
+  }
+  if (!draft) tool = "box";   // with which a click on a region puts it into the message
+  trigger("listed");
+  const shown = regions.filter(nameOf).length;
+  return `${shown} ${shown === 1 ? "region has a name" : "regions have names"}: click one to put it into the message.`;
 }
 
 function removeRegion(id) {
@@ -166,7 +178,8 @@ function chipFor(region) {
   insert.textContent = `<region${region.id}>`;
   insert.title = "Put it into the message";
   const kind = document.createElement("i");
-  kind.textContent = region.kind;
+  kind.textContent = nameOf(region) || region.kind;
+  kind.className = nameOf(region) ? "" : "rc-kind";
   insert.append(kind);
   insert.onclick = () => mentionRegion(region.id);
   remove.className = "rc-remove";
@@ -411,8 +424,7 @@ function sync() {
     history = [];
     active = null;
   }
-  takeFound();
-  refresh();
+  refresh(takeFound());
 }
 
 find("[data-tool=segment]").hidden = !props.tools.includes("segment");

@@ -19,6 +19,9 @@ const HINTS = {
 };
 const SMALLEST_BOX = 4;   // CSS pixels; a shorter drag is a click
 const LABEL_HEIGHT = 20;
+const LABEL_FONT = `700 13px/${LABEL_HEIGHT}px system-ui, sans-serif`;
+const LABEL_REACH = 70;   // CSS pixels between a region's corner and its name
+const LONGEST_NAME = 24;
 
 let picture = { token: null, src: "", image: null, width: 0, height: 0, pointRadius: 2 };
 let view = { scale: 1 };
@@ -27,7 +30,7 @@ let lockedUpTo = 0;       // regions with an id up to this one were part of a qu
 let tool = "box";
 let draft = null;         // what is being drawn: {kind, …}, not yet a region and without an id
 let cursor = null;        // [x, y] of the keyboard cursor
-let shapes = {};          // masks by name, as Python sends them: {bounds, size, runs}; see shapeOf
+let shapes = {};          // masks by name, as Python sends them: {bounds, size, runs, label}; see shapeOf
 
 // ---------------------------------------------------------------- geometry
 
@@ -55,15 +58,15 @@ function boundsOf(region) {
 }
 
 // A mask from its runs (false and true pixels in turn, row by row): `inside` is one byte a pixel, `tinted` holds
-// pictures of it by colour.
-function shapeOf({ bounds, size: [height, width], runs }) {
+// pictures of it by colour; `label` is null or [name, score], `named` whether it ever was more than null.
+function shapeOf({ bounds, size: [height, width], runs, label }) {
   const inside = new Uint8Array(height * width);
   let at = 0;
   runs.forEach((run, index) => {
     if (index % 2) inside.fill(1, at, at + run);
     at += run;
   });
-  return { bounds, width, height, inside, tinted: {} };
+  return { bounds, width, height, inside, tinted: {}, label, named: Boolean(label) };
 }
 
 function tintedShape(shape, fill) {
@@ -278,14 +281,24 @@ function paint() {
   if (cursor && document.activeElement === canvas) paintCursor();
 }
 
-// ---------------------------------------------------------------- numbered labels
+// ---------------------------------------------------------------- labels: numbers, and names where there are some
 
 function overlaps(a, b) {
   return a.x < b.x + b.width + 2 && b.x < a.x + a.width + 2 && a.y < b.y + b.height + 2 && b.y < a.y + a.height + 2;
 }
 
-// Beside its region where there is room, else the nearest free place: no two labels ever cover each other.
-function labelPlace(bounds, width, taken) {
+// "circle 0.87" of a region that a recognizer has named, else ""; of a long name its beginning, the table has all of it.
+function nameOf(region) {
+  const shape = region.kind === "mask" && shapes[region.mask];
+  if (!shape || !shape.label) return "";
+  const letters = [...shape.label[0]];
+  const name = letters.length > LONGEST_NAME ? letters.slice(0, LONGEST_NAME - 1).join("").trimEnd() + "…" : shape.label[0];
+  return `${name} ${shape.label[1].toFixed(2)}`;
+}
+
+// Beside its region where there is room, else the nearest free place, which must not be further away than `reach`
+// (CSS pixels) or there is none: no two labels ever cover each other.
+function labelPlace(bounds, width, taken, reach = Infinity) {
   const height = LABEL_HEIGHT, room = { x: canvas.clientWidth - width, y: canvas.clientHeight - height };
   const [x1, y1, x2, y2] = bounds.map((value) => value * view.scale);
   const at = (x, y) => ({ x: clamp(x, 0, Math.max(0, room.x)), y: clamp(y, 0, Math.max(0, room.y)), width, height });
@@ -300,23 +313,31 @@ function labelPlace(bounds, width, taken) {
   for (let y = 0; y <= room.y; y += height / 2) {
     for (let x = 0; x <= room.x; x += width / 2) {
       const place = at(x, y), far = Math.hypot(x - x1, y - y1);
-      if ((!best || far < best.far) && free(place)) best = { ...place, far };
+      if (far < reach && (!best || far < best.far) && free(place)) best = { ...place, far };
     }
   }
-  return best || wanted[0];
+  return best || (reach < Infinity ? null : wanted[0]);
 }
 
 function placeLabels() {
   labels.textContent = "";
   const taken = [];
   for (const region of regions) {
-    const width = 12 + 9 * String(region.id).length;
-    const place = labelPlace(boundsOf(region), width, taken);
+    const name = nameOf(region), bounds = boundsOf(region);
+    let text = name ? `${region.id} ${name}` : String(region.id), place = null;
+    if (name) {
+      // Without room near the region the number has to do: its chip and the table have the name, too.
+      blank.font = LABEL_FONT;
+      const width = Math.ceil(Math.min(blank.measureText(text).width + 14, canvas.clientWidth));
+      place = labelPlace(bounds, width, taken, LABEL_REACH);
+      if (!place) text = String(region.id);
+    }
+    place = place || labelPlace(bounds, 12 + 9 * text.length, taken);
     taken.push(place);
     const label = document.createElement("span");
-    label.textContent = region.id;
+    label.textContent = text;
     label.className = region.id === active ? "rc-on" : "";
-    Object.assign(label.style, { left: place.x + "px", top: place.y + "px", width: width + "px",
+    Object.assign(label.style, { left: place.x + "px", top: place.y + "px", width: place.width + "px", font: LABEL_FONT,
                                  background: colour(region.id), color: ink(region.id) });
     labels.append(label);
   }

@@ -1,9 +1,17 @@
-// The table of answers. Gradio runs this once a component with: element, props, watch.
+// The table of names and answers. Gradio runs this once a component with: element, props, watch.
 
 const find = (selector) => element.querySelector(selector);
 const colours = (id) => props.palette[(id - 1) % props.palette.length];
 
-function rowOf([id, answer]) {
+function cell(kind, text, className = "") {
+  const made = document.createElement(kind);
+  made.textContent = text;
+  made.className = className;
+  if (kind === "th") made.scope = "col";
+  return made;
+}
+
+function rowOf(id, cells) {
   const row = document.createElement("tr"), button = document.createElement("button");
   const [fill, ink] = colours(id);
   button.type = "button";
@@ -15,32 +23,36 @@ function rowOf([id, answer]) {
     const chip = document.querySelector(`#rc .rc-chip[data-region="${id}"] .rc-insert`);
     if (chip) chip.click();
   };
-  const first = document.createElement("td"), second = document.createElement("td");
+  const first = document.createElement("td");
   first.append(button);
-  second.textContent = answer;
-  row.append(first, second);
+  row.append(first, ...cells);
   return row;
 }
 
+// `table`: {named: [[id, name, score], …], csv}; of a question also {question, status, asked, rows: [[id, answer], …]}.
 function render() {
-  const table = props.table;
-  find(".at").hidden = !table.rows;
-  if (!table.rows) {
-    find("tbody").replaceChildren();
-    return;
-  }
-  const done = table.rows.length, all = table.asked;
-  find(".at-question").textContent = table.question;
-  find("tbody").replaceChildren(...table.rows.map(rowOf));
-  find(".at-csv").disabled = !done;
-  find(".at-note").textContent = table.status === "running" ? `${done} of ${all} answered …`
-    : done < all ? `${table.status}: ${done} of ${all} answered` : "";
+  const { named = [], rows = [], question, status, asked, csv } = props.table;
+  const asks = question !== undefined, names = new Map(named.map(([id, ...label]) => [id, label])), answers = new Map(rows);
+  find(".at").hidden = csv === undefined;
+  const titles = ["Region", ...(named.length ? ["Name", "Score"] : []), ...(asks ? ["Answer"] : [])];
+  find("thead tr").replaceChildren(...titles.map((title) => cell("th", title, title === "Score" ? "at-score" : "")));
+  const ids = [...new Set([...names.keys(), ...answers.keys()])].sort((a, b) => a - b);
+  find("tbody").replaceChildren(...ids.map((id) => {
+    const [name, score] = names.get(id) || ["", null], cells = [];
+    if (named.length) cells.push(cell("td", name), cell("td", score === null ? "" : score.toFixed(2), "at-score"));
+    if (asks) cells.push(cell("td", answers.get(id) ?? ""));
+    return rowOf(id, cells);
+  }));
+  find(".at-question").textContent = asks ? question : "Found and named";
+  find(".at-csv").disabled = !ids.length;
+  find(".at-note").textContent = !asks ? "" : status === "running" ? `${rows.length} of ${asked} answered …`
+    : rows.length < asked ? `${status}: ${rows.length} of ${asked} answered` : "";
 }
 
 find(".at-csv").onclick = () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([props.table.csv], { type: "text/csv" }));
-  link.download = "answers.csv";
+  link.download = props.table.question === undefined ? "regions.csv" : "answers.csv";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 };
