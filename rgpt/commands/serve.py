@@ -1,8 +1,8 @@
 """`rgpt serve`: a model behind the OpenAI chat completions protocol, with regions.
 
 The page (`--ui`) lives above this package, so it is named, not imported: `MODULE:FUNCTION`, called with the
-application, the model, its processor and its name, returns the application with a page at /ui. The default is
-the repository's own app.
+application, the model, its processor and its name, returns the application with a page at /ui. A page may
+have options of its own, see `Page`. The default is the repository's own app.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import ipaddress
 import math
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rgpt.cli import OneLineParser
 from rgpt.errors import InputError
@@ -24,6 +24,7 @@ EXAMPLES = """\
 examples:
   rgpt serve
   rgpt serve --model runs/stage2 --port 8000 --ui
+  rgpt serve --ui --sam facebook/sam-vit-base      (a page has its own options: rgpt serve --ui --help)
   RGPT_API_KEY=… rgpt serve --host 0.0.0.0
 
 a request (the official client sends regions with extra_body={"regions": [...]}):
@@ -35,8 +36,21 @@ a request (the official client sends regions with extra_body={"regions": [...]})
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of `rgpt serve`."""
+class Page(NamedTuple):
+    """What `--ui MODULE:FUNCTION` names.
+
+    `mount` is the function. The module may also have `add_options(parser)`, which gives the command the
+    page's options, and `open_tools(options)`, called before the model is loaded, which returns keyword
+    arguments for the function.
+    """
+
+    mount: Callable[..., Any]
+    add_options: Callable[[argparse.ArgumentParser], None]
+    open_tools: Callable[[argparse.Namespace], Mapping[str, Any]]
+
+
+def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
+    """The parser of `rgpt serve`, with the options of its page."""
     parser = OneLineParser(
         prog="rgpt serve",
         description="Serve a model: OpenAI chat completions with regions, /v1/models, /health, /metrics.",
@@ -55,13 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="a key that requests must bring; may be repeated; RGPT_API_KEY hides it from other users",
     )
-    add(
-        "--ui",
-        nargs="?",
-        const=PAGE,
-        metavar="MODULE:FUNCTION",
-        help=f"also serve a page at /ui (default: {PAGE}, from the repository)",
-    )
+    _add_ui(parser)
     add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
     add("--max-running", type=_count, metavar="N", help="answers computed at once")
     add("--max-waiting", type=_count_or_none, metavar="N", help="requests in line; one more gets 429")
@@ -72,7 +80,27 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", help="float32, bfloat16, float16 or auto")
     add("--device", help="cpu, cuda, cuda:1 … (default: the first GPU, or the CPU)")
     add("--access-log", action="store_true", help="a line on stderr for every request")
+    if page is not None:
+        page.add_options(parser)
     return parser
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Page | None]:
+    """The options, and the page that they ask for; its own options are among them.
+
+    Raises:
+        InputError: an argument is wrong, or there is no such page.
+    """
+    first = OneLineParser(prog="rgpt serve", add_help=False)
+    _add_ui(first)
+    spec = first.parse_known_args(arguments)[0].ui
+    page = find_page(spec) if spec else None
+    parser = build_parser(page)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        hint = "" if page else "; options of the page need --ui"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return options, page
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -81,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         InputError: an argument is wrong, there is no such model or page, the address is taken.
     """
-    options = build_parser().parse_args(arguments)
+    options, page = read_arguments(arguments)
     keys = [*options.api_key, *os.environ.get("RGPT_API_KEY", "").split()]
     if any(not key.strip() for key in keys):
         raise InputError("--api-key is empty: give a key, or leave the option away.")
@@ -97,7 +125,6 @@ def main(arguments: Sequence[str]) -> int:
 
     names = ("max_running", "max_waiting", "max_regions", "max_image_pixels", "time_limit", "grace")
     settings = Settings(**{n: getattr(options, n) for n in names if getattr(options, n) is not None})
-    mount = find_page(options.ui) if options.ui else None
 
     import logging
 
@@ -109,6 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     transformers_logging.disable_progress_bar()
     listener = listen(options.host, options.port)  # a taken port is told before a large model is loaded
+    tools = page.open_tools(options) if page is not None else {}
     model, processor = load(options.model, dtype=options.dtype, device=options.device)
     name = options.model_name or options.model.rstrip("/").rsplit("/", 1)[-1]
     service = Service(
@@ -118,26 +146,38 @@ def main(arguments: Sequence[str]) -> int:
         features_bytes=features_bytes(model),
     )
     app: Any = create_app(service, list(dict.fromkeys([name, "rgpt"])), keys)
-    if mount is not None:
-        app = mount(app, model, processor, name)
+    if page is not None:
+        app = page.mount(app, model, processor, name, **tools)
     if not keys and not _is_loopback(options.host):
         print(
             f"rgpt serve: warning: {options.host} can be reached from outside and no --api-key is set.",
             file=sys.stderr,
         )
-    page = ", page at {address}/ui" if mount is not None else ""
+    where = ", page at {address}/ui" if page is not None else ""
     return run(
         app,
         service,
         listener,
-        lambda address: f"rgpt serves {name} at {address}/v1{page.format(address=address)} (Ctrl-C stops it)",
+        lambda address: (
+            f"rgpt serves {name} at {address}/v1{where.format(address=address)} (Ctrl-C stops it)"
+        ),
         access_log=options.access_log,
         log_level="info" if options.access_log else "warning",
     )
 
 
-def find_page(spec: str) -> Any:
-    """The function of `MODULE:FUNCTION`.
+def _add_ui(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ui",
+        nargs="?",
+        const=PAGE,
+        metavar="MODULE:FUNCTION",
+        help=f"also serve a page at /ui, with its own options (default: {PAGE}, from the repository)",
+    )
+
+
+def find_page(spec: str) -> Page:
+    """The page of `MODULE:FUNCTION`.
 
     Raises:
         InputError: there is none.
@@ -147,7 +187,12 @@ def find_page(spec: str) -> Any:
         # `rgpt serve` of an installed package starts with its own folder on the path, not with the current.
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        return getattr(importlib.import_module(module_name), function)
+        module = importlib.import_module(module_name)
+        return Page(
+            getattr(module, function),
+            getattr(module, "add_options", lambda parser: None),
+            getattr(module, "open_tools", lambda options: {}),
+        )
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"--ui {spec} cannot be used ({error}): run it from the repository's root with the app extra "

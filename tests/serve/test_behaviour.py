@@ -329,7 +329,31 @@ def test_the_page_is_named_not_imported() -> None:
     from rgpt.commands.serve import find_page
     from rgpt.errors import InputError
 
-    assert find_page("json:dumps") is json.dumps
+    assert find_page("json:dumps").mount is json.dumps
     for spec in ("nowhere.at.all:mount", "json:nothing", "json", ":"):
         with pytest.raises(InputError, match="--ui"):
             find_page(spec)
+
+
+def test_a_page_brings_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from types import ModuleType
+
+    from rgpt.commands.serve import read_arguments
+    from rgpt.errors import InputError
+
+    module: Any = ModuleType("a_page")
+    module.build = lambda *given, **tools: (given, tools)
+    module.add_options = lambda parser: parser.add_argument("--colour")
+    module.open_tools = lambda options: {"colour": options.colour}
+    monkeypatch.setitem(sys.modules, "a_page", module)
+    options, page = read_arguments(["--port", "0", "--ui", "a_page:build", "--colour", "red"])
+    assert page is not None and options.port == 0 and options.ui == "a_page:build"
+    assert page.mount(1, **page.open_tools(options)) == ((1,), {"colour": "red"})
+    with pytest.raises(InputError, match="--colour red; options of the page need --ui"):
+        read_arguments(["--colour", "red"])
+    with pytest.raises(InputError, match="--shape"):
+        read_arguments(["--ui=a_page:build", "--shape", "round"])
+    # A page that is a function only has none.
+    _, plain = read_arguments(["--ui", "json:dumps"])
+    assert plain is not None and plain.open_tools(options) == {}
