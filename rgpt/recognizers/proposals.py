@@ -268,6 +268,10 @@ def _pretrained(kind: str, what: str) -> ProposalSource:
 
     name, _, text = what.partition("?")
     try:
+        # Any other checkpoint would load, too, with a warning and random weights.
+        found = SamModel.config_class.get_config_dict(name)[0].get("model_type")
+        if found != kind:
+            raise ValueError(f"a checkpoint of type {found}")
         if kind == "sam":
             return SamEverything(SamModel.from_pretrained(name), AutoImageProcessor.from_pretrained(name))
         model = GroundingDinoForObjectDetection.from_pretrained(name)
@@ -275,7 +279,7 @@ def _pretrained(kind: str, what: str) -> ProposalSource:
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"proposals {kind}:{what}",
-            expected="a model folder or hub id",
+            expected=f"the folder or hub id of a {kind} model of transformers",
             actual=" ".join(str(error).split())[:160],
             fix="check the name and that the weights are on this machine",
         ) from error
