@@ -218,11 +218,15 @@ class Handlers:
         conversation = self.visits.keep(conversation.before(index))
         return question, conversation, conversation.messages()
 
-    def new_chat(self, conversation: Conversation) -> Any:
-        """Forget the turns and the table; picture and regions stay."""
+    def new_chat(self, conversation: Conversation, drawn: object = None) -> Any:
+        """Forget the turns and the table's answers; picture, regions and their names stay."""
         self.abandon(conversation)
         conversation = self.visits.keep(replace(conversation.before(0), table=None))
-        return idle(value=""), conversation, [], table_update(conversation)
+        try:
+            regions = read_regions(drawn, conversation.picture)
+        except InputError:
+            regions = {}
+        return idle(value=""), conversation, [], table_update(conversation, regions)
 
     def fill(self, template: str, drawn: object, conversation: Conversation) -> str:
         """An example question about the regions on the canvas."""

@@ -47,7 +47,7 @@ def open_tools(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: an option is wrong, or needs another one; the cheap mistakes come first.
     """
-    if not options.recognizer:
+    if options.recognizer is None:
         for name in ("vocabulary", "proposals"):
             if getattr(options, name) is not None:
                 raise InputError.about(
@@ -56,7 +56,7 @@ def open_tools(options: argparse.Namespace) -> dict[str, Any]:
                     actual="none",
                     fix="add --recognizer, for example --recognizer clip-crop@openai/clip-vit-base-patch16",
                 )
-    elif not options.sam and not options.proposals:
+    elif options.sam is None and options.proposals is None:
         raise InputError.about(
             "--recognizer",
             expected="something that finds regions with it",
@@ -71,24 +71,31 @@ def open_tools(options: argparse.Namespace) -> dict[str, Any]:
             fix="name another one, for example sam:facebook/sam-vit-base",
         )
     names = None
-    if options.recognizer:
+    if options.recognizer is not None:
         from app.naming import names_text, read_names
         from rgpt.recognizers.vocabulary import read_vocabulary
 
         given = options.vocabulary if options.vocabulary is not None else DEFAULT_VOCABULARY
         names = read_names(names_text(read_vocabulary(given).names), most=sys.maxsize)
     segmenter = namer = None
-    if options.sam:
+    if options.sam is not None:
         from app.sam import SamSegmenter
 
         segmenter = SamSegmenter.load(options.sam)
     if names is not None:
         from app.naming import RegionNamer
         from rgpt.recognizers.loading import open_recognizer
-        from rgpt.recognizers.proposals import open_source
+        from rgpt.recognizers.proposals import JsonProposals, open_source
 
         recognizer = open_recognizer(options.recognizer)
-        source = open_source(options.proposals) if options.proposals else segmenter.propose  # type: ignore[union-attr]
+        source = segmenter.propose if options.proposals is None else open_source(options.proposals)
+        if isinstance(source, JsonProposals) and len(source.rows) > 1:
+            raise InputError.about(
+                f"--proposals {options.proposals}",
+                expected="the detections of one picture, since an uploaded one has no id",
+                actual=f"those of {len(source.rows)}",
+                fix="keep one picture's, or use `rgpt recognize --image-id`",
+            )
         # Without its folder: visitors need not know what lies where.
         shown = Path(options.recognizer.partition("@")[0]).name
         namer = RegionNamer(recognizer, source, names, shown)

@@ -139,7 +139,7 @@ def build_page(
         gr.on(
             [new_chat.click, chat.clear],
             do.new_chat,
-            conversation,
+            [conversation, canvas],
             [message, conversation, chat, table],
             **queued,
         )

@@ -171,6 +171,15 @@ def test_a_question_for_each_region_stands_beside_the_names():
     assert shown["rows"] == [[1, "a, b"], [9, "c"]] and len(shown["named"]) == 2
 
 
+def test_a_new_chat_keeps_the_names_only():
+    do = Handlers(FakeEngine(), [], start)
+    talk, drawn = named(start())
+    table = Table("What is <region>?", read_regions(drawn, talk.picture), {1: "a"}, "done")
+    _, talk, messages, shown = do.new_chat(Conversation(talk.picture, (), table), drawn)
+    assert talk.table is None and messages == []
+    assert [row[0] for row in shown["table"]["named"]] == [1, 2] and "rows" not in shown["table"]
+
+
 def test_nothing_found_is_a_sentence(toasts):
     namer = SimpleNamespace(name="nobody", names=("dog",), everything=lambda picture, names: [])
     talk = start()
@@ -282,13 +291,15 @@ def test_the_namer_is_name_everything_and_asks_the_source_once_a_picture():
 # ------------------------------------------------------------------ options
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A SAM and a recognizer on disk."""
+    """Models on disk."""
     from rgpt.recognizers import save_recognizer
 
     root = tmp_path_factory.mktemp("named")
     save_tiny_sam(root / "sam")
+    save_tiny_sam(root / "sam2", "sam2")
+    (root / "two.json").write_text('{"1": [{"box": [1, 1, 5, 5]}], "2": []}')
     save_recognizer(make("clip-crop"), root / "clip")
     return root
 
@@ -301,7 +312,14 @@ def folders(tmp_path_factory):
         (["--recognizer", "clip-crop@{0}/clip"], "neither --sam nor --proposals"),
         (["--recognizer", "clip-crop@{0}/clip", "--proposals", "gt"], "gt, which needs them given"),
         (["--recognizer", "clip-crop@{0}/clip", "--proposals", "sum:x"], "one of gt, json"),
-        (["--recognizer", "clip-crop@{0}/clip", "--proposals", "sam:{0}/none"], "model folder or hub id"),
+        (["--recognizer", "{0}/clip", "--proposals", "sam:{0}/none"], "hub id of a sam model"),
+        (["--recognizer", "{0}/clip", "--proposals", "sam:{0}/sam2"], "a checkpoint of type sam2"),
+        (
+            ["--recognizer", "{0}/clip", "--proposals", "grounding-dino:{0}/sam?a."],
+            "a checkpoint of type sam",
+        ),
+        (["--recognizer", "{0}/clip", "--proposals", "json:{0}/two.json"], "those of 2"),
+        (["--recognizer", "", "--sam", "{0}/sam"], "recognizer"),
         (["--recognizer", "clip-crop@{0}/clip", "--sam", "{0}/none"], "SamModel"),
         (["--recognizer", "klip@{0}/clip", "--sam", "{0}/sam"], "regionspot@"),
         (["--recognizer", "regionspot@{0}/none", "--sam", "{0}/sam"], "recognizer.json"),
