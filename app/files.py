@@ -19,7 +19,7 @@ from app.privacy import take_upload
 from app.saved import LOSSLESS_PIXELS, from_json, to_json
 from app.session import Conversation, Picture
 from rgpt.errors import InputError
-from rgpt.regions.draw import draw_regions
+from rgpt.regions.draw import draw_regions, write_beside
 
 MAX_SAVED = 2_000_000
 """Characters of what the page may send after a reload: the canvas value, at its caps about 1 MB."""
@@ -58,11 +58,14 @@ class FileHandlers:
         return NOTHING_SHOWN
 
     def overlay(self, drawn: object, conversation: Conversation) -> Any:
-        """The picture at full size with its numbered regions, as a parcel."""
+        """The picture at full size with its numbered regions, and beside it their names, as a parcel."""
         try:
             if conversation.picture is None:
                 raise InputError("There is no picture yet; upload one or choose an example first.")
-            image = draw_regions(conversation.picture.image, read_regions(drawn, conversation.picture))
+            regions = read_regions(drawn, conversation.picture)
+            labels = ((n, conversation.picture.label(region)) for n, region in regions.items())
+            lines = {n: f"{n} {label.name} {label.score:.2f}" for n, label in labels if label}
+            image = write_beside(draw_regions(conversation.picture.image, regions), lines)
         except InputError as error:
             gr.Warning(escaped(error), title="Not drawn")
             return gr.skip()

@@ -44,17 +44,6 @@ def test_two_regions_named(folder: Path, tmp_path: Path, capsys) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["drawn.png"]
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 200])
-def test_names_stand_beside_the_picture(count: int) -> None:
-    """However many there are, all fit and none is written into the picture."""
-    from rgpt.commands.recognize import beside
-
-    image = picture(3, 160, 120)
-    found = beside(image, [f"{i} a very long name of a thing that goes on and on 0.99" for i in range(count)])
-    assert found.crop((0, 0, 160, 120)).tobytes() == image.tobytes()
-    assert (found.width > 160) == (count > 0) and found.height == 120
-
-
 def test_json_and_coco(folder: Path, capsys) -> None:
     assert recognize(folder, "--region", "box:3,4,30,28", "--vocabulary", "coco80", "--json") == 0
     report = json.loads(capsys.readouterr().out)

@@ -33,9 +33,6 @@ examples:
                  --proposals sam:facebook/sam-vit-base --vocabulary coco80 --draw named.png
 """
 
-LONGEST_LINE = 48
-"""Characters of a line in the drawing."""
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `rgpt recognize`."""
@@ -169,39 +166,14 @@ def as_text(report: dict[str, Any]) -> str:
 def draw(image: Image.Image, regions: RegionSet, scores: RegionScores, path: Path) -> None:
     """Write the picture with its regions numbered as printed, and beside it each region's likeliest name."""
     from rgpt.regions import draw_regions
+    from rgpt.regions.draw import write_beside
 
     picture = draw_regions(image, dict(enumerate(regions.regions, start=1)))
-    lines = [f"{number} {names[0][0]} {names[0][1]:.2f}" for number, names in enumerate(scores.topk(1), 1)]
-    drawn = beside(picture, lines)
+    lines = {n: f"{n} {names[0][0]} {names[0][1]:.2f}" for n, names in enumerate(scores.topk(1), 1)}
+    drawn = write_beside(picture, lines)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         drawn.save(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def beside(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
-    """The picture, and lines at its right in the colours of their regions, in as many columns as needed."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    from rgpt.regions import color_of
-
-    if not lines:
-        return picture
-    size = max(12, min(28, picture.height // 24))
-    font, step = ImageFont.load_default(size), size * 3 // 2
-    a_column = max(1, (picture.height - size) // step)
-    shown = [line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…" for line in lines]
-    width = int(max(font.getlength(line) for line in shown)) + 2 * size
-    columns = -(-len(shown) // a_column)
-    height = max(picture.height, step + size)
-    canvas = Image.new("RGB", (picture.width + columns * width, height), "white")
-    canvas.paste(picture, (0, 0))
-    pen = ImageDraw.Draw(canvas)
-    for k, line in enumerate(shown):
-        column, row = divmod(k, a_column)
-        x, y = picture.width + column * width + size // 2, size // 2 + row * step
-        pen.rectangle((x, y + size // 4, x + size // 2, y + size), fill=color_of(k + 1))
-        pen.text((x + size * 3 // 4, y), line, fill="black", font=font)
-    return canvas

@@ -1,4 +1,4 @@
-"""Regions drawn on a picture: a tint, an outline with a halo, and the region's number."""
+"""Regions drawn on a picture: a tint, an outline with a halo, and the region's number; names beside it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ PALETTE = (
     (0, 60, 110),
 )
 TINT = 0.28  # share of the colour inside a region
+LONGEST_LINE = 48  # characters beside a picture
 
 
 def color_of(number: int) -> tuple[int, int, int]:
@@ -58,6 +59,31 @@ def draw_regions(image: Image.Image, regions: Mapping[int, Region], tint: float 
     drawn = Image.fromarray(pixels)
     _write_numbers(drawn, bounds, tips)
     return drawn
+
+
+def write_beside(picture: Image.Image, lines: Mapping[int, str]) -> Image.Image:
+    """The picture, and at its right a line a region, in as many columns as needed, each with a patch of its
+    region's colour; without lines the picture itself.
+    """
+    if not lines:
+        return picture
+    size = max(12, min(28, picture.height // 24))
+    font, step = ImageFont.load_default(size), size * 3 // 2
+    a_column = max(1, (picture.height - size) // step)
+    shown = {
+        n: x if len(x) <= LONGEST_LINE else f"{x[: LONGEST_LINE - 1]}…" for n, x in sorted(lines.items())
+    }
+    width = int(max(font.getlength(line) for line in shown.values())) + 2 * size
+    columns = -(-len(shown) // a_column)
+    canvas = Image.new("RGB", (picture.width + columns * width, max(picture.height, step + size)), "white")
+    canvas.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(canvas)
+    for k, (number, line) in enumerate(shown.items()):
+        column, row = divmod(k, a_column)
+        x, y = picture.width + column * width + size // 2, size // 2 + row * step
+        pen.rectangle((x, y + size // 4, x + size // 2, y + size), fill=color_of(number))
+        pen.text((x + size * 3 // 4, y), line, fill="black", font=font)
+    return canvas
 
 
 def _paint(

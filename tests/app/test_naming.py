@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ import gradio as gr
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from app.drawing import MAX_REGIONS, read_regions, to_canvas
 from app.files import FileHandlers
@@ -222,6 +224,19 @@ def test_names_survive_export_and_import():
     # On the page, too, the box is known by its label's mask.
     assert [entry["mask"] for entry in to_canvas(regions, back.picture)] == list(back.picture.labels)
     assert to_csv(back, regions) == to_csv(talk, read_regions(drawn, talk.picture))
+
+
+def test_the_saved_picture_has_the_names_beside_it():
+    talk, drawn = named(start())
+    do = FileHandlers(Handlers(FakeEngine(), [], start))
+
+    def saved() -> Image.Image:
+        parcel = json.loads(do.overlay(drawn, talk))
+        return Image.open(io.BytesIO(base64.b64decode(parcel["base64"])))
+
+    with_names = saved()
+    talk.picture.labels.clear()
+    assert saved().size == (WIDTH, HEIGHT) and with_names.width > WIDTH + 40
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rgpt.errors import InputError
 from rgpt.regions import PALETTE, Box, Point, Polygon, Scribble, color_of, draw_regions, place_labels
+from rgpt.regions.draw import write_beside
 
 SIZE = 200
 
@@ -90,3 +91,24 @@ def test_every_kind_of_region_and_of_picture_can_be_drawn():
 def test_a_region_outside_is_named():
     with pytest.raises(InputError, match=r"^<region4>: point"):
         draw_regions(Image.new("RGB", (9, 9)), {4: Point(10, 10)})
+
+
+def test_lines_stand_beside_the_picture_in_the_colours_of_their_regions():
+    picture = Image.new("RGB", (60, 50), (9, 9, 9))
+    assert write_beside(picture, {}) is picture
+    lines = {7: "7 cat 0.50", 2: "2 " + "dog " * 40, 3: "3 ü", 14: "14 sheep"}
+    drawn = write_beside(picture, lines)
+    assert drawn.crop((0, 0, 60, 50)).tobytes() == picture.tobytes()
+    assert drawn.height == 50 and drawn.width > 60
+    beside = drawn.crop((60, 0, drawn.width, 50))
+    colours = {colour for _, colour in beside.getcolors(1_000_000)}
+    assert {color_of(n) for n in lines} <= colours and color_of(5) not in colours
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 200])
+def test_however_many_lines_none_is_written_into_the_picture(count):
+    image = Image.new("RGB", (160, 120), (9, 9, 9))
+    lines = {i: f"{i} a very long name of a thing that goes on and on 0.99" for i in range(1, count + 1)}
+    found = write_beside(image, lines)
+    assert found.crop((0, 0, 160, 120)).tobytes() == image.tobytes()
+    assert (found.width > 160) == (count > 0) and found.height == 120
