@@ -159,6 +159,7 @@ def build_page(
             canvas.everything(masks.everything, given, canvas, **one)
         if namer:
             canvas.listed(masks.listed, [canvas, conversation], table, **quick)
+            page.load(None, names, names, js=static_text("names_back.js"), **quiet)
     page.queue(max_size=queue)
     return page
 

@@ -2,6 +2,11 @@
   const titles = { every: "Ask the question in the message box about every region at once", ovl: "The picture with its numbered regions",
                    exp: "Picture, regions and chat as one file", imp: "Open such a file" };
   Object.entries(titles).forEach(([id, title]) => document.getElementById(id)?.setAttribute("title", title));
+  // The names that Find all chooses among, for a reload of the page; see names_back.js.
+  document.addEventListener("input", (event) => {
+    if (!event.target.matches("#voc textarea")) return;
+    try { sessionStorage.setItem("rgpt-names", event.target.value); } catch { /* then a reload begins anew */ }
+  });
   // Colour <regionN> in the chat as on the canvas. The CSS Custom Highlight API changes no markup, so that what is
   // copied stays plain text.
   if (!CSS.highlights) return;

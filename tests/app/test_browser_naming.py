@@ -161,6 +161,7 @@ def test_another_list_renames_and_a_reload_keeps_it(visitor, engine):
     expect(visitor.chips.first).to_contain_text("sheep")
     before = visitor.numbers()
     visitor.reload()
+    expect(visitor.page.locator("#voc textarea")).to_have_value("sheep")
     expect(visitor.chips.first).to_contain_text("sheep")
     expect(rows.first).to_contain_text("sheep")
     assert visitor.numbers() == before
