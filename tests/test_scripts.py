@@ -151,6 +151,7 @@ def test_setup_refuses_an_unknown_extra(checkout: Checkout) -> None:
     ("arguments", "says"),
     [
         (["--port"], "--port needs a value"),
+        (["--sam=a", "--recognizer"], "--recognizer needs a value"),
         (["--port", "x"], "from 1 to 65535, not 'x'"),
         (["--port", "70000"], "from 1 to 65535"),
         (["--prot", "1"], "unknown argument '--prot'"),
