@@ -229,6 +229,8 @@ def test_retry_uses_the_regions_of_its_turn(visitor, engine):
     visitor.page.get_by_label("Remove region 1").click()
     visitor.drag((100, 100), (300, 200))
     visitor.page.locator("#cb button[aria-label=Retry]").click()
+    while len(engine.streams) < 2:  # until it has begun, the page looks as if it had ended
+        visitor.page.wait_for_timeout(20)
     expect(visitor.send_button).to_be_visible()
     visitor.page.wait_for_function("() => !document.querySelector('#tb .stop-button')")
     assert visitor.answered("covers") == first

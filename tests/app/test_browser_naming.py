@@ -189,6 +189,12 @@ def test_many_long_names_are_readable(visitor, namer, monkeypatch):
     visitor.page.set_viewport_size({"width": 390, "height": 844})
     expect(visitor.canvas).to_have_css("width", re.compile(r"^3\d\d"))
     assert labels_overlap(visitor.page) == []
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+    for tool in visitor.page.locator(
+        "#rc [data-tool]:visible"
+    ).all():  # no name of a tool touches the next one
+        assert tool.evaluate("(button) => button.clientWidth - button.scrollWidth") >= 0
+        assert tool.bounding_box()["width"] >= 53
     visitor.shot("named_many_390")
     visitor.page.set_viewport_size({"width": 1400, "height": 1000})
 
