@@ -56,7 +56,9 @@ class MaskHandlers:
             elif self.segmenter:
                 found_names = [add_mask(picture, mask) for mask in self.segmenter.everything(picture, room)]
             if not found_names:
-                raise InputError(f"{tool.name} found nothing here; draw regions yourself.")
+                # With a namer it may be the source or the recognizer that has nothing to say.
+                finder = "“Find all”" if self.namer else tool.name
+                raise InputError(f"{finder} found nothing here; draw regions yourself.")
         except Exception as error:
             tell_failure(error, "No masks", tool.name)
         return gr.update(found=found(picture, list(dict.fromkeys(found_names)), add=True))

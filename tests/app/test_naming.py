@@ -186,7 +186,7 @@ def test_nothing_found_is_a_sentence(toasts):
     namer = SimpleNamespace(name="nobody", names=("dog",), everything=lambda picture, names: [])
     talk = start()
     assert press(namer, talk)["masks"] == {} and talk.picture.labels == {}
-    assert toasts == ["nobody found nothing here; draw regions yourself."]
+    assert toasts == ["“Find all” found nothing here; draw regions yourself."]
 
 
 @pytest.mark.parametrize(("error", "says"), [(MemoryError(), "thirds failed"), (InputError("Bad."), "Bad.")])
