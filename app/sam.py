@@ -56,20 +56,19 @@ class SamSegmenter:
     @classmethod
     def load(cls, name: str) -> SamSegmenter:
         """From a folder or hub id; InputError when it is neither a SamModel nor a Sam2Model."""
-        from transformers import AutoImageProcessor, Sam2Model, SamModel
+        from transformers import AutoImageProcessor, Sam2Model
 
-        from rgpt.recognizers.sam import sam_config
+        from rgpt.recognizers.sam import load_sam
 
         try:
-            # Any other checkpoint would load, too, with a warning and random weights.
-            config, _ = SamModel.config_class.get_config_dict(name)
-            kind = config.get("model_type")
-            if kind == "sam":
-                model = SamModel.from_pretrained(name, config=sam_config(config))
-            elif kind in ("sam2", "sam2_video"):  # the published ones hold the video model's configuration
+            config, _ = Sam2Model.config_class.get_config_dict(name)
+            if config.get("model_type") in (
+                "sam2",
+                "sam2_video",
+            ):  # the published ones hold the video model's
                 model = Sam2Model.from_pretrained(name)
             else:
-                raise ValueError(f"a checkpoint of type {kind}")
+                model = load_sam(name)
             processor = AutoImageProcessor.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise InputError.about(

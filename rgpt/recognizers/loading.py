@@ -81,15 +81,12 @@ def regionspot_from_pretrained(
     Raises:
         InputError: one of them cannot be found.
     """
-    from transformers import SamModel
-
     from rgpt.recognizers.clip_towers import load_clip, plain_config
     from rgpt.recognizers.regionspot import RegionSpot, RegionSpotHead
-    from rgpt.recognizers.sam import SamTokens, sam_config
+    from rgpt.recognizers.sam import SamTokens, load_sam
 
     try:
-        values = plain_config(SamModel.config_class.from_pretrained(sam_name))
-        model = SamModel.from_pretrained(sam_name, config=sam_config(values))
+        model = load_sam(sam_name)
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"SAM {sam_name!r}",
@@ -108,7 +105,12 @@ def regionspot_from_pretrained(
         templates,
     )
     made.kind = "regionspot"
-    made.config = {"sam": values, "clip": clip_config, "head": head or {}, "templates": templates}
+    made.config = {
+        "sam": plain_config(model.config),
+        "clip": clip_config,
+        "head": head or {},
+        "templates": templates,
+    }
     return made.eval()
 
 

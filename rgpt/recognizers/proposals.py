@@ -20,6 +20,7 @@ from PIL import Image
 
 from rgpt.errors import InputError
 from rgpt.recognizers.region_set import RegionSet
+from rgpt.recognizers.sam import load_sam
 from rgpt.regions import RLE, Box, Mask, Region, region_from_json
 
 SOURCES = ("gt", "json", "rpn", "sam", "grounding-dino", "rovit")
@@ -36,7 +37,9 @@ def open_source(name: str, regions: Sequence[Region] = ()) -> ProposalSource:
 
     gt: `regions` themselves. json:FILE: COCO results, or `{"image_id": [{"box"/"mask"…, "score"}]}`.
     rpn:FILE: torchvision's Mask R-CNN R50-FPN with weights from a state dict in safetensors. sam:MODEL: SAM's
-    everything mode. grounding-dino:MODEL?TEXT: boxes for a text of names ended by full stops. rovit:FOLDER.
+    everything mode, after a question mark settings of its pipeline, if wanted
+    (`sam:MODEL?points_per_crop=16&pred_iou_thresh=0.8`). grounding-dino:MODEL?TEXT: boxes for a text of names
+    ended by full stops. rovit:FOLDER.
 
     Raises:
         InputError: an unknown kind, or what it names cannot be opened.
@@ -258,22 +261,41 @@ class GroundingDinoProposals:
         return best(found, len(found))
 
 
+SAM_SETTINGS = {
+    "points_per_batch": int, "points_per_crop": int, "crops_n_layers": int, "pred_iou_thresh": float,
+    "stability_score_thresh": float, "crops_nms_thresh": float,
+}  # fmt: skip
+
+
+def sam_settings(text: str) -> dict[str, Any]:
+    """`a=1&b=0.5` -> settings of transformers' mask generation. Raises InputError on others."""
+    settings: dict[str, Any] = {}
+    for part in text.split("&") if text else ():
+        key, _, value = part.partition("=")
+        try:
+            settings[key] = SAM_SETTINGS[key](value)
+        except (KeyError, ValueError) as error:
+            raise InputError.about(
+                "settings of sam proposals",
+                expected=f"NAME=NUMBER joined by &, of {', '.join(SAM_SETTINGS)}",
+                actual=repr(part),
+                fix="correct it",
+            ) from error
+    return settings
+
+
 def _pretrained(kind: str, what: str) -> ProposalSource:
-    from transformers import (
-        AutoImageProcessor,
-        AutoProcessor,
-        GroundingDinoForObjectDetection,
-        SamModel,
-    )
+    from transformers import AutoImageProcessor, AutoProcessor, GroundingDinoForObjectDetection
 
     name, _, text = what.partition("?")
+    settings = sam_settings(text) if kind == "sam" else {}
     try:
+        if kind == "sam":
+            return SamEverything(load_sam(name), AutoImageProcessor.from_pretrained(name), **settings)
         # Any other checkpoint would load, too, with a warning and random weights.
-        found = SamModel.config_class.get_config_dict(name)[0].get("model_type")
+        found = GroundingDinoForObjectDetection.config_class.get_config_dict(name)[0].get("model_type")
         if found != kind:
             raise ValueError(f"a checkpoint of type {found}")
-        if kind == "sam":
-            return SamEverything(SamModel.from_pretrained(name), AutoImageProcessor.from_pretrained(name))
         model = GroundingDinoForObjectDetection.from_pretrained(name)
         return GroundingDinoProposals(model, AutoProcessor.from_pretrained(name), text)
     except (OSError, ValueError) as error:

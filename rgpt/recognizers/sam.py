@@ -35,6 +35,21 @@ def sam_config(values: dict[str, Any]) -> Any:
     return SamConfig(**{**values, "mask_decoder_config": decoder})
 
 
+def load_sam(name: str) -> Any:
+    """A pretrained `SamModel` (folder or hub id) that computes as Meta's does.
+
+    Raises:
+        OSError, ValueError: it cannot be found, or is another kind of model (such a checkpoint would load,
+            with a warning and random weights).
+    """
+    from transformers import SamModel
+
+    values, _ = SamModel.config_class.get_config_dict(name)
+    if values.get("model_type") != "sam":
+        raise ValueError(f"a checkpoint of type {values.get('model_type')}")
+    return SamModel.from_pretrained(name, config=sam_config(values))
+
+
 class SamTokens(nn.Module):
     """Runs SAM on a picture once and on its prompts in blocks; frozen by its owner.
 

@@ -20,6 +20,7 @@ from rgpt.recognizers.proposals import (
     best,
     open_source,
     propose,
+    sam_settings,
 )
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.rovit_detector import DetectorConfig, RoVitDetector, save_detector
@@ -95,6 +96,24 @@ def test_the_rpn_of_a_torchvision_detector(tmp_path: Path) -> None:
     torch.testing.assert_close(
         opened.model.rpn.head.cls_logits.weight, model.rpn.head.cls_logits.weight, atol=0, rtol=0
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("", {}),
+        ("points_per_crop=16&pred_iou_thresh=0.5", {"points_per_crop": 16, "pred_iou_thresh": 0.5}),
+        ("speed=3", "speed=3"),
+        ("points_per_crop=many", "points_per_crop=many"),
+        ("points_per_crop", "points_per_crop"),
+    ],
+)
+def test_settings_of_sam(text: str, settings: dict | str) -> None:
+    if isinstance(settings, dict):
+        assert sam_settings(text) == settings
+    else:
+        with pytest.raises(InputError, match=settings):
+            open_source(f"sam:FOLDER?{text}")
 
 
 def test_sam_everywhere() -> None:

@@ -23,7 +23,7 @@ MASKS = Scenes(regions="mask", scale=2.0, count=8)
 
 
 def run(tmp_path: Path, **changes) -> RunConfig:  # type: ignore[no-untyped-def]
-    values = {"model": {"config": SAM}, "data": [{"kind": "scenes"}], "steps": 2, "batch_size": 2, **changes}
+    values = {"model": {"config": SAM}, "data": [{"kind": "scenes"}], "steps": 3, "batch_size": 2, **changes}
     return RunConfig(recipe="sam", out=str(tmp_path / "sam"), **values)
 
 
@@ -61,7 +61,7 @@ def test_prompts_lie_on_what_they_mean(tmp_path: Path, clicks: bool) -> None:
                 assert (prompt - around).abs().max() <= 2
 
 
-def test_two_steps_change_everything_that_saw_them(tmp_path: Path) -> None:
+def test_three_steps_change_everything_that_saw_them(tmp_path: Path) -> None:
     recipe, made = open_recipe(run(tmp_path)), run(tmp_path)
     before = {name: p.detach().clone() for name, p in recipe.named_parameters()}
     fit(recipe, Batches([MASKS], 2, 0), made)

@@ -2,8 +2,8 @@
 
 RegionSpot asks a SAM that knows where things end; a random one gives tokens that hardly say which region they
 belong to (docs/recognizers.md has what was measured). Segment Anything, arXiv 2304.02643, trains the same way
-at another scale: prompts drawn from the mask, focal and dice loss 20 : 1, and the predicted IoU [P]. One
-round of prompts, no interaction, no ambiguity among three masks.
+at another scale: prompts drawn from the mask, focal and dice loss 20 : 1, the predicted IoU, and of three
+masks for an ambiguous click only the best one learns [P]. One round of prompts, no interaction.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ POSITION_SCALE = 1.0
 with half the tower's width: neighbouring positions then have nothing in common, and nothing is learned."""
 
 
+KINDS = ("box", "click", "three")
+"""What the steps ask in turn: one mask of a box, one mask of a click, three of a click (everything mode)."""
+
+
 class SamRecipe(nn.Module):
-    """Masks from boxes (even steps) and single clicks (odd steps). `model`: `config`, a SamConfig's values.
+    """Masks from boxes and from single clicks, see `KINDS`. `model`: `config`, a SamConfig's values.
 
     Regions are masks. The result is a folder for `SamModel` and `SamProcessor`, so `sam:FOLDER` proposes with
     it and RegionSpot starts from it.
@@ -61,26 +65,28 @@ class SamRecipe(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         examples = [example for example in batch.examples if len(example.regions)]
         if not examples:
-            return {"loss_mask": sum(p.sum() for p in self.parameters()) * 0.0}  # type: ignore[dict-item]
-        clicks = bool(batch.step % 2)
+            return {"loss_focal": sum(p.sum() for p in self.parameters()) * 0.0}  # type: ignore[dict-item]
+        kind = KINDS[batch.step % len(KINDS)]
         generator = torch.Generator().manual_seed(batch.step)
         device = next(self.model.parameters()).device
-        drawn = [self._prompts(example, clicks, generator) for example in examples]
+        drawn = [self._prompts(example, kind != "box", generator) for example in examples]
         pixels, prompts, masks = (torch.stack(values).to(device) for values in zip(*drawn, strict=True))
-        if clicks:
+        if kind == "box":
+            given = {"input_boxes": prompts}
+        else:
             labels = torch.ones(prompts.shape[:3], dtype=torch.long, device=device)
             given = {"input_points": prompts, "input_labels": labels}
-        else:
-            given = {"input_boxes": prompts}
-        out = self.model(pixel_values=pixels, multimask_output=False, **given)
-        logits, guessed = out.pred_masks[:, :, 0], out.iou_scores[:, :, 0]
+        out = self.model(pixel_values=pixels, multimask_output=kind == "three", **given)
+        logits, guessed = out.pred_masks, out.iou_scores  # [B, P, 1 or 3, h, w], [B, P, 1 or 3]
+        true = masks[:, :, None].expand_as(logits)
         found = logits.sigmoid()
-        dice = 1 - (2 * (found * masks).sum((-1, -2)) + 1) / ((found + masks).sum((-1, -2)) + 1)
-        focal = sigmoid_focal_loss(logits, masks, alpha=-1, gamma=2, reduction="mean")
+        dice = 1 - (2 * (found * true).sum((-1, -2)) + 1) / ((found + true).sum((-1, -2)) + 1)
+        focal = FOCAL_WEIGHT * sigmoid_focal_loss(logits, true, alpha=-1, gamma=2).mean((-1, -2))
+        best = (focal + dice).argmin(-1, keepdim=True)
         return {
-            "loss_mask": FOCAL_WEIGHT * focal,
-            "loss_dice": dice.mean(),
-            "loss_iou": F.mse_loss(guessed, mask_iou(logits.detach() > 0, masks > 0.5)),
+            "loss_focal": focal.gather(-1, best).mean(),
+            "loss_dice": dice.gather(-1, best).mean(),
+            "loss_iou": F.mse_loss(guessed, mask_iou(logits.detach() > 0, true > 0.5)),
         }
 
     def _prompts(
