@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_recipes.captioned import Captioned
 from data_recipes.detections import Detection
 from data_recipes.output import Report, Reservoir, contact_sheet, new_folder, stop_cleanly_when_terminated
 from data_recipes.pictures import read_keys
@@ -35,6 +36,10 @@ BATCH = 32
 EXCLUDED = "in --exclude-images"
 MISSING = "picture file is missing"
 REFUSED = "refused by the sample type"
+
+
+Item = Sample | Detection | Captioned
+"""What a line of a recipe's file may be."""
 
 
 class Record(NamedTuple):
@@ -60,14 +65,14 @@ class Made:
     Without samples, `dropped` says why.
     """
 
-    samples: list[Sample | Detection] = field(default_factory=list)
+    samples: list[Item] = field(default_factory=list)
     tasks: list[tuple[str, ...]] = field(default_factory=list)
     dropped: str = ""
     regions_read: int = 0
     regions_dropped: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
 
-    def add(self, sample: Sample | Detection, *tasks: str) -> None:
+    def add(self, sample: Item, *tasks: str) -> None:
         """One more sample, with the task of every turn."""
         self.samples.append(sample)
         self.tasks.append(tasks)
@@ -87,7 +92,7 @@ class Source:
     Args:
         records: streamed; memory must not grow with the data set.
         convert: turns a record into samples; picklable, and depends on its arguments alone.
-        form: "samples" or "detections", the name of the file.
+        form: "samples", "detections" or "captions", the name of the file.
         facts: anything else worth a line of the report; read after the last record (with `--limit`, before
             the first).
     """
@@ -152,10 +157,12 @@ class Worker:
         return Written(lines, made)
 
 
-def _line(sample: Sample | Detection, tasks: tuple[str, ...], folder: str) -> Line:
+def _line(sample: Item, tasks: tuple[str, ...], folder: str) -> Line:
     text = json.dumps(sample.to_json(folder), ensure_ascii=False, separators=(", ", ": "))
     if isinstance(sample, Detection):
         return Line(text, len(sample.regions), 0, sum(len(name.split()) for name in sample.names), tasks)
+    if isinstance(sample, Captioned):
+        return Line(text, 0, 0, sum(len(caption.split()) for caption in sample.captions), tasks)
     words = sum(len(text.split()) for turn in sample.turns for text in turn)
     return Line(text, len(sample.regions), len(sample.turns), words, tasks)
 
@@ -279,11 +286,10 @@ def _work(records: Sequence[Record]) -> list[Written]:
 
 def _shown(line: str, folder: Path) -> Sample:
     value = json.loads(line)
-    return (
-        Detection.from_json(value, folder).as_sample()
-        if "names" in value
-        else Sample.from_json(value, folder)
-    )
+    for kind, key in ((Detection, "names"), (Captioned, "captions")):
+        if key in value:
+            return kind.from_json(value, folder).as_sample()
+    return Sample.from_json(value, folder)
 
 
 def _plain(value: Any) -> Any:

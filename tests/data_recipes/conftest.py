@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from data_recipes import output, runner
+from data_recipes.captioned import Captioned
 from data_recipes.detections import Detection
 from rgpt.data.schema import Sample, read_jsonl
 
@@ -22,6 +23,7 @@ class Output(NamedTuple):
     report: dict[str, Any]
     samples: list[Sample]
     detections: list[Detection]
+    captions: list[Captioned]
 
 
 def read_output(folder: Path) -> Output:
@@ -33,15 +35,23 @@ def read_output(folder: Path) -> Output:
     if (folder / "detections.jsonl").exists():
         with open(folder / "detections.jsonl", encoding="utf-8") as lines:
             detections = [Detection.from_json(json.loads(line), folder) for line in lines]
+    captions = []
+    if (folder / "captions.jsonl").exists():
+        with open(folder / "captions.jsonl", encoding="utf-8") as lines:
+            captions = [Captioned.from_json(json.loads(line), folder) for line in lines]
     # What every report promises.
     assert report["read"] == report["records_kept"] + sum(report["dropped"].values())
-    assert report["kept"] == len(samples) + len(detections)
+    assert report["kept"] == len(samples) + len(detections) + len(captions)
     assert report["regions"] == sum(len(item.regions) for item in (*samples, *detections))
     assert report["turns"] == sum(len(sample.turns) for sample in samples) == sum(report["tasks"].values())
     assert report["words"] == sum(
         len(text.split()) for sample in samples for turn in sample.turns for text in turn
-    ) + sum(len(name.split()) for item in detections for name in item.names)
-    return Output(folder, report, samples, detections)
+    ) + sum(
+        len(text.split())
+        for texts in (*(item.names for item in detections), *(item.captions for item in captions))
+        for text in texts
+    )
+    return Output(folder, report, samples, detections, captions)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_recipes import eval_pictures, runner, shapes, validate
+from data_recipes import concepts, eval_pictures, runner, shapes, validate
 
 README = (Path(__file__).parents[2] / "data_recipes" / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"`python -m data_recipes\.([a-z_0-9]+)([^`]*)`", README)
@@ -21,7 +21,7 @@ RECIPES = sorted(
 
 
 def test_the_table_has_every_recipe() -> None:
-    assert len(RECIPES) == 10 and set(RECIPES) | {"shapes"} <= {name for name, _ in COMMANDS}
+    assert len(RECIPES) == 11 and set(RECIPES) | {"shapes"} <= {name for name, _ in COMMANDS}
 
 
 @pytest.mark.parametrize(("name", "rest"), COMMANDS)
@@ -37,7 +37,11 @@ def test_commands_are_accepted(name: str, rest: str, capsys) -> None:
             shapes.main([*words, "--out", "DIR", "--help"])
         assert left.value.code == 0
     else:
-        parsers = {"eval_pictures": eval_pictures.build_parser, "validate": validate.build_parser}
+        parsers = {
+            "concepts": concepts.build_parser,
+            "eval_pictures": eval_pictures.build_parser,
+            "validate": validate.build_parser,
+        }
         parsers[name]().parse_args(words)
 
 

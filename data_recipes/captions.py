@@ -1,0 +1,130 @@
+"""Pictures with captions: COCO Captions, or any table such as CC3M's, for contrastive pretraining.
+
+Downloads: annotations_trainval2017.zip and train2017.zip from cocodataset.org. For CC3M, CC12M and the like,
+a table (.tsv or .csv) with a header, a column of picture files relative to --images and one of captions, as
+open_clip reads them. Captions of one picture are brought together from COCO's file; in a table each row is a
+record of its own. Blank captions are left out and counted.
+
+    python -m data_recipes.captions --annotations captions_train2017.json --images train2017 --out DIR
+    python -m data_recipes.captions --table cc3m.tsv --images cc3m --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_recipes.captioned import Captioned
+from data_recipes.coco_layout import PictureFiles
+from data_recipes.grouping import Buckets
+from data_recipes.json_stream import read_members
+from data_recipes.pictures import keys_of_file
+from data_recipes.runner import Made, Recipe, Record, Source, main
+from rgpt.errors import InputError
+
+NO_CAPTION = "picture without a caption"
+NO_FILE = "captions of a picture that is not in the file"
+BLANK = "blank captions left out"
+PREFIX = {"annotations": "coco", "table": "table"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--annotations", type=Path, metavar="FILE", help="captions_*.json of COCO")
+    given.add_argument("--table", type=Path, metavar="FILE", help=".tsv or .csv with a header")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the pictures' folder")
+    parser.add_argument("--image-column", default="filepath", metavar="NAME", help="of a table (filepath)")
+    parser.add_argument("--caption-column", default="title", metavar="NAME", help="of a table (title)")
+
+
+def open_source(options: argparse.Namespace, scratch: Path) -> Source:
+    if options.table is not None:
+        records = table_rows(options.table, options.images, options.image_column, options.caption_column)
+        return Source(records, _Converter(PREFIX["table"]), "captions")
+    return Source(
+        coco_pictures(options.annotations, options.images, scratch),
+        _Converter(PREFIX["annotations"]),
+        "captions",
+    )
+
+
+def coco_pictures(path: Path, images: Path, scratch: Path) -> Iterator[Record]:
+    """A record a picture; its content is the list of captions. Memory does not grow with the file."""
+    folder = scratch / path.name
+    folder.mkdir()
+    buckets = Buckets(folder, path.stat().st_size if path.is_file() else 0)
+    for member, value, text in read_members(path, ("images", "annotations")):
+        try:
+            if member == "annotations":
+                buckets.add_annotation(str(value["image_id"]), json.dumps(value["caption"]))
+            else:
+                buckets.add_picture(str(value["id"]), text)
+        except (KeyError, TypeError) as error:
+            raise InputError.about(
+                f"file {str(path)!r}",
+                expected="images with id, annotations with image_id and caption",
+                actual=f"{text[:80]} in {member}",
+                fix="give a captions_*.json of COCO",
+            ) from error
+    files = PictureFiles(images, coco_ids=True)
+    for group in buckets.groups():
+        record = files.record(group)
+        yield record._replace(content=[json.loads(text) for text in group.annotations])
+
+
+def table_rows(path: Path, images: Path, image_column: str, caption_column: str) -> Iterator[Record]:
+    """A record a row. Raises InputError: no table, or a column is missing."""
+    if path.suffix not in (".tsv", ".csv") or not path.is_file():
+        raise InputError.about(
+            f"table {str(path)!r}", expected="a .tsv or .csv file", actual="none", fix="check the name"
+        )
+    return _rows(path, images, image_column, caption_column)
+
+
+def _rows(path: Path, images: Path, image_column: str, caption_column: str) -> Iterator[Record]:
+    with open(path, encoding="utf-8", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
+        if missing := {image_column, caption_column} - set(rows.fieldnames or ()):
+            raise InputError.about(
+                f"table {str(path)!r}",
+                expected=f"the column {sorted(missing)[0]}",
+                actual=f"columns {', '.join(rows.fieldnames or ()) or 'none'}"[:120],
+                fix="name yours with --image-column and --caption-column",
+            )
+        for number, row in enumerate(rows, start=1):
+            name = row[image_column] or ""
+            image = str(images / name) if name else None
+            yield Record(str(number), image, keys_of_file(name) if name else (), [row[caption_column]])
+
+
+class _Converter:
+    """Record to caption record."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def __call__(self, record: Record, rng: random.Random) -> Made:
+        made = Made()
+        if record.image is None:
+            made.dropped = NO_FILE
+            return made
+        given = [" ".join(text.split()) for text in record.content if isinstance(text, str)]
+        captions = list(dict.fromkeys(filter(None, given)))
+        if blank := len(record.content) - len([text for text in given if text]):
+            made.repaired[BLANK] += blank
+        if not captions:
+            made.dropped = NO_CAPTION
+            return made
+        made.add(Captioned(f"{self.prefix}-{record.id}", Path(record.image), tuple(captions)))
+        return made
+
+
+RECIPE = Recipe("captions", __doc__, add_arguments, open_source)
+
+if __name__ == "__main__":
+    sys.exit(main(RECIPE))
