@@ -5,9 +5,6 @@ Axes: R kept regions of a batch, K concepts, D the text space, B pictures with c
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -96,33 +93,3 @@ def image_text_contrast(images: Tensor, captions: Tensor, temperature: float = T
 
 
 # Words that end a noun phrase: determiners, prepositions, pronouns, conjunctions, common verbs and adverbs.
-_FUNCTION_TEXT = """a an the this that these those some any each every another other its his her their our my
-your no of in
-    on at to from by with without for into onto over under near next beside behind between through across
-    along around up down off out about above below inside outside against and or but while as than then when
-    where which who whose it he she they we you i is are was were be been being am has have had do does did
-    can could will would there here not very really just sits sit stands stand lies lie holds hold looks look
-    shows show wears wear plays play rides ride runs run walks walk eats eat carries carry uses use made taken
-    filled covered parked one two three four five six seven eight nine ten several many few lot lots couple
-    group pair bunch front top side back middle"""
-_FUNCTION_WORDS = frozenset(_FUNCTION_TEXT.split())
-
-
-def concept_pool(captions: Iterable[str], at_least: int = 1) -> list[str]:
-    """Nouns of captions by a rule of thumb, most frequent first.
-
-    The head of a noun phrase is taken to be the last word before a function word, punctuation or a word in
-    -ing or -ed [D]. The paper parses captions with a language tool; this needs none and is wrong at times
-    (an adjective after a verb passes as a noun), which `at_least` thins out.
-    """
-    counts: Counter[str] = Counter()
-    for caption in captions:
-        head = ""
-        for word in [*re.findall(r"[a-z][a-z'-]*|[.,;:!?]", caption.lower()), "."]:
-            ends = not word[0].isalpha() or word in _FUNCTION_WORDS
-            if ends or (len(word) > 4 and word.endswith(("ing", "ed"))):
-                counts.update([head] if head else [])
-                head = ""
-            else:
-                head = word
-    return [word for word, count in counts.most_common() if count >= at_least]

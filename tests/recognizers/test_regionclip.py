@@ -18,7 +18,6 @@ from rgpt.recognizers.regionclip_detector import (
     focal_scaled_cross_entropy,
 )
 from rgpt.recognizers.regionclip_losses import (
-    concept_pool,
     distillation,
     image_text_contrast,
     pseudo_labels,
@@ -160,16 +159,6 @@ def test_focal_scaling_is_finite_for_a_sure_class() -> None:
     logits = torch.tensor([[200.0, 0.0]], requires_grad=True)
     focal_scaled_cross_entropy(logits, torch.tensor([0])).backward()
     assert torch.isfinite(logits.grad).all()
-
-
-def test_concepts_of_captions() -> None:
-    captions = [
-        "A man riding a brown horse on the beach.",
-        "Two dogs, a cat and a red fire hydrant",
-        "The horse stands near a fence",
-    ]
-    assert concept_pool(captions, 2) == ["horse"]
-    assert set(concept_pool(captions)) == {"man", "horse", "beach", "dogs", "cat", "hydrant", "fence"}
 
 
 def test_the_transfer_head(clip: RegionClip) -> None:
