@@ -90,6 +90,3 @@ def image_text_contrast(images: Tensor, captions: Tensor, temperature: float = T
     scores = unit(images) @ unit(captions).T / temperature
     target = torch.arange(len(scores), device=scores.device)
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
-
-
-# Words that end a noun phrase: determiners, prepositions, pronouns, conjunctions, common verbs and adverbs.
