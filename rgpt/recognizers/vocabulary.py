@@ -1,6 +1,6 @@
 """The names a recognizer chooses among, and their embeddings.
 
-Names that become the same text after cleaning are one class: two rows with the same embedding would share
+Names that a text encoder reads as the same text are one class: two rows with the same embedding would share
 their probability, and under a sigmoid get contradictory targets. `Vocabulary.rows` still tells the row of
 every name as given.
 """
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,6 @@ from rgpt.errors import InputError
 from rgpt.recognizers.text import TextEncoder
 
 TEMPLATES = ("bare", "openai80", "openai81")
-FREQUENCIES = ("r", "c", "f")
 
 
 def clean_name(name: str) -> str:
@@ -35,7 +35,7 @@ def clean_name(name: str) -> str:
     RegionCLIP replaces underscores and removes parentheses. We do both; `clean_names=False` leaves names as
     they are.
     """
-    name = re.sub(r"-(other|merged|stuff)$", "", name.strip())
+    name = re.sub(r"-(other|merged|stuff)$", "", unicodedata.normalize("NFC", name).strip())
     return " ".join(re.sub(r"[_()]", " ", name.replace("+", " ").replace(",", " ")).split())
 
 
@@ -93,16 +93,27 @@ class Vocabulary:
                 actual=repr(self.templates),
                 fix="choose one",
             )
+        own = () if isinstance(self.templates, str) else tuple(self.templates)
+        if not isinstance(self.templates, str) and {text.count("{}") for text in own} != {1}:
+            raise InputError.about(
+                "templates",
+                expected='texts with one "{}" for the name',
+                actual=repr(own)[:80],
+                fix='write for example "a photo of {}."',
+            )
         texts = [(clean_name(name) or name) if self.clean_names else name for name in given]
-        first: dict[str, int] = {}  # text -> position among the given names
-        for position, text in enumerate(texts):
+        # What an encoder reads: CLIP's tokenizers and the word vectors lower the case and know one spelling
+        # of an accent, so "Dog" and "dog" could only ever share their probability.
+        read = [text.lower() for text in texts] if self.clean_names else texts
+        first: dict[str, int] = {}  # text as read -> position among the given names
+        for position, text in enumerate(read):
             first.setdefault(text, position)
         order = {text: row for row, text in enumerate(first)}
         kept = list(first.values())
         object.__setattr__(self, "given", given)
-        object.__setattr__(self, "rows", tuple(order[text] for text in texts))
+        object.__setattr__(self, "rows", tuple(order[text] for text in read))
         object.__setattr__(self, "names", tuple(given[i] for i in kept))
-        object.__setattr__(self, "texts", tuple(first))
+        object.__setattr__(self, "texts", tuple(texts[i] for i in kept))
         for what in ("frequency", "is_base"):
             values = getattr(self, what)
             object.__setattr__(self, what, tuple(values[i] for i in kept) if values else ())
@@ -147,17 +158,23 @@ def embed(
 ) -> TextBank:
     """Embed a vocabulary: every name in every template, averaged, unit rows.
 
-    Whether vectors are normalised before they are averaged is `vocabulary.normalise_first`.
+    Whether vectors are normalised before they are averaged is `vocabulary.normalise_first`. At most `block`
+    texts are embedded at once: V3Det's 13,000 names in 81 templates would be gigabytes.
     """
+    from tqdm import tqdm
+
     templates = vocabulary.prompts()
     texts = [*vocabulary.texts, *([background] if background is not None else [])]
-    filled = [template.replace("{}", text) for text in texts for template in templates]
-    with torch.no_grad():
-        parts = [encoder.encode(filled[i : i + block]) for i in range(0, len(filled), block)]
-        vectors = torch.cat(parts).float().unflatten(0, (len(texts), len(templates)))
-        if vocabulary.normalise_first:
-            vectors = F.normalize(vectors, dim=-1)
-        rows = F.normalize(vectors.mean(1), dim=-1)
+    step, means = max(1, block // len(templates)), []
+    progress = tqdm(total=len(texts), desc="names", unit="name", delay=2, leave=False, disable=None)
+    with torch.no_grad(), progress:
+        for start in range(0, len(texts), step):
+            own = texts[start : start + step]
+            filled = [template.replace("{}", text) for text in own for template in templates]
+            vectors = encoder.encode(filled).float().unflatten(0, (len(own), len(templates)))
+            means.append((F.normalize(vectors, dim=-1) if vocabulary.normalise_first else vectors).mean(1))
+            progress.update(len(own))
+        rows = F.normalize(torch.cat(means), dim=-1)
     is_base = torch.tensor(vocabulary.is_base) if vocabulary.is_base else None
     extra = None if background is None else rows[-1]
     return TextBank(tuple(vocabulary.names), rows[: len(vocabulary)], extra, is_base)
@@ -187,7 +204,7 @@ def read_vocabulary(text: str, **settings: Any) -> Vocabulary:
             )
         return _read_file(Path(path), settings)
     path_given = Path(os.path.expanduser(text))
-    if path_given.is_file():
+    if os.path.isfile(path_given):  # Path.is_file raises where a list of names is longer than a file name
         return _read_file(path_given, settings)
     if path_given.suffix in (".txt", ".json"):
         raise InputError.about(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from rgpt.recognizers.clip_towers import build_clip
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.scores import RegionScores, combine, cut_per_image, probabilities, soft_nms
 from rgpt.recognizers.text import WordEncoder
-from rgpt.recognizers.vocabulary import Vocabulary, clean_name, coco80, embed, multi_hot
+from rgpt.recognizers.vocabulary import Vocabulary, clean_name, coco80, embed, multi_hot, read_vocabulary
 from rgpt.regions import Box
 from tests.recognizers.tiny_recognizers import OPEN_VIT
 
@@ -41,6 +42,46 @@ def test_duplicates_are_merged_and_still_found() -> None:
     assert multi_hot(vocabulary, [["dog", "big cat"], []]).tolist() == [[1, 1], [0, 0]]
     with pytest.raises(InputError, match="'bird' of region 1"):
         multi_hot(vocabulary, [["bird"]])
+
+
+def test_names_that_an_encoder_cannot_tell_apart_are_one_class() -> None:
+    """CLIP's tokenizers lower the case, and an accent has two spellings in Unicode."""
+    found = Vocabulary(("Dog", "caf\u00e9", "dog", "cafe\u0301", "\u540d\u524d"))
+    assert found.names == ("Dog", "caf\u00e9", "\u540d\u524d") and found.rows == (0, 1, 0, 1, 2)
+    encoder = WordEncoder(16)
+    one, other = (embed(encoder, Vocabulary((name,))).weights for name in ("caf\u00e9", "cafe\u0301"))
+    torch.testing.assert_close(one, other)
+    assert Vocabulary(("Dog", "dog"), clean_names=False).merged == 0
+
+
+@pytest.mark.parametrize("templates", [(), ("a photo",), ("{} {}",), "openai"])
+def test_no_such_templates(templates) -> None:
+    with pytest.raises(InputError, match="templates"):
+        Vocabulary(("dog",), templates=templates)
+
+
+def test_a_vocabulary_may_be_longer_than_a_file_name(tmp_path: Path) -> None:
+    names = [f"thing {i}" for i in range(400)]
+    assert read_vocabulary(",".join(names)).names == tuple(names)
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(names), encoding="utf-8")
+    assert read_vocabulary(str(file)).names == tuple(names)
+
+
+def test_few_texts_at_once_embed_alike() -> None:
+    class Counting(WordEncoder):
+        most = 0
+
+        def embed(self, texts: list[str]) -> torch.Tensor:
+            self.most = max(self.most, len(texts))
+            return super().embed(texts)
+
+    names = Vocabulary(tuple(f"thing {i}" for i in range(7)), templates=("{}", "a {}", "the {}"))
+    whole, parts = WordEncoder(16), Counting(16)
+    torch.testing.assert_close(
+        embed(parts, names, "background", block=6).weights, embed(whole, names, "background").weights
+    )
+    assert parts.most == 6  # two names in three templates
 
 
 @pytest.mark.parametrize("names", [(), ("a", " "), "abc", ("a", 3)])
