@@ -52,7 +52,7 @@ class Geometry:
         return cls(height, width, *size, *size)
 
     def on_canvas(self, canvas_height: int, canvas_width: int) -> Geometry:
-        """The same content on a canvas of another size, as in a padded batch."""
+        """The same content on a canvas of another size."""
         return Geometry(
             self.height, self.width, self.content_height, self.content_width, canvas_height, canvas_width
         )

@@ -109,7 +109,10 @@ class RegionClip(RegionRecognizer):
         return made.eval()
 
     def geometry(self, height: int, width: int) -> Geometry:
-        return Geometry.short_side(height, width, self.settings.short_side, self.settings.longest_side)
+        """Resized as published. A strip of a picture is padded to a whole cell: of a narrower one, the strides
+        would leave nothing."""
+        made = Geometry.short_side(height, width, self.settings.short_side, self.settings.longest_side)
+        return made.on_canvas(max(STRIDE, made.canvas_height), max(STRIDE, made.canvas_width))
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W]` -> layer3's output `[B, C, H/16, W/16]`."""

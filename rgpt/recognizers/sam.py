@@ -16,6 +16,7 @@ from rgpt.regions import RLE, Mask, Point
 TOKEN = 1  # output tokens: IoU, mask 0 (the single-mask token), masks 1..3, prompt tokens
 META_LAYER_NORM_EPS = 1e-5  # transformers' default is 1e-6; Meta's code, and so every checkpoint, used 1e-5
 PROMPT_BLOCK = 64  # prompts decoded at once: each holds its own copy of the picture's 256 x 64 x 64 embedding
+MASK_BLOCK = 16  # masks held as floats at the size of the canvas and of the picture
 
 
 class SamOutput(NamedTuple):
@@ -185,10 +186,16 @@ class SamTokens(nn.Module):
         return (chosen.weights(geometry, side, side)[:, None] * 2 - 1) * 20
 
     def full_masks(self, low_res: Tensor, geometry: Geometry) -> Tensor:
-        """Low-resolution logits `[N, m, m]` -> bool masks `[N, H, W]` of the upright picture, threshold 0."""
-        canvas = F.interpolate(
-            low_res[:, None].float(), (geometry.canvas_height, geometry.canvas_width), mode="bilinear"
-        )
-        content = canvas[..., : geometry.content_height, : geometry.content_width]
-        full = F.interpolate(content, (geometry.height, geometry.width), mode="bilinear")
-        return full[:, 0] > 0
+        """Low-resolution logits `[N, m, m]` -> bool masks `[N, H, W]` of the upright picture, threshold 0.
+
+        In blocks: 1,000 masks as floats on the 1024 px canvas would be 4 GB.
+        """
+        size = len(low_res), geometry.height, geometry.width
+        full = torch.zeros(size, dtype=torch.bool, device=low_res.device)
+        for start in range(0, len(low_res), MASK_BLOCK):
+            own = low_res[start : start + MASK_BLOCK, None].float()
+            canvas = F.interpolate(own, (geometry.canvas_height, geometry.canvas_width), mode="bilinear")
+            content = canvas[..., : geometry.content_height, : geometry.content_width]
+            painted = F.interpolate(content, (geometry.height, geometry.width), mode="bilinear")
+            full[start : start + MASK_BLOCK] = painted[:, 0] > 0
+        return full

@@ -11,7 +11,7 @@ import torch
 from rgpt.errors import InputError
 from rgpt.recognizers import load_recognizer, save_recognizer
 from rgpt.recognizers.region_set import RegionSet
-from rgpt.regions import Box, Mask, Point
+from rgpt.regions import RLE, Box, Mask, Point, Polygon, Scribble
 from tests.recognizers.tiny_recognizers import CONFIGS, make, picture, some_regions
 
 NAMES = ("red car", "blue car", "tree", "person", "small_dog")
@@ -59,6 +59,21 @@ def test_no_regions_beside_some(recognizer) -> None:
     assert recognizer.recognize([], [], NAMES) == []
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 60), (2000, 3), (17, 900)])
+def test_specks_and_strips_of_pictures(recognizer, width: int, height: int) -> None:
+    regions = [Box(0, 0, width, height), Box(width - 0.4, height - 0.4, width + 9, height), Point(0, 0)]
+    scores = recognizer.recognize([picture(0, width, height)], [regions], NAMES)[0]
+    assert scores.probs.shape == (3, 5) and torch.isfinite(scores.probs).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
+def test_pictures_of_other_modes_are_looked_at_as_rgb(recognizer, mode: str) -> None:
+    image = picture().convert(mode)
+    found = recognizer.recognize([image], [some_regions()], NAMES)[0]
+    expected = recognizer.recognize([image.convert("RGB")], [some_regions()], NAMES)[0]
+    assert torch.equal(found.logits, expected.logits)
+
+
 def test_a_thousand_regions(recognizer) -> None:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 30, (1000, 2))
@@ -86,6 +101,7 @@ def test_regions_can_be_permuted(recognizer) -> None:
             [Box(0, 0, 5, 5), Mask(np.ones((7, 9), bool))],
             "region 2: mask: expected the size of the picture, 50 x 40",
         ),
+        ([RLE.from_mask(np.ones((7, 9), bool))], "region 1: RLE"),
         ([Box(60, 0, 70, 5)], "region 1: box"),
         (["box"], "region 1: expected a region"),
         (RegionSet((Box(0, 0, 5, 5),), 99, 99), "regions of picture 1"),
@@ -110,9 +126,16 @@ def test_duplicate_names_are_one_class(recognizer) -> None:
     torch.testing.assert_close(twice.probs, once.probs)
 
 
-def test_points_polygons_and_scribbles_are_regions(recognizer) -> None:
-    scores = recognizer.recognize([picture()], [[Point(10, 12), Box(3, 4, 30, 28)]], NAMES)[0]
-    assert torch.isfinite(scores.logits).all()
+def test_every_form_of_region(recognizer) -> None:
+    """Also at the border and half outside; a mask and its run lengths are the same region."""
+    mask = Mask(np.eye(40, 50, dtype=bool))
+    regions = [
+        Point(49, 39), Box(-5, -5, 3, 4), Polygon([[0, 0], [50, 0], [50, 40]]),
+        Scribble([[1, 1], [30, 39]], 3), mask, RLE.from_mask(mask.array),
+    ]  # fmt: skip
+    scores = recognizer.recognize([picture()], [regions], NAMES)[0]
+    assert scores.probs.shape == (6, 5) and torch.isfinite(scores.logits).all()
+    torch.testing.assert_close(scores.logits[4], scores.logits[5])
 
 
 def test_saved_and_loaded(recognizer, tmp_path: Path) -> None:

@@ -238,3 +238,10 @@ def test_tokens_are_kept_for_the_very_pixels(spot: RegionSpot, tmp_path: Path) -
         TokenCache(tmp_path, fingerprint(make("regionspot", seed=1).prompter)).path(image, regions),  # type: ignore[attr-defined]
     ]
     assert cache.path(image, regions) not in others
+
+
+def test_masks_are_painted_in_blocks_alike(spot: RegionSpot, monkeypatch: pytest.MonkeyPatch) -> None:
+    low, geometry = torch.randn(7, 32, 32), spot.prompter.geometry(40, 50)
+    whole = spot.prompter.full_masks(low, geometry)
+    monkeypatch.setattr("rgpt.recognizers.sam.MASK_BLOCK", 3)
+    assert torch.equal(spot.prompter.full_masks(low, geometry), whole)
