@@ -16,11 +16,13 @@ from PIL import Image
 from rgpt.errors import InputError
 from rgpt.recognizers import load_recognizer, save_recognizer
 from rgpt.recognizers.frozen import Frozen
+from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.rovit_detector import load_detector
 from rgpt.train.recognizers.__main__ import main
 from rgpt.train.recognizers.config import RunConfig, read_config
-from rgpt.train.recognizers.data import Batches, Detections, Scenes, open_data
+from rgpt.train.recognizers.data import Batch, Batches, Detections, Example, Scenes, open_data
 from rgpt.train.recognizers.loop import fit, load_checkpoint, parameter_groups, save_checkpoint
+from rgpt.train.recognizers.recipe import fits
 from rgpt.train.recognizers.recipes import open_recipe
 from rgpt.train.recognizers.regionclip_recipe import Proposals
 from tests.recognizers.tiny_recognizers import CONFIGS, make
@@ -84,6 +86,43 @@ def test_scales_are_drawn_for_each_scene() -> None:
     for wrong in ([3, 1], [1], 0):
         with pytest.raises(InputError, match="scale of scenes"):
             Scenes(scale=wrong)
+
+
+def test_views_are_squares_around_the_object() -> None:
+    """Whole objects, anywhere in a square of 1 to 1.5 times their longer side, up to the picture's border."""
+    source = Scenes(crop=True, view=[1.0, 1.5], caption="mixed", scale=3.0)
+    examples = [source[i] for i in range(40)]
+    for example in examples:
+        box = example.regions.as_boxes()[0]
+        width, height = example.image.size
+        longer = float(max(box[2] - box[0], box[3] - box[1]))
+        assert min(box) >= 0 and box[2] <= width and box[3] <= height
+        assert longer <= max(width, height) <= 1.5 * longer + 2
+        assert example.caption in example.names[0]
+    assert len({example.names[0].index(example.caption) for example in examples}) == 3
+    assert sum(example.image.width == example.image.height for example in examples) > 10
+
+
+@pytest.mark.parametrize(
+    "settings", [{"view": [0.5, 1.0]}, {"view": [1.2]}, {"view": [1.5, 1.0]}, {"caption": "long"}]
+)
+def test_wrong_views_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="of scenes"):
+        Scenes(crop=True, **settings)
+
+
+def test_what_is_true_is_no_negative() -> None:
+    """A caption fits every picture that holds what it says, not only its own."""
+    blank, none = Scenes()[0].image, RegionSet((), 8, 8)
+    red, blue = (("ring", "red ring"),), (("ring", "blue ring"),)
+    examples = (
+        Example(blank, none, red, "red ring"),
+        Example(blank, none, blue, "ring"),
+        Example(blank, none, (), "a street"),
+        Example(blank, none, (), "a street"),
+    )
+    expected = [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert fits(Batch(examples, "made", (), 0)).int().tolist() == expected
 
 
 def test_flipping_moves_regions_with_the_picture() -> None:

@@ -79,6 +79,9 @@ class Scenes:
             units a side.
         regions: `box`, `mask` or `mixed`. count: of scenes, from `first` up.
         crop: pictures of a single object, cut with some of its surroundings, captioned; for pretraining.
+        view: of a crop: the least and the most of a square's side, in longer sides of the object, which then
+            lies anywhere in it; None cuts the box with up to a quarter more at each side.
+        caption: of a crop: `full` ("red dotted ring"), or `mixed`, any of the object's names.
     """
 
     def __init__(
@@ -91,7 +94,20 @@ class Scenes:
         count: int = SCENES,
         first: int = FIRST_TRAINING_SEED,
         crop: bool = False,
+        view: Sequence[float] | None = None,
+        caption: str = "full",
     ) -> None:
+        if caption not in ("full", "mixed"):
+            raise InputError.about(
+                "caption of scenes", expected="full or mixed", actual=repr(caption), fix="choose one"
+            )
+        if view is not None and not (len(view) == 2 and 1 <= view[0] <= view[1]):
+            raise InputError.about(
+                "view of scenes",
+                expected="least and most, at least 1 (the object is seen whole)",
+                actual=repr(view),
+                fix="correct it",
+            )
         if regions not in ("box", "mask", "mixed"):
             raise InputError.about(
                 "regions of scenes", expected="box, mask or mixed", actual=repr(regions), fix="choose one"
@@ -106,6 +122,7 @@ class Scenes:
             )
         self.name, self.scales, self.kind, self.count, self.first = name, scales, regions, count, first
         self.objects, self.crop = (min_objects, max_objects), crop
+        self.view, self.caption = view, caption
         self.names = phrases()
 
     def __len__(self) -> int:
@@ -133,14 +150,23 @@ class Scenes:
         return random.Random(f"scale {seed}").uniform(*self.scales)
 
     def _crop(self, image: Image.Image, o: DrawnObject, rng: random.Random) -> Example:
-        grow = [rng.uniform(0.0, 0.25) * side for side in (o.box.x2 - o.box.x1, o.box.y2 - o.box.y1) * 2]
-        corners = (o.box.x1 - grow[0], o.box.y1 - grow[1], o.box.x2 + grow[2], o.box.y2 + grow[3])
-        x1, y1 = max(0, int(corners[0])), max(0, int(corners[1]))
-        x2, y2 = min(image.width, int(corners[2] + 1)), min(image.height, int(corners[3] + 1))
+        width, height = o.box.x2 - o.box.x1, o.box.y2 - o.box.y1
+        if self.view is None:
+            grow = [rng.uniform(0.0, 0.25) * side for side in (width, height) * 2]
+            left, top, right, bottom = (
+                o.box.x1 - grow[0], o.box.y1 - grow[1], o.box.x2 + grow[2], o.box.y2 + grow[3]
+            )  # fmt: skip
+        else:
+            side = max(width, height) * rng.uniform(*self.view)
+            left, top = rng.uniform(o.box.x2 - side, o.box.x1), rng.uniform(o.box.y2 - side, o.box.y1)
+            right, bottom = left + side, top + side
+        x1, y1 = max(0, int(left)), max(0, int(top))
+        x2, y2 = min(image.width, int(right + 1)), min(image.height, int(bottom + 1))
         cut = image.crop((x1, y1, x2, y2))
         inner = Box(o.box.x1 - x1, o.box.y1 - y1, o.box.x2 - x1, o.box.y2 - y1)
         own = RegionSet((inner,), cut.height, cut.width, source="scenes")
-        return Example(cut, own, (names_of(o),), names_of(o)[2])
+        names = names_of(o)
+        return Example(cut, own, (names,), names[2] if self.caption == "full" else rng.choice(names))
 
 
 _drawn = lru_cache(maxsize=2)(draw_scene)

@@ -66,11 +66,11 @@ def fit(
         write_config(config, out)
     if resume:
         start = load_checkpoint(out / "checkpoint", recipe, optimizer)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = config.learning_rate  # what a schedule asks for that begins after step 0
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate, last_epoch=start - 1)
     recipe.to(accelerator.device)
     wrapped, running = accelerator.prepare(recipe, optimizer)
-    for _ in range(start):
-        schedule.step()
     wrapped.train()
     history: list[dict[str, float]] = []
     window: dict[str, list[float]] = {}

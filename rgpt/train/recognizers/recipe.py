@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rgpt.errors import InputError
 from rgpt.recognizers.base import RegionRecognizer
@@ -58,3 +59,13 @@ def captions_of(batch: Batch) -> list[str]:
             f"source {batch.source}: an example has no caption; this recipe learns from captions."
         )
     return [example.caption for example in batch.examples]
+
+
+def fits(batch: Batch) -> Tensor:
+    """Which captions (columns) are true of which pictures (rows), bool `[B, B]`: equal captions, and captions
+    that are a name of something in the picture. What is true is no negative."""
+    rows = []
+    for example in batch.examples:
+        true = {example.caption, *(name for own in example.names for name in own)}
+        rows.append([other.caption in true for other in batch.examples])
+    return torch.tensor(rows)

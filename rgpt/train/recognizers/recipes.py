@@ -33,14 +33,14 @@ from rgpt.recognizers.vocabulary import multi_hot
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch
 from rgpt.train.recognizers.detection_recipes import RegionClipTransferRecipe, RoVitDetectorRecipe
-from rgpt.train.recognizers.recipe import Recipe, captions_of, start
+from rgpt.train.recognizers.recipe import Recipe, captions_of, fits, start
 from rgpt.train.recognizers.regionclip_recipe import RegionClipRecipe
 from rgpt.train.recognizers.sam_recipe import SamRecipe
 
 
 class ClipRecipe(Recipe):
-    """A small CLIP from nothing on captioned pictures: symmetric InfoNCE where equal captions are equally
-    right.
+    """A small CLIP from nothing on captioned pictures: symmetric InfoNCE where all captions that are true of
+    a picture are equally right.
 
     Only for tiny runs (baseline, teacher of RegionCLIP, map of RegionSpot). `model`: `config` of kind clip.
     """
@@ -69,11 +69,11 @@ class ClipRecipe(Recipe):
         images = unit(tower.embed(torch.stack(pixels).to(recognizer.device)))
         texts = unit(recognizer.text.encode(captions)).to(images)
         logits = images @ texts.T / 0.07
-        same = torch.tensor([[a == b for b in captions] for a in captions], device=images.device).float()
+        true = fits(batch).to(logits)
         return {
             "loss_clip": (
-                F.cross_entropy(logits, same / same.sum(1, keepdim=True))
-                + F.cross_entropy(logits.T, same / same.sum(1, keepdim=True))
+                F.cross_entropy(logits, true / true.sum(1, keepdim=True))
+                + F.cross_entropy(logits.T, true.T / true.T.sum(1, keepdim=True))
             )
             / 2
         }
@@ -172,8 +172,7 @@ class RoVitRecipe(Recipe):
         logits = self.temperature.exp() * unit(images) @ unit(texts).to(images).T
         if self.logit_bias is not None:
             logits = logits + self.logit_bias
-        same = torch.tensor([[a == b for b in captions] for a in captions], device=logits.device)
-        return {"loss_focal": focal_contrastive_loss(logits, same, self.gamma)}
+        return {"loss_focal": focal_contrastive_loss(logits, fits(batch).to(logits.device), self.gamma)}
 
 
 def clip_source(name: str) -> str:
