@@ -109,8 +109,8 @@ class RegionClip(RegionRecognizer):
         return made.eval()
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Resized as published. A strip of a picture is padded to a whole cell: of a narrower one, the strides
-        would leave nothing."""
+        """Resized as published. A strip of a picture is padded to a whole cell: of a narrower one the
+        network's strides would leave nothing."""
         made = Geometry.short_side(height, width, self.settings.short_side, self.settings.longest_side)
         return made.on_canvas(max(STRIDE, made.canvas_height), max(STRIDE, made.canvas_width))
 
