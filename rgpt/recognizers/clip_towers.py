@@ -262,7 +262,10 @@ def _load_transformers(name: str) -> tuple[ClipVision, TextEncoder, float, dict[
         CLIPVisionModelWithProjection,
     )
 
-    scale = float(CLIPModel.from_pretrained(name).logit_scale.exp())
+    found = CLIPModel.config_class.get_config_dict(name)[0].get("model_type")
+    if found != "clip":  # it would load, too, with a warning and random weights
+        raise ValueError(f"a checkpoint of type {found}")
+    scale = float(CLIPModel.from_pretrained(name).logit_scale.detach().exp())
     vision = TransformersVision(CLIPVisionModelWithProjection.from_pretrained(name))
     text = TransformersText(
         CLIPTextModelWithProjection.from_pretrained(name), AutoTokenizer.from_pretrained(name)
@@ -278,6 +281,7 @@ def _load_transformers(name: str) -> tuple[ClipVision, TextEncoder, float, dict[
 
 def _load_open_clip(name: str) -> tuple[ClipVision, TextEncoder, float, dict[str, Any]]:
     import open_clip
+    from open_clip.transformer import QuickGELU
 
     model_name, _, pretrained = name.removeprefix("open_clip:").partition("/")
     settings = open_clip.get_model_config(model_name)
@@ -289,14 +293,15 @@ def _load_open_clip(name: str) -> tuple[ClipVision, TextEncoder, float, dict[str
             fix="write for example open_clip:ViT-B-16/openai",
         )
     model, _, _ = open_clip.create_model_and_transforms(model_name, pretrained=pretrained)
-    scale = float(model.logit_scale.exp())
+    scale = float(model.logit_scale.detach().exp())
     mean, std = model.visual.preprocess_cfg["mean"], model.visual.preprocess_cfg["std"]
     config = {
         "library": "open_clip",
         "embed_dim": settings["embed_dim"],
         "vision_cfg": settings["vision_cfg"],
         "text_cfg": settings["text_cfg"],
-        "quick_gelu": settings.get("quick_gelu", pretrained == "openai"),
+        # As the model was made: some weights (OpenAI's and others') switch it on whatever the settings say.
+        "quick_gelu": any(isinstance(module, QuickGELU) for module in model.modules()),
         "logit_scale": scale,
         "mean": list(mean),
         "std": list(std),

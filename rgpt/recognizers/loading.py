@@ -189,7 +189,7 @@ def open_recognizer(name: str, device: str | torch.device = "cpu") -> RegionReco
                 actual="neither",
                 fix="write for example regionspot@runs/recognizers/regionspot",
             )
-        return load_recognizer(name).to(device)
+        return _on(load_recognizer(name), device)
     if not base.startswith("clip-"):
         made = load_recognizer(source or Path("runs/recognizers") / base)
         if made.kind != base:
@@ -199,20 +199,47 @@ def open_recognizer(name: str, device: str | torch.device = "cpu") -> RegionReco
                 actual=f"a {made.kind}",
                 fix="name the other one",
             )
-        return made.to(device)
+        return _on(made, device)
     mode = base.removeprefix("clip-")
     default = Path("runs/recognizers/clip")
     if not source and default.is_dir():
         source = str(default)
     if source and (Path(source) / "recognizer.json").is_file():
-        return load_recognizer(source, mode=mode).to(device)
+        if (kind := _kind_of(source)) != "clip":
+            raise InputError.about(
+                f"recognizer {name!r}",
+                expected="a clip folder, or any CLIP",
+                actual=f"a {kind}",
+                fix="name the other one",
+            )
+        return _on(load_recognizer(source, mode=mode), device)
     from rgpt.recognizers.clip import ClipRecognizer
     from rgpt.recognizers.clip_towers import load_clip
 
     vision, text, scale, config = load_clip(source or DEFAULT_CLIP)
     clip = ClipRecognizer(vision, text, scale, mode)
     clip.kind, clip.config = "clip", {"clip": config, "mode": mode}
-    return clip.eval().to(device)
+    return _on(clip.eval(), device)
+
+
+def _kind_of(folder: Path | str) -> str:
+    """What `recognizer.json` says; "clip" where it cannot be read, so that loading tells what is wrong."""
+    try:
+        return str(json.loads((Path(folder) / "recognizer.json").read_text(encoding="utf-8"))["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "clip"
+
+
+def _on(recognizer: RegionRecognizer, device: str | torch.device) -> RegionRecognizer:
+    try:
+        return recognizer.to(device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or none in this build of torch
+        raise InputError.about(
+            f"device {str(device)!r}",
+            expected="one that torch can use here",
+            actual=" ".join(str(error).split())[:120],
+            fix="use cpu, or repair the driver",
+        ) from error
 
 
 def _check(thing: str, config: dict[str, Any], known: set[str]) -> None:

@@ -267,6 +267,8 @@ class RoVitDetector(nn.Module):
     @torch.no_grad()
     def propose(self, images: Sequence[Image.Image]) -> list[RegionSet]:
         """Class-agnostic proposals in original pixels, with σ(o) and o, best first."""
+        if not images:
+            return []
         pixels = torch.stack([self.named.pixels(i) for i in images]).to(self.named.device)
         found, logits, _ = self.rpn(self.pyramid_features(pixels), (pixels.shape[-2], pixels.shape[-1]))
         return [
@@ -361,6 +363,7 @@ def save_detector(detector: RoVitDetector, folder: Path | str) -> None:
 
 def load_detector(folder: Path | str) -> RoVitDetector:
     """Read what `save_detector` wrote. Raises InputError when the folder holds something else."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from rgpt.recognizers.loading import load_recognizer
@@ -374,8 +377,16 @@ def load_detector(folder: Path | str) -> RoVitDetector:
             actual=f"a {recognizer.kind} without detector.json",
             fix="train one or name another folder",
         )
-    detector = RoVitDetector(recognizer, DetectorConfig(**json.loads((folder / "detector.json").read_text())))
-    missing, unexpected = detector.load_state_dict(load_file(folder / "detector.safetensors"), strict=False)
-    if unexpected or any(not key.startswith("recognizer.") for key in missing):
-        raise InputError(f"detector {str(folder)!r}: its weights do not fit its settings; save it again.")
+    try:
+        settings = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
+        detector = RoVitDetector(recognizer, DetectorConfig(**settings))
+        own = {key: value for key, value in detector.state_dict().items() if key.startswith("recognizer.")}
+        detector.load_state_dict({**own, **load_file(folder / "detector.safetensors")})
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError.about(
+            f"detector {str(folder)!r}",
+            expected="settings and weights that fit one another",
+            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+            fix="save it again",
+        ) from error
     return detector.eval()
