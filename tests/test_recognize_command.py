@@ -34,7 +34,7 @@ def test_two_regions_named(folder: Path, tmp_path: Path, capsys) -> None:
         folder, *regions, "--vocabulary", "red car,tree,red_car,dog", "--top", "2", "--draw", str(drawn)
     )
     said = capsys.readouterr().out.splitlines()
-    assert code == 0 and said[0].startswith("1 names of the vocabulary were duplicates")
+    assert code == 0 and said[0] == "duplicate names in the vocabulary, counted once: 1"
     assert [line.split("  ")[0] for line in said[1:]] == ["<region1>", "<region2>"]
     assert len(said[1].split("  ")) == 3
     picture_and_names = Image.open(drawn)
@@ -102,6 +102,8 @@ def test_proposals_from_a_file(folder: Path, tmp_path: Path, capsys) -> None:
         (["--region", "box:0,0,5,5", "--vocabulary", "a", "--top", "0"], "--top: expected 1 or more"),
         (["--region", "box:0,0,5,5", "--vocabulary", "a", "--draw", "nowhere/x.png"], "--draw: expected"),
         (["--proposals", "magic:x", "--vocabulary", "a"], "proposals 'magic:x'"),
+        (["--proposals", "gt", "--vocabulary", "a"], "--proposals: expected a source that finds regions"),
+        (["--region", "box:0,0,5,5", "--vocabulary", "a", "--device", "abacus"], "device 'abacus'"),
         (["--region", "box:0,0,5,5", "--vocabulary", "a", "--model", "regionspt"], "recognizer 'regionspt'"),
     ],
 )
@@ -109,6 +111,25 @@ def test_mistakes_are_one_line(folder: Path, more: list[str], message: str, caps
     assert recognize(folder, *more) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_source_is_not_asked_before_the_recognizer_is_there(
+    folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("rgpt.recognizers.proposals.propose", lambda *_, **__: pytest.fail("asked too early"))
+    file = tmp_path / "found.json"
+    file.write_text("[]")
+    words = ["--proposals", f"json:{file}", "--vocabulary", "a", "--model", "regionspt"]
+    assert recognize(folder, *words) == 2
+    assert "recognizer 'regionspt'" in capsys.readouterr().err
+
+
+def test_a_drawing_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "taken.png").mkdir()
+    words = ["--region", "box:0,0,5,5", "--vocabulary", "a", "--draw", str(tmp_path / "taken.png")]
+    assert recognize(folder, *words) == 2
+    assert "expected a file that can be written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.png"]
 
 
 def test_lvis_needs_its_file(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:

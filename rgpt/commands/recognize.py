@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,14 +71,13 @@ def main(arguments: Sequence[str]) -> int:
     from rgpt.recognizers.vocabulary import read_vocabulary
 
     given = read_vocabulary(options.vocabulary)
-    regions = find_regions(options, image)
+    find = region_finder(options, image)
     recognizer = open_recognizer(options.model, options.device)
+    regions = find()  # a source's work begins only when everything could be opened
     vocabulary = recognizer.vocabulary(given.given)
     scores = recognizer.recognize([image], [regions], vocabulary)[0]
-    drawn = None
     if options.draw:
-        drawn = options.draw
-        draw(image, regions, scores, Path(drawn))
+        draw(image, regions, scores, Path(options.draw))
     report = as_json(options, regions, scores, vocabulary.merged)
     print(json.dumps(report, ensure_ascii=False) if options.json else as_text(report))
     return 0
@@ -92,6 +91,10 @@ def read_arguments(options: argparse.Namespace) -> Image.Image:
             expected="either --region or --proposals",
             actual="both" if options.region else "neither",
             fix="give one of them",
+        )
+    if options.proposals == "gt":
+        raise InputError.about(
+            "--proposals", expected="a source that finds regions", actual="gt", fix="give them as --region"
         )
     for name in ("top", "most"):
         if getattr(options, name) < 1:
@@ -113,16 +116,18 @@ def read_arguments(options: argparse.Namespace) -> Image.Image:
     return image
 
 
-def find_regions(options: argparse.Namespace, image: Image.Image) -> RegionSet:
-    """The regions given, or those that a source proposes."""
+def region_finder(options: argparse.Namespace, image: Image.Image) -> Callable[[], RegionSet]:
+    """What gives the regions: those on the command line, checked, or those that an opened source proposes."""
     from rgpt.recognizers.region_set import RegionSet
     from rgpt.regions import parse_region
 
     if options.proposals:
-        from rgpt.recognizers.proposals import propose
+        from rgpt.recognizers.proposals import open_source, propose
 
-        return propose(image, options.proposals, image_id=options.image_id, most=options.most)
-    return RegionSet(tuple(map(parse_region, options.region)), image.height, image.width)
+        source = open_source(options.proposals)
+        return lambda: propose(image, source, image_id=options.image_id, most=options.most)
+    given = RegionSet(tuple(map(parse_region, options.region)), image.height, image.width)
+    return lambda: given
 
 
 def as_json(
@@ -156,7 +161,7 @@ def as_text(report: dict[str, Any]) -> str:
     """One line a region."""
     lines = []
     if report["merged_names"]:
-        lines.append(f"{report['merged_names']} names of the vocabulary were duplicates and count once")
+        lines.append(f"duplicate names in the vocabulary, counted once: {report['merged_names']}")
     for row in report["regions"]:
         names = "  ".join(f"{entry['name']} {entry['score']:.3f}" for entry in row["names"])
         lines.append(f"<region{row['region']}>  {names}")
@@ -175,5 +180,12 @@ def draw(image: Image.Image, regions: RegionSet, scores: RegionScores, path: Pat
     try:
         drawn.save(partial)
         os.replace(partial, path)
+    except OSError as error:
+        raise InputError.about(
+            f"--draw {str(path)!r}",
+            expected="a file that can be written",
+            actual=" ".join(str(error).split())[:120],
+            fix="name another file",
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ them (an RPN also gives logits).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -119,7 +120,12 @@ class JsonProposals:
             raise self._wrong("a JSON file of detections", " ".join(str(error).split())[:120]) from error
         self.rows: dict[str, list[Mapping[str, Any]]] = {}
         if isinstance(value, Mapping):
-            self.rows = {str(key): list(rows) for key, rows in value.items()}
+            if "annotations" in value:
+                raise self._wrong("detections", "annotations of a data set")
+            for key, rows in value.items():
+                if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+                    raise self._wrong(f"a list of detections of picture {key}", repr(rows)[:60])
+            self.rows = {str(key): rows for key, rows in value.items()}
         elif isinstance(value, list):
             for row in value:
                 if not isinstance(row, Mapping) or "image_id" not in row:
@@ -131,15 +137,19 @@ class JsonProposals:
     def __call__(self, image: Image.Image, image_id: int | str | None = None) -> RegionSet:
         if image_id is None:
             if len(self.rows) > 1:
-                raise self._wrong("an image id to look up", f"none, and {len(self.rows)} pictures")
+                raise self._wrong("an image id", f"none, and {len(self.rows)} pictures", "say which is meant")
             image_id = next(iter(self.rows), "")
         regions, scores = [], []
         for row in self.rows.get(str(image_id), []):
             try:
                 regions.append(self._region(row))
                 scores.append(float(row.get("score", 1.0)))
+                if not math.isfinite(scores[-1]):
+                    raise ValueError(f"a score of {scores[-1]}")
             except (InputError, KeyError, TypeError, ValueError) as error:
-                raise self._wrong(f"sound detections of picture {image_id}", str(error)[:160]) from error
+                raise self._wrong(
+                    f"sound detections of picture {image_id}", str(error).rstrip(".")[:160]
+                ) from error
         found = RegionSet(
             tuple(regions), image.height, image.width, torch.tensor(scores), source=self.path.name
         )
@@ -155,10 +165,8 @@ class JsonProposals:
             {key: value for key, value in row.items() if key not in ("score", "image_id")}
         )
 
-    def _wrong(self, expected: str, actual: str) -> InputError:
-        return InputError.about(
-            f"proposals {str(self.path)!r}", expected=expected, actual=actual, fix="repair the file"
-        )
+    def _wrong(self, expected: str, actual: str, fix: str = "repair the file") -> InputError:
+        return InputError.about(f"proposals {str(self.path)!r}", expected=expected, actual=actual, fix=fix)
 
 
 class RpnProposals:

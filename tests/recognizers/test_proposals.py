@@ -62,6 +62,12 @@ def test_a_file_of_regions_by_picture(tmp_path: Path) -> None:
         ("{", "a JSON file"),
         ('[{"image_id": 1, "bbox": [90, 90, 5, 5]}]', "region 1"),
         ('[{"image_id": 1, "score": 1}]', "sound detections of picture 1"),
+        ('[{"image_id": 1, "bbox": [0, 0, 0, 5]}]', "sound detections of picture 1"),
+        ('[{"image_id": 1, "bbox": [0, 0, 5, 5], "score": NaN}]', "a score of nan"),
+        ('{"1": 3}', "a list of detections of picture 1, got 3"),
+        ('{"1": {"box": [0, 0, 1, 1]}}', "a list of detections of picture 1"),
+        ('{"1": [3]}', "a list of detections of picture 1"),
+        ('{"images": [], "annotations": [], "categories": []}', "got annotations of a data set"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
@@ -69,6 +75,15 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         open_source(f"json:{file}")(picture(), 1)
+
+
+def test_a_file_of_several_pictures_needs_an_id(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    file.write_text('{"a": [{"box": [0, 0, 9, 9]}], "b": []}')
+    with pytest.raises(
+        InputError, match="expected an image id, got none, and 2 pictures; say which is meant"
+    ):
+        propose(picture(), f"json:{file}")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +146,8 @@ def test_sam_everywhere() -> None:
     found = SamEverything(model, processor, **settings)(picture())
     check(found, picture())
     assert all(isinstance(region, Mask) for region in found.regions)
+    nothing = SamEverything(model, processor, **{**settings, "pred_iou_thresh": 99.0})(picture())
+    assert len(nothing) == 0 and nothing.as_boxes().shape == (0, 4)
 
 
 def test_grounding_dino_boxes_are_in_pixels() -> None:
