@@ -94,10 +94,18 @@ class RegionClip(RegionRecognizer):
             [self.visual.layer3],
             [self.visual.layer4],
         ]
-        for stage in stages[: config.freeze_at]:
-            for module in stage:
-                module.requires_grad_(False)
+        # A tuple, so that they are no second entry among the modules.
+        self._frozen = tuple(module for stage in stages[: config.freeze_at] for module in stage)
+        for module in self._frozen:
+            module.requires_grad_(False)
         self.pool_grid = vision.image_size // 32
+
+    def train(self, mode: bool = True) -> RegionClip:
+        """Frozen stages stay in eval mode: a norm that is no constant would still move its means."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     @classmethod
     def from_pretrained_clip(cls, name: str, **settings: Any) -> RegionClip:

@@ -52,6 +52,7 @@ def test_rates() -> None:
         ("recipe: clip\nout: x", "data: expected at least one"),
         ("recipe: clip\nout: x\ndata: [{kind: scenes}]\nlearning_rate: 1e-4", "write 1.0e-4"),
         ("recipe: clip\nout: x\ndata: [{kind: scenes}]\nsteps: 0", "steps"),
+        ("recipe: clip\nout: x\ndata: [{kind: scenes}]\nsteps: many", "expected int, got 'many'; correct it"),
         ("- a", "keys and values"),
     ],
 )

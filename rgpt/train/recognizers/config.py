@@ -98,9 +98,8 @@ def read_config(path: Path | str, **changes: Any) -> RunConfig:
         if kind == "float":
             expected = (int, float)
         if not isinstance(value, expected) or (isinstance(value, bool) and kind != "bool"):
-            raise _wrong(
-                f"{name} in {str(path)!r}", kind, repr(value)[:60], "YAML reads 1e-4 as text: write 1.0e-4"
-            )
+            fix = "YAML reads 1e-4 as text: write 1.0e-4" if kind == "float" else "correct it"
+            raise _wrong(f"{name} in {str(path)!r}", kind, repr(value)[:60], fix)
     return RunConfig(**values)
 
 

@@ -84,6 +84,8 @@ class Scenes:
         caption: of a crop: `full` ("red dotted ring"), or `mixed`, any of the object's names.
     """
 
+    independent = True  # no scene says anything about the next: see `Batches`
+
     def __init__(
         self,
         name: str = "scenes",
@@ -259,7 +261,8 @@ class Detections:
 
 
 class Captions:
-    """Pictures with captions, `{"image", "captions": [...]}` a line; one caption is drawn at random."""
+    """Pictures with captions, `{"image", "captions": [...]}` a line; one caption is drawn at random, another
+    one in each epoch."""
 
     def __init__(self, path: str, name: str = "") -> None:
         self.lines = Lines(Path(path))
@@ -270,10 +273,14 @@ class Captions:
         return len(self.lines)
 
     def __getitem__(self, index: int) -> Example:
+        return self.drawn(index, 0)
+
+    def drawn(self, index: int, epoch: int) -> Example:
+        """Picture `index` with the caption that this epoch draws."""
         row = self.lines[index]
         try:
             image = open_image(self.lines.path.parent / row["image"])
-            caption = random.Random(f"caption {index}").choice(row["captions"])
+            caption = random.Random(f"caption {index} {epoch}").choice(row["captions"])
         except (InputError, KeyError, TypeError, IndexError) as error:
             raise self.lines.wrong(index, f"{type(error).__name__}: {error}") from error
         return Example(image, RegionSet((), image.height, image.width, source=self.name), caption=caption)
@@ -284,6 +291,10 @@ KINDS: dict[str, Any] = {"scenes": Scenes, "detections": Detections, "captions":
 
 def open_data(settings: dict[str, Any]) -> Source:
     """The source of one entry of a config's `data`: `kind` and that class's arguments. Raises InputError."""
+    if not isinstance(settings, dict):
+        raise InputError.about(
+            "data", expected="entries of keys and values", actual=repr(settings)[:60], fix="write kind: …"
+        )
     rest = dict(settings)
     kind = rest.pop("kind", None)
     if kind not in KINDS:
@@ -318,14 +329,15 @@ class Batches:
         rng = random.Random(f"source {self.seed} {step}")
         source = rng.choice(self.sources)
         first = (step * world + rank) * self.size
-        examples = tuple(source[self._index(source, first + i)] for i in range(self.size))
+        examples = tuple(self._example(source, first + i) for i in range(self.size))
         return Batch(examples, source.name, source.names, step)
 
-    def _index(self, source: Source, position: int) -> int:
-        epoch, place = divmod(position, len(source))
-        if len(source) >= SCENES:
-            return place  # drawn scenes are independent of one another: their order needs no shuffling
-        return _permutation(len(source), f"{self.seed} {source.name} {epoch}")[place]
+    def _example(self, source: Source, position: int) -> Example:
+        epoch, index = divmod(position, len(source))
+        if len(source) < SCENES or not getattr(source, "independent", False):
+            # Files may lie in the order of their classes; a million drawn scenes need no shuffling.
+            index = _permutation(len(source), f"{self.seed} {source.name} {epoch}")[index]
+        return source.drawn(index, epoch) if isinstance(source, Captions) else source[index]
 
 
 @lru_cache(maxsize=8)

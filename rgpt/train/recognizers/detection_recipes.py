@@ -19,7 +19,7 @@ from rgpt.recognizers.rovit_detector import DetectorConfig, RoVitDetector, Targe
 from rgpt.recognizers.vocabulary import Vocabulary
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch, Example
-from rgpt.train.recognizers.recipe import Recipe
+from rgpt.train.recognizers.recipe import Recipe, listed
 from rgpt.train.recognizers.regionclip_recipe import Proposals
 
 PROPOSALS = 1000
@@ -64,7 +64,7 @@ class RoVitDetectorRecipe(Recipe):
         if not isinstance(recognizer, RoVit):
             raise InputError(f"init {config.init!r} is a {recognizer.kind}: name a rovit folder.")
         model = dict(config.model)
-        self_names, masks = model.pop("names", None), bool(model.pop("masks", False))
+        names, masks = listed(model.pop("names", None)), bool(model.pop("masks", False))
         try:
             settings = DetectorConfig(**model)
         except TypeError as error:
@@ -76,7 +76,7 @@ class RoVitDetectorRecipe(Recipe):
             ) from error
         super().__init__(recognizer)
         self.detector = RoVitDetector(recognizer, settings)
-        self.names, self.masks = self_names, masks
+        self.names, self.masks = names, masks
         recognizer.requires_grad_(False)
 
     def train(self, mode: bool = True) -> RoVitDetectorRecipe:
@@ -110,6 +110,8 @@ class RegionClipTransferRecipe(Recipe):
     """`init`: a pretrained regionclip folder; `model`: `setting` coco or lvis, `names`, `proposals` (grid, or
     another of `Proposals`; the ground truth always joins them)."""
 
+    keys = ("setting", "names", "proposals")
+
     def __init__(self, config: RunConfig) -> None:
         recognizer = load_recognizer(config.init) if config.init else None
         if not isinstance(recognizer, RegionClip):
@@ -119,7 +121,7 @@ class RegionClipTransferRecipe(Recipe):
         if setting not in ("coco", "lvis"):
             raise InputError.about("setting", expected="coco or lvis", actual=repr(setting), fix="choose one")
         self.detector = RegionClipDetector(recognizer, LVIS if setting == "lvis" else COCO)
-        self.names = config.model.get("names")
+        self.names = listed(config.model.get("names"))
         self.proposals = Proposals(str(config.model.get("proposals", "grid")), PROPOSALS)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

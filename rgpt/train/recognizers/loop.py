@@ -66,6 +66,8 @@ def fit(
         write_config(config, out)
     if resume:
         start = load_checkpoint(out / "checkpoint", recipe, optimizer)
+    if accelerator.is_main_process:
+        forget_losses(out / "losses.jsonl", start)
     for group in optimizer.param_groups:
         group["initial_lr"] = config.learning_rate  # what a schedule asks for that begins after step 0
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate, last_epoch=start - 1)
@@ -111,6 +113,17 @@ def fit(
     return history
 
 
+def forget_losses(path: Path, after: int) -> None:
+    """Drop the lines of an earlier run, or of steps that a resumed one does again."""
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [line for line in lines if json.loads(line)["step"] <= after]
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
 def clip(accelerator: Any, module: nn.Module, config: RunConfig) -> None:
     """Bound the gradients' norm: of the whole model, or of every parameter by itself."""
     if not config.gradient_clip:
@@ -121,7 +134,8 @@ def clip(accelerator: Any, module: nn.Module, config: RunConfig) -> None:
 
 
 def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Trained parameters, buffers and optimizer, as a folder that appears whole."""
+    """Parameters, buffers and optimizer, as a folder that appears whole; until it does, the one before stays
+    on the disk."""
     from safetensors.torch import save_file
 
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -135,22 +149,34 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
         partial / "optimizer.safetensors",
     )
     (partial / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    before = folder.with_name(f".{folder.name}.{os.getpid()}.before")
+    if folder.exists():
+        os.replace(folder, before)
     os.replace(partial, folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Read what `save_checkpoint` wrote and return the number of steps done. Raises InputError."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (folder / "state.json").is_file():
         raise InputError.about(
             f"checkpoint {str(folder)!r}", expected="a saved state", actual="none", fix="run without --resume"
         )
-    module.load_state_dict(load_file(folder / "model.safetensors"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in load_file(folder / "optimizer.safetensors").items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(json.loads((folder / "state.json").read_text())["step"])
+    try:
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in load_file(folder / "optimizer.safetensors").items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        return int(json.loads((folder / "state.json").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError.about(
+            f"checkpoint {str(folder)!r}",
+            expected="a whole state of this very run",
+            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:160],
+            fix="run without --resume",
+        ) from error

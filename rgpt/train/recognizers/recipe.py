@@ -11,12 +11,18 @@ from torch import Tensor, nn
 from rgpt.errors import InputError
 from rgpt.recognizers.base import RegionRecognizer
 from rgpt.recognizers.loading import build_recognizer, load_recognizer, save_recognizer
-from rgpt.recognizers.vocabulary import TextBank, Vocabulary
+from rgpt.recognizers.vocabulary import TextBank, Vocabulary, read_vocabulary
 from rgpt.train.recognizers.data import Batch
 
 
 class Recipe(nn.Module):
-    """Base: holds the recognizer and the embedded vocabularies of the sources."""
+    """Base: holds the recognizer and the embedded vocabularies of the sources.
+
+    Attributes:
+        keys: what `model` of a config may hold; others are refused.
+    """
+
+    keys: tuple[str, ...] = ()
 
     def __init__(self, recognizer: RegionRecognizer) -> None:
         super().__init__()
@@ -51,6 +57,13 @@ def start(kind: str, model: dict[str, Any], init: str) -> RegionRecognizer | Non
             )
         return made
     return build_recognizer(kind, model["config"]) if "config" in model else None
+
+
+def listed(given: Any) -> list[str] | None:
+    """Names of a config: a list, a file (see `read_vocabulary`), or nothing."""
+    if not given:
+        return None
+    return list(given) if isinstance(given, list | tuple) else list(read_vocabulary(str(given)).given)
 
 
 def captions_of(batch: Batch) -> list[str]:

@@ -1,9 +1,9 @@
 """What each recognizer minimises. A recipe is a module: `Batch` in, named losses out; `save` writes the
 result.
 
-`model` of a config goes to the recipe of the same name. Every recipe takes `from`: a folder written by
-`save_recognizer`, or builds a fresh recognizer of its `kind` from `config` (tiny runs), or from pretrained
-parts (named in each class).
+`model` of a config goes to the recipe of the same name. A recipe starts from the folder in the config's
+`init`, or builds a fresh recognizer of its kind from `model.config` (tiny runs), or from pretrained parts
+(named in each class).
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from rgpt.recognizers.cropped_positions import random_crops
 from rgpt.recognizers.focal_contrast import focal_contrastive_loss
 from rgpt.recognizers.frozen import unit_gain_
 from rgpt.recognizers.geometry import Geometry
-from rgpt.recognizers.loading import (
-    regionspot_from_pretrained,
-)
+from rgpt.recognizers.loading import regionspot_from_pretrained
 from rgpt.recognizers.region_set import RegionSet, pad_sets
 from rgpt.recognizers.regionspot import RegionSpot
 from rgpt.recognizers.rovit import RoVit
@@ -44,6 +42,8 @@ class ClipRecipe(Recipe):
 
     Only for tiny runs (baseline, teacher of RegionCLIP, map of RegionSpot). `model`: `config` of kind clip.
     """
+
+    keys = ("config",)
 
     def __init__(self, config: RunConfig) -> None:
         made = start("clip", config.model, config.init)
@@ -87,6 +87,8 @@ class RegionSpotRecipe(Recipe):
     redraw a *random* SAM so that its tokens carry a signal (tests).
     """
 
+    keys = ("config", "sam", "clip", "head", "templates", "cache", "unit_gain")
+
     def __init__(self, config: RunConfig) -> None:
         model = config.model
         made = start("regionspot", model, config.init)
@@ -104,7 +106,8 @@ class RegionSpotRecipe(Recipe):
             unit_gain_(made.vision)
         self.cache = None
         if model.get("cache"):
-            self.cache = TokenCache(model["cache"], fingerprint(made.prompter))
+            network = fingerprint(made.prompter) + (" dense masks" if made.prompter.dense_masks else "")
+            self.cache = TokenCache(model["cache"], network)
 
     def tokens(self, batch: Batch) -> list[Tensor]:
         """SAM tokens `[N_b, 256]` of the very pictures of the batch, augmentation included."""
@@ -143,8 +146,11 @@ class RoVitRecipe(Recipe):
     """Focal contrastive pretraining with cropped positions, from captioned pictures.
 
     `model`: `config` of kind rovit; `gamma`; `sampler` of crops (null: whole positions); `bias`: initial
-    logit bias, learned (null, the published loss: none); `train_text`: the text tower trains, too.
+    logit bias, learned (null, the published loss: none); `scale`: initial 1 / temperature, learned;
+    `train_text`: the text tower trains, too.
     """
+
+    keys = ("config", "gamma", "sampler", "bias", "scale", "train_text")
 
     def __init__(self, config: RunConfig) -> None:
         made = start("rovit", config.model, config.init)
@@ -194,8 +200,17 @@ def open_recipe(config: RunConfig) -> Recipe | SamRecipe:
         "rovit-detector": RoVitDetectorRecipe,
     }
     torch.manual_seed(config.seed)
+    recipe = known[config.recipe]
+    keys = getattr(recipe, "keys", ())  # without any, the recipe checks for itself
+    if unknown := sorted(set(config.model) - set(keys)) if keys else []:
+        raise InputError.about(
+            f"model of recipe {config.recipe}",
+            expected=f"keys {', '.join(keys)}",
+            actual=f"also {', '.join(unknown)}",
+            fix="remove or correct them",
+        )
     try:
-        return known[config.recipe](config)
+        return recipe(config)
     except KeyError as error:
         raise InputError.about(
             f"model of recipe {config.recipe}",

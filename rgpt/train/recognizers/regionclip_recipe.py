@@ -23,10 +23,9 @@ from rgpt.recognizers.regionclip_losses import (
     pseudo_labels,
     region_text_contrast,
 )
-from rgpt.recognizers.vocabulary import read_vocabulary
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch, Example
-from rgpt.train.recognizers.recipe import Recipe, captions_of, start
+from rgpt.train.recognizers.recipe import Recipe, captions_of, listed, start
 
 
 class RegionClipRecipe(Recipe):
@@ -36,8 +35,13 @@ class RegionClipRecipe(Recipe):
     with `teacher` (a folder of kind clip or regionclip whose tower the teacher takes) and `random_student`
     (it does not start as the teacher: then all it knows, the teacher told it); `concepts`: names, a
     file, or absent for the source's own names; `proposals`: see `Proposals`; `dedup`; `image_text`: whether
-    captions are used.
+    captions are used; `settings`: of `RegionClipConfig`, with `clip`.
     """
+
+    keys = (
+        "config", "clip", "settings", "teacher", "random_student", "concepts", "proposals", "dedup",
+        "image_text",
+    )  # fmt: skip
 
     def __init__(self, config: RunConfig) -> None:
         model = config.model
@@ -49,35 +53,33 @@ class RegionClipRecipe(Recipe):
         if "teacher" in model:
             teacher = teacher_from(model["teacher"], student)
             if not config.init and not model.get("random_student"):
-                student.load_state_dict(teacher.state_dict())
+                _start_as(student, teacher, model["teacher"])
         else:
             teacher = RegionClip.from_pretrained_clip(model["clip"], **model.get("settings", {}))
         self.teacher = Frozen(teacher)
         self.dedup, self.image_text = bool(model.get("dedup")), bool(model.get("image_text", True))
         self.proposals = Proposals(str(model.get("proposals", "data")), REGIONS_PROPOSED, nms=0.5)
-        self.concepts: list[str] | None = None
-        if model.get("concepts"):
-            given = model["concepts"]
-            self.concepts = given if isinstance(given, list) else list(read_vocabulary(str(given)).given)
+        self.concepts = listed(model.get("concepts"))
 
     @property
     def student(self) -> RegionClip:
         return self.recognizer  # type: ignore[return-value]
 
-    def boxes(self, example: Example, step: int) -> RegionSet:
-        """At most 100 proposals of a picture; their names, if there are any, are not looked at."""
+    def boxes(self, example: Example, generator: torch.Generator) -> RegionSet:
+        """At most 100 proposals of a picture, drawn for it alone; their names, if there are any, are not
+        looked at."""
         height, width = example.image.height, example.image.width
         found = self.proposals(example, self.student.device)
         if len(found) <= REGIONS_SAMPLED:
             return found
-        generator = torch.Generator().manual_seed(step)
         chosen = torch.randperm(len(found), generator=generator)[:REGIONS_SAMPLED].tolist()
         return RegionSet(tuple(found.regions[i] for i in chosen), height, width, source=found.source)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         teacher: RegionClip = self.teacher.module  # type: ignore[assignment]
         images = [example.image for example in batch.examples]
-        sets = [self.boxes(example, batch.step) for example in batch.examples]
+        generator = torch.Generator().manual_seed(batch.step)
+        sets = [self.boxes(example, generator) for example in batch.examples]
         names = self.concepts or list(batch.names)
         student_bank = self.student.encode_vocabulary(self.student.vocabulary(names)).weights
         teacher_bank = teacher.encode_vocabulary(teacher.vocabulary(names)).weights
@@ -87,6 +89,8 @@ class RegionClipRecipe(Recipe):
         states = self.student.encode_images(images)
         embedded, valid = self.student.encode_regions(states, sets)
         own = embedded[valid][labels.kept]
+        if not len(own):  # pictures without regions teach nothing, but the step goes on
+            own = own + 0.0 * sum(p.sum() for p in self.student.parameters() if p.requires_grad)
         temperature = 1 / float(self.student.logit_scale)
         losses = {
             "loss_contrast": region_text_contrast(own, labels.concept, student_bank, temperature, self.dedup),
@@ -163,11 +167,18 @@ def teacher_from(folder: str, student: RegionClip) -> RegionClip:
     """A frozen copy of the student's architecture with the tower of a trained clip or regionclip.
 
     Raises:
-        InputError: the tower is of another shape.
+        InputError: it is no clip or regionclip, or its tower is no ResNet of open_clip.
     """
     source: Any = load_recognizer(Path(folder))
     if isinstance(source, RegionClip):
         return source
+    if source.kind != "clip":
+        raise InputError.about(
+            f"teacher {folder!r}",
+            expected="a clip or regionclip",
+            actual=f"a {source.kind}",
+            fix="name another folder",
+        )
     made: RegionRecognizer = build_recognizer("regionclip", {**student.config, "clip": source.config["clip"]})
     assert isinstance(made, RegionClip)
     tower = {
@@ -177,3 +188,15 @@ def teacher_from(folder: str, student: RegionClip) -> RegionClip:
     }
     made.visual.load_state_dict(tower)
     return made.eval()
+
+
+def _start_as(student: RegionClip, teacher: RegionClip, name: str) -> None:
+    try:
+        student.load_state_dict(teacher.state_dict())
+    except RuntimeError as error:
+        raise InputError.about(
+            f"teacher {name!r}",
+            expected="the student's own architecture, where the student starts as its teacher",
+            actual="another one",
+            fix="make model.config's clip the teacher's, or set random_student",
+        ) from error
