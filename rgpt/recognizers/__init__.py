@@ -13,6 +13,7 @@ _WHERE = {
     "ClipRecognizer": "clip",
     "Geometry": "geometry",
     "RegionClip": "regionclip",
+    "RegionClipDetector": "regionclip_detector",
     "RegionRecognizer": "base",
     "RegionScores": "scores",
     "RegionSet": "region_set",

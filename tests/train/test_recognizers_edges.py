@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rgpt.errors import InputError
 from rgpt.recognizers import save_recognizer
 from rgpt.recognizers.loading import build_recognizer
 from rgpt.recognizers.region_set import RegionSet
+from rgpt.recognizers.regionclip_detector import LVIS, load_transfer
 from rgpt.train.recognizers.data import Batch, Batches, Captions, Example, Scenes, open_data
 from rgpt.train.recognizers.loop import forget_losses, load_checkpoint, save_checkpoint
 from rgpt.train.recognizers.recipes import open_recipe
@@ -143,12 +145,12 @@ def test_the_last_checkpoint_stays_until_the_next_is_there(
     layer = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(layer.parameters(), 0.1)
     save_checkpoint(tmp_path / "checkpoint", layer, optimizer, 2)
-    replace = os.replace
+    rename = os.replace
 
     def cut_off(source: Path, target: Path) -> None:
         if str(source).endswith(".partial"):
             raise OSError("the machine stops")
-        replace(source, target)
+        rename(source, target)
 
     monkeypatch.setattr(os, "replace", cut_off)
     with pytest.raises(OSError, match="the machine stops"):
@@ -179,3 +181,37 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "checkpoint" / "optimizer.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="a whole state of this very run"):
         load_checkpoint(tmp_path / "checkpoint", layer, optimizer)
+
+
+def test_two_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    """The second would be read with the names of the first."""
+    with pytest.raises(InputError, match="got scenes more than once; give each entry its own name"):
+        Batches([Scenes(count=3), Scenes(count=5)], 1, 0)
+
+
+def test_a_mirrored_picture_has_no_caption_of_sides() -> None:
+    example = Scenes(count=1)[0]
+    assert example.flipped().caption == example.caption
+    told = replace(example, caption="A dog on the Left of a cat")
+    assert told.flipped().caption == "" and replace(told, caption="bright").flipped().caption == "bright"
+
+
+def test_a_transferred_regionclip_is_found_again(tmp_path: Path) -> None:
+    run = recipe_config(tmp_path, "regionclip-transfer")
+    recipe: Any = open_recipe(replace(run, model={**run.model, "setting": "lvis"}))
+    torch.nn.init.normal_(recipe.detector.box_deltas.weight, std=0.1)
+    recipe.eval().save(tmp_path / "out")
+    loaded = load_transfer(tmp_path / "out")
+    assert loaded.settings == LVIS
+    image = Scenes(count=1)[0].image
+    proposals = RegionSet.of_boxes(
+        torch.tensor([[5.0, 5, 40, 40], [20, 20, 60, 70]]), image.height, image.width
+    )
+    vocabulary = loaded.recognizer.vocabulary(["circle", "bar"])
+    one, other = (made.detect([image], [proposals], vocabulary)[0] for made in (recipe.detector, loaded))
+    assert len(one.boxes) and torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
+    (tmp_path / "out" / "box_deltas.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="expected settings and weights that fit"):
+        load_transfer(tmp_path / "out")
+    with pytest.raises(InputError, match="a folder of the recipe regionclip-transfer"):
+        load_transfer(tmp_path / "clip")

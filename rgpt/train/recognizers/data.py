@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,11 +38,12 @@ class Example:
     caption: str = ""
 
     def flipped(self) -> Example:
-        """Picture and regions mirrored together; a caption that says left or right is dropped with its
-        words."""
+        """Picture and regions mirrored together; a caption that says left or right is dropped."""
         frame = Frame(self.image, list(self.regions.regions)).flip_horizontal()
         moved = tuple(frame.regions[i] for i in sorted(frame.regions))
-        return replace(self, image=frame.image, regions=replace_regions(self.regions, moved))
+        caption = "" if re.search(r"\b(left|right)", self.caption, re.IGNORECASE) else self.caption
+        own = replace_regions(self.regions, moved)
+        return replace(self, image=frame.image, regions=own, caption=caption)
 
 
 def replace_regions(old: RegionSet, regions: tuple[Region, ...]) -> RegionSet:
@@ -324,6 +326,14 @@ class Batches:
 
     def __init__(self, sources: Sequence[Source], size: int, seed: int) -> None:
         self.sources, self.size, self.seed = tuple(sources), size, seed
+        names = [source.name for source in sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError.about(
+                "data",
+                expected="another name for each data set (its vocabulary is kept by it)",
+                actual=f"{', '.join(twice)} more than once",
+                fix="give each entry its own name",
+            )
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         rng = random.Random(f"source {self.seed} {step}")

@@ -13,7 +13,7 @@ from rgpt.errors import InputError
 from rgpt.recognizers.loading import load_recognizer
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip import RegionClip
-from rgpt.recognizers.regionclip_detector import COCO, LVIS, RegionClipDetector
+from rgpt.recognizers.regionclip_detector import COCO, LVIS, RegionClipDetector, save_transfer
 from rgpt.recognizers.rovit import RoVit
 from rgpt.recognizers.rovit_detector import DetectorConfig, RoVitDetector, Target, save_detector
 from rgpt.recognizers.vocabulary import Vocabulary
@@ -136,9 +136,4 @@ class RegionClipTransferRecipe(Recipe):
         return self.detector.losses(states, proposals, truth, bank)
 
     def save(self, folder: Path) -> None:
-        """The recognizer, and the box deltas beside it."""
-        from safetensors.torch import save_file
-
-        super().save(folder)
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.detector.box_deltas.state_dict().items()}
-        save_file(weights, folder / "box_deltas.safetensors")
+        save_transfer(self.detector, folder)
