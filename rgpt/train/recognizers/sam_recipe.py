@@ -40,8 +40,8 @@ KINDS = ("box", "click", "three")
 class SamRecipe(nn.Module):
     """Masks from boxes and from single clicks, see `KINDS`. `model`: `config`, a SamConfig's values.
 
-    Regions are masks. The result is a folder for `SamModel` and `SamProcessor`, so `sam:FOLDER` proposes with
-    it and RegionSpot starts from it.
+    Regions are masks. The result is a folder for `SamModel` and `SamProcessor`: RegionSpot starts from it,
+    and `sam:FOLDER` proposes with it, at lower thresholds than those for a published SAM.
     """
 
     def __init__(self, config: RunConfig) -> None:
