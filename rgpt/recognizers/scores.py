@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -177,12 +176,3 @@ def soft_nms(
     values = torch.tensor(lowered, dtype=scores.dtype, device=scores.device)
     order = values.argsort(descending=True, stable=True)
     return result[order], values[order]
-
-
-def cut_per_image(detections: Sequence[Detections], most: int = 300) -> list[Detections]:
-    """At most `most` detections a picture over all classes together, as LVIS counts them."""
-    result = []
-    for d in detections:
-        top = d.scores.argsort(descending=True, stable=True)[:most]
-        result.append(Detections(d.boxes[top], d.scores[top], d.labels[top], d.region[top]))
-    return result

@@ -95,8 +95,9 @@ def test_the_token_is_at_index_one(spot: RegionSpot) -> None:
 
 def test_meta_layer_norm_epsilon(spot: RegionSpot) -> None:
     transformer = spot.prompter.model.mask_decoder.transformer
-    assert transformer.layer_norm_final_attn.eps == 1e-5 or transformer.config.layer_norm_eps == 1e-5
-    assert {layer.layer_norm1.eps for layer in transformer.layers} == {1e-5}
+    assert transformer.layer_norm_final_attn.eps == 1e-5
+    norms = [module for module in transformer.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 2 * 4 + 1 and {norm.eps for norm in norms} == {1e-5}
 
 
 def test_prompts_are_decoded_alone(spot: RegionSpot) -> None:
@@ -168,7 +169,7 @@ def attention(query: Tensor, keys: Tensor, module: torch.nn.MultiheadAttention) 
 
 
 def test_the_decoder_written_out() -> None:
-    """Three post-norm blocks, ReLU, final norm: the formulas of the specification, one picture."""
+    """Three post-norm blocks, ReLU, final norm: the formulas one by one, one picture."""
     torch.manual_seed(1)
     head = RegionSpotHead(48, 24, 32, feedforward=64).eval()
     tokens, memory = torch.randn(5, 32), torch.randn(17, 48)

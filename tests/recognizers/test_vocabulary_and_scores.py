@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from rgpt.errors import InputError
 from rgpt.recognizers.clip_towers import build_clip
 from rgpt.recognizers.region_set import RegionSet
-from rgpt.recognizers.scores import RegionScores, combine, cut_per_image, probabilities, soft_nms
+from rgpt.recognizers.scores import RegionScores, combine, probabilities, soft_nms
 from rgpt.recognizers.text import WordEncoder
 from rgpt.recognizers.vocabulary import Vocabulary, clean_name, coco80, embed, multi_hot, read_vocabulary
 from rgpt.regions import Box
@@ -182,7 +182,6 @@ def test_detections() -> None:
         (2, 1),
     ]
     assert len(scores.detections(floor=0.6).scores) == 3
-    assert len(cut_per_image([plain], 2)[0].scores) == 2
 
 
 def test_soft_suppression_by_hand() -> None:

@@ -18,7 +18,12 @@ from rgpt.recognizers.loading import build_recognizer
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip_detector import LVIS, load_transfer
 from rgpt.train.recognizers.data import Batch, Batches, Captions, Example, Scenes, open_data
-from rgpt.train.recognizers.loop import forget_losses, load_checkpoint, save_checkpoint
+from rgpt.train.recognizers.loop import (
+    forget_losses,
+    load_checkpoint,
+    parameter_groups,
+    save_checkpoint,
+)
 from rgpt.train.recognizers.recipes import open_recipe
 from tests.recognizers.tiny_recognizers import CONFIGS, make
 from tests.train.test_recognizers import recipe_config
@@ -215,3 +220,11 @@ def test_a_transferred_regionclip_is_found_again(tmp_path: Path) -> None:
         load_transfer(tmp_path / "out")
     with pytest.raises(InputError, match="a folder of the recipe regionclip-transfer"):
         load_transfer(tmp_path / "clip")
+
+
+def test_the_detectors_backbone_does_not_decay(tmp_path: Path) -> None:
+    recipe: Any = open_recipe(recipe_config(tmp_path, "rovit-detector"))
+    decayed, plain = parameter_groups(recipe, 0.1)
+    backbone = {id(p) for p in recipe.detector.tower.parameters()}
+    assert backbone <= {id(p) for p in plain["params"]}
+    assert not backbone & {id(p) for p in decayed["params"]} and decayed["params"]

@@ -57,6 +57,8 @@ class RoVitDetectorRecipe(Recipe):
     """`init`: a pretrained rovit folder; `model`: fields of `DetectorConfig`, `names` to train on (base
     classes), `masks`: whether regions are masks and the mask head trains."""
 
+    undecayed = ("detector.tower.",)  # the released configuration decays everything but the backbone [A]
+
     def __init__(self, config: RunConfig) -> None:
         if not config.init:
             raise InputError("recipe rovit-detector: init must name a pretrained rovit folder.")

@@ -25,12 +25,17 @@ NO_DECAY = ("bias", "positions", "positional_embedding", "logit", "temperature",
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters in two groups: decayed, and norms, biases, positions and scalars without decay."""
+    """Trained parameters in two groups: decayed, and norms, biases, positions and scalars without decay.
+
+    A module may name more that does not decay: `undecayed`, beginnings of parameters' names.
+    """
+    spared: tuple[str, ...] = getattr(module, "undecayed", ())  # type: ignore[assignment]
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             free = parameter.dim() < 2 or any(word in name.rpartition(".")[2] for word in NO_DECAY)
+            free = free or name.startswith(spared)
             (plain if free else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
