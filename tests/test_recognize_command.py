@@ -70,6 +70,22 @@ def test_a_baseline_by_name(folder: Path, capsys) -> None:
     assert capsys.readouterr().out.count("<region1>") == 3
 
 
+def test_a_turned_picture_with_a_name_of_any_script(folder: Path, tmp_path: Path, capsys) -> None:
+    """Regions are in pixels of the upright picture: 40 wide and 50 high here, though stored 50 x 40."""
+    image, exif = picture(), Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "été 写真.png"
+    image.save(path, exif=exif)
+    words = ["recognize", "--image", str(path), "--model", str(folder / "clip"), "--json"]
+    words += ["--vocabulary", "写真,café,naïve dog"]
+    assert cli.main([*words, "--region", "box:30,40,40,50", "--region", "polygon:0,0,40,0,40,50,0,50"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["box"] for row in report["regions"]] == [[30, 40, 40, 50], [0, 0, 40, 50]]
+    assert {entry["name"] for entry in report["regions"][0]["names"]} == {"写真", "café", "naïve dog"}
+    assert cli.main([*words, "--region", "box:41,0,50,40"]) == 2
+    assert "40 x 50" in capsys.readouterr().err
+
+
 def test_proposals_from_a_file(folder: Path, tmp_path: Path, capsys) -> None:
     rows = [
         {"image_id": 7, "bbox": [1, 2, 10, 12], "score": 0.2},

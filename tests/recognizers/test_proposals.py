@@ -174,6 +174,45 @@ def test_grounding_dino_boxes_are_in_pixels() -> None:
     torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0]).sigmoid())
 
 
+def test_a_grounding_dino_of_transformers(tmp_path: Path) -> None:
+    """The library's own network (random, small) and processor, from a folder."""
+    from transformers import (
+        BertConfig,
+        BertTokenizer,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessor,
+        GroundingDinoProcessor,
+        SwinConfig,
+    )
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "dog", "cat"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    backbone = SwinConfig(
+        image_size=64, window_size=2, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, out_indices=[1, 2, 3]
+    )
+    text = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16,
+    )  # fmt: skip
+    sizes = {
+        f"{part}_{what}": value
+        for part, layers in (("encoder", 1), ("decoder", 2))
+        for what, value in (("layers", layers), ("attention_heads", 2), ("ffn_dim", 16), ("n_points", 2))
+    }
+    config = GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, d_model=32, num_queries=7, num_feature_levels=3, **sizes
+    )
+    torch.manual_seed(0)
+    GroundingDinoForObjectDetection(config).save_pretrained(tmp_path)
+    pictures = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
+    GroundingDinoProcessor(pictures, tokenizer).save_pretrained(tmp_path)
+    found = propose(picture(), f"grounding-dino:{tmp_path}?Dog. cat")
+    check(found, picture())
+    assert 0 < len(found) <= 7 and found.source == "grounding-dino"
+
+
 def test_a_detector_of_ours(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = DetectorConfig(channels=16, fully_connected=16, post_nms=30)
