@@ -6,7 +6,7 @@ Crops cost one pass of the tower a region; mask pooling one pass a picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -87,18 +87,18 @@ class ClipRecognizer(RegionRecognizer):
         return unit(mask_average(dense, weights))
 
     def _cropped(self, image: Image.Image, regions: RegionSet) -> Tensor:
-        crops = self.crops(image, regions)
-        parts = [
-            self.tower.embed(torch.stack(crops[i : i + CROP_BLOCK]).to(self.device))
-            for i in range(0, len(crops), CROP_BLOCK)
-        ]
+        parts = []
+        for start in range(0, len(regions), CROP_BLOCK):  # 1,000 crops at once would be 600 MB
+            crops = self.crops(image, regions, range(start, min(start + CROP_BLOCK, len(regions))))
+            parts.append(self.tower.embed(torch.stack(crops).to(self.device)))
         return unit(torch.cat(parts))
 
-    def crops(self, image: Image.Image, regions: RegionSet) -> list[Tensor]:
-        """The pictures that the tower sees, one `[3, S, S]` a region."""
+    def crops(self, image: Image.Image, regions: RegionSet, chosen: Iterable[int]) -> list[Tensor]:
+        """The pictures that the tower sees of the `chosen` regions, `[3, S, S]` each."""
         side, mean, std = self.tower.image_size, self.tower.mean, self.tower.std
+        boxes = regions.as_boxes().tolist()
         result = []
-        for region, box in zip(regions.regions, regions.as_boxes().tolist(), strict=True):
+        for region, box in ((regions.regions[i], boxes[i]) for i in chosen):
             x1, y1, x2, y2 = grown(box, self.context, image.width, image.height)
             geometry = Geometry.squash(y2 - y1, x2 - x1, side)
             pixels = geometry.pixels(image.crop((x1, y1, x2, y2)), mean, std)

@@ -37,6 +37,7 @@ from rgpt.recognizers.vocabulary import TextBank, Vocabulary
 
 LEVELS = ("2", "3", "4", "5")
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+MASK_BLOCK = 16  # masks held as floats at the picture's size
 
 
 @dataclass
@@ -317,10 +318,13 @@ class RoVitDetector(nn.Module):
         region, label, own, own_boxes = region[keep], label[keep], own[keep], own_boxes[keep]
         logits_28 = self.mask_head(self.mask_pool(features, [own_boxes], [size]))
         original = geometry.to_original(own_boxes)
-        masks = torch.zeros(0, image.height, image.width, dtype=torch.bool)
-        if len(original):
-            pasted: Any = paste_masks_in_image(logits_28.sigmoid(), original, (image.height, image.width))
-            masks = pasted[:, 0].cpu() > 0.5
+        masks = torch.zeros(len(original), image.height, image.width, dtype=torch.bool)
+        for start in range(0, len(original), MASK_BLOCK):
+            own_masks = slice(start, start + MASK_BLOCK)
+            pasted: Any = paste_masks_in_image(
+                logits_28[own_masks].sigmoid(), original[own_masks], (image.height, image.width)
+            )
+            masks[own_masks] = pasted[:, 0].cpu() > 0.5
         return RoVitDetections(original.cpu(), own.cpu(), label.cpu(), masks)
 
     def frozen_scores(self, pixels: Tensor, boxes: Tensor, bank: TextBank) -> Tensor:

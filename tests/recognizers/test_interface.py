@@ -87,6 +87,23 @@ def test_a_thousand_regions(recognizer) -> None:
         torch.testing.assert_close(scores.logits[497:500], some.logits, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["clip-crop", "clip-masked-crop"])
+def test_no_more_crops_are_held_than_a_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, held = make(name), []
+    whole = clip.recognize([picture()], [some_regions() * 3], NAMES)[0].logits
+    cut = clip.crops  # type: ignore[union-attr]
+
+    def counted(*given):
+        held.append(cut(*given))
+        return held[-1]
+
+    monkeypatch.setattr("rgpt.recognizers.clip.CROP_BLOCK", 4)
+    monkeypatch.setattr(clip, "crops", counted)
+    found = clip.recognize([picture()], [some_regions() * 3], NAMES)[0].logits
+    torch.testing.assert_close(found, whole, atol=2e-4, rtol=1e-4)
+    assert [len(own) for own in held] == [4, 4, 1]
+
+
 def test_regions_can_be_permuted(recognizer) -> None:
     regions = some_regions()
     straight = recognizer.recognize([picture()], [regions], NAMES)[0].logits

@@ -255,6 +255,9 @@ def test_detector_contract() -> None:
         assert 0 < count <= 20 and (one.scores.diff() <= 0).all()
         assert one.masks.shape == (count, height, width)
         assert (one.boxes[:, 0::2] <= width).all() and (one.boxes[:, 1::2] <= height).all()
+    with pytest.MonkeyPatch.context() as patch:  # masks are pasted in blocks
+        patch.setattr("rgpt.recognizers.rovit_detector.MASK_BLOCK", 3)
+        assert torch.equal(detector.detect([picture()], vocabulary)[0].masks, found[0].masks)
     proposals = detector.propose([picture()])[0]
     assert len(proposals) and proposals.scores is not None and proposals.logits is not None
     torch.testing.assert_close(proposals.logits.sigmoid(), proposals.scores)
