@@ -114,6 +114,8 @@ def test_proposals_from_a_file(folder: Path, tmp_path: Path, capsys) -> None:
             ["--region", "box:0,0,5,5", "--vocabulary", "names.txt"],
             "vocabulary 'names.txt': expected an existing file",
         ),
+        (["--region", "box:0,0,5,5", "--vocabulary", "runs/names"], "expected an existing file"),
+        (["--region", "box:0,0,5,5", "--vocabulary", "names.csv"], "expected an existing file"),
         (["--region", "box:90,90,99,99", "--vocabulary", "a"], "region 1: box"),
         (["--region", "box:0,0,5,5", "--vocabulary", "a", "--top", "0"], "--top: expected 1 or more"),
         (["--region", "box:0,0,5,5", "--vocabulary", "a", "--draw", "nowhere/x.png"], "--draw: expected"),

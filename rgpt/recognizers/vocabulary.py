@@ -25,6 +25,7 @@ from rgpt.errors import InputError
 from rgpt.recognizers.text import TextEncoder
 
 TEMPLATES = ("bare", "openai80", "openai81")
+FILES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml")
 
 
 def clean_name(name: str) -> str:
@@ -76,7 +77,7 @@ class Vocabulary:
         for name in given:
             if not isinstance(name, str) or not name.strip():
                 raise InputError.about(
-                    "vocabulary", expected="words", actual=repr(name)[:40], fix="remove the blank name"
+                    "vocabulary", expected="words", actual=repr(name)[:40], fix="remove it or write a name"
                 )
         for what, values in (("frequency", self.frequency), ("is_base", self.is_base)):
             if values and len(values) != len(given):
@@ -206,7 +207,9 @@ def read_vocabulary(text: str, **settings: Any) -> Vocabulary:
     path_given = Path(os.path.expanduser(text))
     if os.path.isfile(path_given):  # Path.is_file raises where a list of names is longer than a file name
         return _read_file(path_given, settings)
-    if path_given.suffix in (".txt", ".json"):
+    # A single name is no choice: what looks like a path is one that was misspelt.
+    like_a_path = text and "," not in text and (os.sep in text or os.path.isdir(path_given))
+    if path_given.suffix in FILES or like_a_path:
         raise InputError.about(
             f"vocabulary {text!r}", expected="an existing file", actual="none here", fix="check the spelling"
         )
