@@ -11,21 +11,23 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from rgpt.errors import InputError
-from rgpt.recognizers import save_recognizer
+from rgpt.recognizers import load_recognizer, save_recognizer
 from rgpt.recognizers.loading import build_recognizer
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip_detector import LVIS, load_transfer
 from rgpt.train.recognizers.data import Batch, Batches, Captions, Example, Scenes, open_data
 from rgpt.train.recognizers.loop import (
+    fit,
     forget_losses,
     load_checkpoint,
     parameter_groups,
     save_checkpoint,
 )
 from rgpt.train.recognizers.recipes import open_recipe
-from tests.recognizers.tiny_recognizers import CONFIGS, make
+from tests.recognizers.tiny_recognizers import CONFIGS, make, picture, some_regions
 from tests.train.test_recognizers import recipe_config
 
 
@@ -228,3 +230,37 @@ def test_the_detectors_backbone_does_not_decay(tmp_path: Path) -> None:
     backbone = {id(p) for p in recipe.detector.tower.parameters()}
     assert backbone <= {id(p) for p in plain["params"]}
     assert not backbone & {id(p) for p in decayed["params"]} and decayed["params"]
+
+
+def test_a_rovit_learns_with_a_text_tower_of_its_own(tmp_path: Path) -> None:
+    """The published form: texts come from a transformer that projects into the visual width."""
+    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = {word: i for i, word in enumerate([*words, *(f"{word}</w>" for word in words[2:])])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    tokenizer.save_pretrained(tmp_path / "words")
+    run = recipe_config(tmp_path, "rovit")
+    text = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": len(vocabulary), "projection_dim": run.model["config"]["width"],
+        "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    run.model["config"] = {**run.model["config"], "text": text}
+    with pytest.raises(InputError, match="rovit text tower"):
+        open_recipe(run)
+    run.model |= {"tokenizer": str(tmp_path / "words"), "train_text": True}
+    recipe: Any = open_recipe(run)
+    before = {name: p.detach().clone() for name, p in recipe.recognizer.text.named_parameters()}
+    fit(recipe, Batches([open_data(run.data[0])], 2, 0), run)
+    moved = [n for n, p in recipe.recognizer.text.named_parameters() if not torch.equal(p, before[n])]
+    assert len(moved) > 5
+    recipe.eval().save(tmp_path / "out")
+    image = picture()
+    one, other = (
+        made.recognize([image], [some_regions()], ["circle", "bar"])[0].logits
+        for made in (recipe.recognizer, load_recognizer(tmp_path / "out"))
+    )
+    torch.testing.assert_close(one, other)
+    with pytest.raises(InputError, match="tokenizer 'nowhere"):
+        open_recipe(replace(run, model={**run.model, "tokenizer": "nowhere/at-all/x"}))

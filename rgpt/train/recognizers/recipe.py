@@ -56,7 +56,23 @@ def start(kind: str, model: dict[str, Any], init: str) -> RegionRecognizer | Non
                 f"init {init!r}", expected=f"a {kind}", actual=f"a {made.kind}", fix="name the other one"
             )
         return made
-    return build_recognizer(kind, model["config"]) if "config" in model else None
+    tokenizer = open_tokenizer(model["tokenizer"]) if model.get("tokenizer") else None
+    return build_recognizer(kind, model["config"], tokenizer) if "config" in model else None
+
+
+def open_tokenizer(name: str) -> Any:
+    """A tokenizer of transformers (folder or hub id). Raises InputError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError.about(
+            f"tokenizer {name!r}",
+            expected="one of transformers (folder or hub id)",
+            actual=" ".join(str(error).split())[:160],
+            fix="check the name and that it is on this machine",
+        ) from error
 
 
 def listed(given: Any) -> list[str] | None:

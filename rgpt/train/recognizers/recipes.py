@@ -147,10 +147,11 @@ class RoVitRecipe(Recipe):
 
     `model`: `config` of kind rovit; `gamma`; `sampler` of crops (null: whole positions); `bias`: initial
     logit bias, learned (null, the published loss: none); `scale`: initial 1 / temperature, learned;
-    `train_text`: the text tower trains, too.
+    `tokenizer`: of a text tower in `config.text` (a folder or hub id), without which texts are sums of word
+    vectors; `train_text`: that tower trains, too.
     """
 
-    keys = ("config", "gamma", "sampler", "bias", "scale", "train_text")
+    keys = ("config", "gamma", "sampler", "bias", "scale", "tokenizer", "train_text")
 
     def __init__(self, config: RunConfig) -> None:
         made = start("rovit", config.model, config.init)
