@@ -3,8 +3,6 @@ deltas."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rgpt.errors import InputError
 from rgpt.recognizers.base import ImageState
 from rgpt.recognizers.detection_parts import BoxCoder, sample_rois
+from rgpt.recognizers.detector_files import load_beside, save_beside
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip import RegionClip
 from rgpt.recognizers.scores import Detections, RegionScores
@@ -150,45 +148,11 @@ def _moved(regions: RegionSet, boxes: Tensor) -> tuple[RegionSet, Tensor]:
 
 def save_transfer(detector: RegionClipDetector, folder: Path | str) -> None:
     """Write recognizer, box deltas and settings into one folder."""
-    from safetensors.torch import save_file
-
-    from rgpt.recognizers.loading import save_recognizer
-
-    folder = Path(folder)
-    save_recognizer(detector.recognizer, folder)
-    weights = {k: v.detach().cpu().clone().contiguous() for k, v in detector.box_deltas.state_dict().items()}
-    partial = folder / f".box_deltas.{os.getpid()}.partial"
-    save_file(weights, partial)
-    os.replace(partial, folder / "box_deltas.safetensors")
-    partial.write_text(json.dumps(detector.settings._asdict(), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "box_deltas.json")
+    save_beside(detector.recognizer, detector, detector.settings._asdict(), folder)
 
 
 def load_transfer(folder: Path | str) -> RegionClipDetector:
     """Read what `save_transfer` wrote. Raises InputError when the folder holds something else."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from rgpt.recognizers.loading import load_recognizer
-
-    folder = Path(folder)
-    recognizer = load_recognizer(folder)
-    if not isinstance(recognizer, RegionClip) or not (folder / "box_deltas.json").is_file():
-        raise InputError.about(
-            f"detector {str(folder)!r}",
-            expected="a folder of the recipe regionclip-transfer",
-            actual=f"a {recognizer.kind} without box_deltas.json",
-            fix="train one or name another folder",
-        )
-    try:
-        settings = json.loads((folder / "box_deltas.json").read_text(encoding="utf-8"))
-        detector = RegionClipDetector(recognizer, HeadSettings(**settings))
-        detector.box_deltas.load_state_dict(load_file(folder / "box_deltas.safetensors"))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError.about(
-            f"detector {str(folder)!r}",
-            expected="settings and weights that fit one another",
-            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
-            fix="save it again",
-        ) from error
-    return detector.eval()
+    return load_beside(
+        folder, "regionclip", "regionclip-transfer", lambda r, s: RegionClipDetector(r, HeadSettings(**s))
+    )

@@ -10,8 +10,6 @@ Axes: B pictures, N RoIs of one picture, C classes, d the tower's width, D the t
 
 from __future__ import annotations
 
-import json
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,9 +24,9 @@ from torchvision.models.convnext import LayerNorm2d
 from torchvision.models.detection.roi_heads import maskrcnn_loss, paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
 
-from rgpt.errors import InputError
 from rgpt.recognizers.centerness_rpn import CenternessRpn
 from rgpt.recognizers.detection_parts import BoxCoder, sample_rois
+from rgpt.recognizers.detector_files import load_beside, save_beside
 from rgpt.recognizers.ensemble import BASE_WEIGHT, NOVEL_WEIGHT, OBJECTNESS_POWER, ensemble, shrink_boxes
 from rgpt.recognizers.frozen import Frozen
 from rgpt.recognizers.region_set import RegionSet
@@ -347,50 +345,9 @@ def _background(bank: TextBank) -> Tensor:
 
 def save_detector(detector: RoVitDetector, folder: Path | str) -> None:
     """Write recognizer, settings and heads into one folder."""
-    from safetensors.torch import save_file
-
-    from rgpt.recognizers.loading import save_recognizer
-
-    folder = Path(folder)
-    save_recognizer(detector.named, folder)
-    heads = {
-        key: value.detach().cpu().clone().contiguous()
-        for key, value in detector.state_dict().items()
-        if not key.startswith("recognizer.")
-    }
-    partial = folder / f".detector.{os.getpid()}.partial"
-    save_file(heads, partial)
-    os.replace(partial, folder / "detector.safetensors")
-    partial.write_text(json.dumps(asdict(detector.config), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "detector.json")
+    save_beside(detector.named, detector, asdict(detector.config), folder)
 
 
 def load_detector(folder: Path | str) -> RoVitDetector:
     """Read what `save_detector` wrote. Raises InputError when the folder holds something else."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from rgpt.recognizers.loading import load_recognizer
-
-    folder = Path(folder)
-    recognizer = load_recognizer(folder)
-    if not isinstance(recognizer, RoVit) or not (folder / "detector.json").is_file():
-        raise InputError.about(
-            f"detector {str(folder)!r}",
-            expected="a folder of the recipe rovit-detector",
-            actual=f"a {recognizer.kind} without detector.json",
-            fix="train one or name another folder",
-        )
-    try:
-        settings = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
-        detector = RoVitDetector(recognizer, DetectorConfig(**settings))
-        own = {key: value for key, value in detector.state_dict().items() if key.startswith("recognizer.")}
-        detector.load_state_dict({**own, **load_file(folder / "detector.safetensors")})
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError.about(
-            f"detector {str(folder)!r}",
-            expected="settings and weights that fit one another",
-            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
-            fix="save it again",
-        ) from error
-    return detector.eval()
+    return load_beside(folder, "rovit", "rovit-detector", lambda r, s: RoVitDetector(r, DetectorConfig(**s)))

@@ -217,7 +217,7 @@ def test_a_transferred_regionclip_is_found_again(tmp_path: Path) -> None:
     vocabulary = loaded.recognizer.vocabulary(["circle", "bar"])
     one, other = (made.detect([image], [proposals], vocabulary)[0] for made in (recipe.detector, loaded))
     assert len(one.boxes) and torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
-    (tmp_path / "out" / "box_deltas.safetensors").write_bytes(b"torn")
+    (tmp_path / "out" / "detector.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="expected settings and weights that fit"):
         load_transfer(tmp_path / "out")
     with pytest.raises(InputError, match="a folder of the recipe regionclip-transfer"):
