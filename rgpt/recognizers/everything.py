@@ -13,16 +13,20 @@ from functools import lru_cache
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import box_iou
 
 from rgpt.errors import InputError
 from rgpt.recognizers.base import RegionRecognizer
+from rgpt.recognizers.geometry import Geometry
 from rgpt.recognizers.loading import open_recognizer
 from rgpt.recognizers.proposals import ProposalSource, best, propose
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.scores import combine
 from rgpt.recognizers.vocabulary import Vocabulary
-from rgpt.regions import Mask, Region
+from rgpt.regions import Box, Mask, Region
+
+OVERLAP_GRID = 96
+"""Cells a side on which masks are compared with one another."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,7 @@ def name_everything(
         recognizer: or its name, see `open_recognizer`; an opened one is kept for the next call.
         source: or its name, see `rgpt.recognizers.proposals`; or regions found before.
         most: proposals looked at, the source's best. top: names a region. floor: scores must be above it.
-        iou: of two regions with the same best name whose boxes overlap by more, the better stays; None keeps
-            both.
+        iou: of two regions with the same best name that overlap by more, the better stays; None keeps both.
         how: fusion with objectness, see `combine`; None is the recognizer's own.
         masks: give back SAM's mask of each region instead of the region (RegionSpot only).
 
@@ -88,7 +91,7 @@ def name_everything(
         # NaN (sqrt_logit of a negative logit) is not above any floor: such regions vanish, as published.
         fused, label = combine(scores.probs, found, how or recognizer.how).max(1)
         regions = _masks(recognizer.masks(states[0], found), found) if masks else found.regions  # type: ignore[operator]
-    order = _chosen(found.as_boxes(), fused.cpu(), label.cpu(), floor, iou)
+    order = _chosen(found, fused.cpu(), label.cpu(), floor, iou)
     names = scores.topk(top)
     return [
         NamedRegion(
@@ -101,14 +104,34 @@ def name_everything(
     ]
 
 
-def _chosen(boxes: Tensor, scores: Tensor, labels: Tensor, floor: float, iou: float | None) -> list[int]:
+def _chosen(found: RegionSet, scores: Tensor, labels: Tensor, floor: float, iou: float | None) -> list[int]:
     """Indices above the floor, best first, less what overlaps a better one of its name."""
-    kept = torch.nonzero(scores > floor).flatten()
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] > floor]
     if iou is None:
-        order = scores[kept].argsort(descending=True, stable=True)
-    else:
-        order = batched_nms(boxes[kept], scores[kept], labels[kept], iou)
-    return kept[order].tolist()
+        return order.tolist()
+    same = labels[order, None] == labels[None, order]
+    rivals = (_overlaps(found, order) > iou) & same
+    chosen: list[int] = []  # places in `order`
+    for place in range(len(order)):
+        if not rivals[place, chosen].any():
+            chosen.append(place)
+    return order[chosen].tolist()
+
+
+def _overlaps(found: RegionSet, order: Tensor) -> Tensor:
+    """IoU of every two regions `[N, N]`: of boxes as such, of masks on a grid.
+
+    Masks are not compared by their boxes: a few stray pixels make a large box of a small thing.
+    """
+    if all(isinstance(region, Box) for region in found.regions):
+        boxes = found.as_boxes()[order]
+        return box_iou(boxes, boxes)
+    whole = Geometry.squash(found.height, found.width, OVERLAP_GRID)
+    cells = found.weights(whole, OVERLAP_GRID, OVERLAP_GRID)[order].flatten(1)
+    # Σ min / Σ max of shares: |a| + |b| = Σ min + Σ max, and Σ |a - b| = Σ max - Σ min.
+    apart, together = torch.cdist(cells, cells, p=1), cells.sum(1)[:, None] + cells.sum(1)[None]
+    return (together - apart) / (together + apart).clamp_min(1e-9)
 
 
 def _masks(masks: Tensor, found: RegionSet) -> tuple[Region, ...]:
