@@ -24,7 +24,7 @@ from rgpt.recognizers.sam import SamTokens
 from rgpt.recognizers.vocabulary import multi_hot
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch, Example
-from rgpt.train.recognizers.sam_recipe import SamRecipe, mask_iou
+from rgpt.train.recognizers.sam_recipe import KINDS, SamRecipe, mask_iou
 from tests.recognizers.tiny_recognizers import OPEN_RESNET, SAM, make
 from tests.train.recognizer_scenes import HELD_OUT, NAMES, PAIR_CLASSES, TRAINED, pair_tiles, patch, scene
 
@@ -120,17 +120,18 @@ def test_sam_learns_to_fill_boxes() -> None:
     before = overlap(unseen)
     recipe.train()
     optimizer = torch.optim.AdamW(recipe.parameters(), run.learning_rate)
-    for step in range(300):
+    for step in range(450):
         optimizer.param_groups[0]["lr"] = run.learning_rate * min(1.0, (step + 1) / 30)
         chosen = tuple(seen[i] for i in rng.integers(0, len(seen), 8))
-        loss = torch.stack(list(recipe(Batch(chosen, "made", (), step)).values())).sum()
+        batch = Batch(chosen, "made", (), step * len(KINDS))  # boxes only: clicks take longer to learn
+        loss = torch.stack(list(recipe(batch).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(recipe.parameters(), 1.0)
         optimizer.step()
     after = overlap(unseen)
     print(f"SAM: mean IoU of masks from boxes {before:.2f} -> {after:.2f}")
-    assert before < 0.25 and after > 0.5
+    assert before < 0.25 and after > 0.6
 
 
 def pair_tower(seed: int) -> RoVitTower:
