@@ -116,8 +116,12 @@ def test_a_saved_regionspot_keeps_its_tower(trained: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"model": {}}, "config alone"), ({"model": {"config": SAM, "speed": 1}}, "config alone")],
+    [
+        ({"model": {}}, "expected the key config"),
+        ({"model": {"config": SAM, "speed": 1}}, "also speed"),
+        ({"model": {"speed": 1}, "init": "somewhere"}, "also speed"),
+    ],
 )
-def test_a_recipe_without_its_config_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+def test_a_recipe_of_other_keys_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_recipe(run(tmp_path, **changes))

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 from transformers import SamImageProcessor, SamModel, SamProcessor
 
-from rgpt.errors import InputError
 from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD, Geometry
 from rgpt.recognizers.sam import sam_config
 from rgpt.train.recognizers.config import RunConfig
@@ -44,15 +43,10 @@ class SamRecipe(nn.Module):
     and `sam:FOLDER` proposes with it, at lower thresholds than those for a published SAM.
     """
 
+    keys = ("config",)
+
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        if not config.init and set(config.model) != {"config"}:
-            raise InputError.about(
-                "model of recipe sam",
-                expected="config alone",
-                actual=f"keys {sorted(config.model)}",
-                fix="correct it",
-            )
         self.model: Any = SamModel.from_pretrained(config.init) if config.init else self._fresh(config)
         self.side = int(self.model.config.vision_config.image_size)
 
