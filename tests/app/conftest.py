@@ -27,8 +27,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# What Chromium says when the page itself closes a stream.
-NORMAL = ("net::ERR_ABORTED",)
+# What is said when the page itself closes a stream: by Chromium, and, where a reload closes one that Gradio's
+# client still reads, by that client (its handler of a broken stream logs its own close, too).
+NORMAL = ("net::ERR_ABORTED", "console error: AbortError: signal is aborted without reason")
 
 
 def find_chromium() -> str | None:
