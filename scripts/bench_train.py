@@ -339,7 +339,8 @@ def bench_train(options: argparse.Namespace) -> list[Figure]:
                 config.parts.append(parts)
         if step >= 2:
             tokens.append(sum(map(len, batch)))
-    return [*_figures(ours, theirs, tokens, options.batch), *_data_figure(options, cuda)]
+    figures = [*_figures(ours, theirs, tokens, options.batch), *_data_figure(options, cuda)]
+    return [*figures, *_refinement_figures(models[0].device, options.repeats)]
 
 
 def _figures(ours: list[Config], theirs: list[Config], tokens: list[int], batch: int) -> Iterator[Figure]:
@@ -365,6 +366,41 @@ def _data_figure(options: argparse.Namespace, cuda: bool) -> Iterator[Figure]:
         yield Figure(
             "waiting for data, tiny, 1 worker", "share", [data_share(options.batch, 16)], at_most=0.05
         )
+
+
+def _refinement_figures(device: Any, repeats: int) -> Iterator[Figure]:
+    """Forward and backward of the refinement at CLIP-L/336's shape, one picture, against the same layers with
+    torch's own ConvTranspose2d."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    from rgpt.model.refinement import DeconvRefinement
+
+    channels, grid = 1024, 24
+    with torch.device(device):
+        ours = DeconvRefinement(channels)
+        usual = nn.ModuleDict(
+            {n: nn.ConvTranspose2d(channels, channels, 2, 2) for n in ("deconv_1", "deconv_2")}
+        )
+        usual["norm"] = nn.LayerNorm(channels, eps=1e-6)
+        features = torch.randn(1, channels, grid, grid)
+    usual.load_state_dict(ours.state_dict())
+
+    def plain(x: Any) -> Any:
+        normed = usual["norm"](usual["deconv_1"](x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return F.gelu(usual["deconv_2"](F.gelu(normed)))
+
+    seconds: dict[str, list[float]] = {"usual": [], "ours": []}
+    for turn in range(repeats + 1):
+        for name, refine in (("usual", plain), ("ours", ours)):
+            clock = Clock(features.is_cuda)
+            refine(features).sum().backward()
+            clock.mark("forward")
+            if turn:  # the first chooses kernels
+                seconds[name].append(clock.parts["forward"])
+    ratios = [a / b for a, b in zip(seconds["usual"], seconds["ours"], strict=True)]
+    yield Figure("refinement, ConvTranspose2d / ours", "x", ratios)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
