@@ -14,8 +14,8 @@ class Deconvolution(nn.ConvTranspose2d):
     """Stride 2, kernel 2, over cells `[B, h, w, C]` -> `[B, 2h, 2w, C]`; the weights are ConvTranspose2d's.
 
     Its blocks do not overlap: every cell writes 2 x 2 cells of its own, so the layer is one product of
-    matrices and a change of order. Channels stay last, where the norm and the pooling want them, too. On a CPU
-    this trains several times as fast as ConvTranspose2d itself (docs/benchmarks.md).
+    matrices and a change of order. Channels stay last, where the norm and the pooling want them, too. On a
+    CPU this trains several times as fast as ConvTranspose2d itself (docs/benchmarks.md).
     """
 
     def __init__(self, channels: int, std: float) -> None:
