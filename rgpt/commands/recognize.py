@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rgpt.cli import OneLineParser
+from rgpt.commands.named_regions import MERGED, open_picture, write_drawing
 from rgpt.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,24 +96,7 @@ def read_arguments(options: argparse.Namespace) -> Image.Image:
         raise InputError.about(
             "--proposals", expected="a source that finds regions", actual="gt", fix="give them as --region"
         )
-    for name in ("top", "most"):
-        if getattr(options, name) < 1:
-            raise InputError.about(
-                f"--{name}", expected="1 or more", actual=str(getattr(options, name)), fix="raise it"
-            )
-    from rgpt.regions import open_image
-
-    image = open_image(options.image)
-    if options.draw:
-        folder = Path(options.draw).absolute().parent
-        if not folder.is_dir() or Path(options.draw).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            raise InputError.about(
-                "--draw",
-                expected="a .png, .jpg or .webp file in an existing folder",
-                actual=repr(options.draw),
-                fix="name another file",
-            )
-    return image
+    return open_picture(options)
 
 
 def region_finder(options: argparse.Namespace, image: Image.Image) -> Callable[[], RegionSet]:
@@ -161,7 +144,7 @@ def as_text(report: dict[str, Any]) -> str:
     """One line a region."""
     lines = []
     if report["merged_names"]:
-        lines.append(f"duplicate names in the vocabulary, counted once: {report['merged_names']}")
+        lines.append(MERGED.format(report["merged_names"]))
     for row in report["regions"]:
         names = "  ".join(f"{entry['name']} {entry['score']:.3f}" for entry in row["names"])
         lines.append(f"<region{row['region']}>  {names}")
@@ -170,22 +153,4 @@ def as_text(report: dict[str, Any]) -> str:
 
 def draw(image: Image.Image, regions: RegionSet, scores: RegionScores, path: Path) -> None:
     """Write the picture with its regions numbered as printed, and beside it each region's likeliest name."""
-    from rgpt.regions import draw_regions
-    from rgpt.regions.draw import write_beside
-
-    picture = draw_regions(image, dict(enumerate(regions.regions, start=1)))
-    lines = {n: f"{n} {names[0][0]} {names[0][1]:.2f}" for n, names in enumerate(scores.topk(1), 1)}
-    drawn = write_beside(picture, lines)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        drawn.save(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError.about(
-            f"--draw {str(path)!r}",
-            expected="a file that can be written",
-            actual=" ".join(str(error).split())[:120],
-            fix="name another file",
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_drawing(image, regions.regions, [names[0] for names in scores.topk(1)], path)

@@ -54,6 +54,7 @@ class RegionRecognizer(nn.Module):
         text: the text encoder.
         rule: how logits become probabilities, see `rgpt.recognizers.scores.RULES`.
         how: how they are fused with a proposal's objectness, see `COMBINES`.
+        pairs: (box, class) pairs kept by probability before objectness enters; None keeps all.
         logit_scale: buffer; logit = scale × cosine.
         background: text of the background class, for the rule that needs one.
     """
@@ -63,6 +64,7 @@ class RegionRecognizer(nn.Module):
     independent_regions = True
     rule = "softmax"
     how = "none"
+    pairs: int | None = None
     background: str | None = None
     templates: str | tuple[str, ...] = "openai81"
     normalise_first = False
@@ -160,6 +162,16 @@ class RegionRecognizer(nn.Module):
         return RegionScores(
             bank.names, logits, probabilities(logits, self.rule, background), self.rule, regions
         )
+
+    @torch.no_grad()
+    def look(
+        self, image: Image.Image, regions: RegionSet, vocabulary: Vocabulary
+    ) -> tuple[ImageState, RegionScores]:
+        """`recognize` of one picture, with what is kept of the picture: RegionSpot paints masks from it."""
+        bank = self.encode_vocabulary(vocabulary)
+        states = self.encode_images([image])
+        embedded, valid = self.encode_regions(states, [regions])
+        return states[0], self.score(embedded[0, valid[0]], bank, regions)
 
     @torch.no_grad()
     def recognize(

@@ -83,14 +83,11 @@ def name_everything(
     )
     if not len(found):
         return []
+    state, scores = recognizer.look(image, found, vocabulary)
+    # NaN (sqrt_logit of a negative logit) is not above any floor: such regions vanish, as published.
+    fused, label = combine(scores.probs, found, how or recognizer.how).max(1)
     with torch.no_grad():
-        bank = recognizer.encode_vocabulary(vocabulary)
-        states = recognizer.encode_images([image])
-        embedded, valid = recognizer.encode_regions(states, [found])
-        scores = recognizer.score(embedded[0, valid[0]], bank, found)
-        # NaN (sqrt_logit of a negative logit) is not above any floor: such regions vanish, as published.
-        fused, label = combine(scores.probs, found, how or recognizer.how).max(1)
-        regions = _masks(recognizer.masks(states[0], found), found) if masks else found.regions  # type: ignore[operator]
+        regions = _masks(recognizer.masks(state, found), found) if masks else found.regions  # type: ignore[operator]
     order = _chosen(found, fused.cpu(), label.cpu(), floor, iou)
     names = scores.topk(top)
     return [

@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rgpt.errors import InputError
 from rgpt.recognizers.base import RegionRecognizer
 
+Network = TypeVar("Network", bound=nn.Module)
 KINDS = ("clip", "regionspot", "regionclip", "rovit")
 NAMES = ("clip-crop", "clip-masked-crop", "clip-pooled", "regionspot", "regionclip", "rovit")
 DEFAULT_CLIP = "openai/clip-vit-base-patch16"
@@ -189,7 +190,7 @@ def open_recognizer(name: str, device: str | torch.device = "cpu") -> RegionReco
                 actual="neither",
                 fix="write for example regionspot@runs/recognizers/regionspot",
             )
-        return _on(load_recognizer(name), device)
+        return on_device(load_recognizer(name), device)
     if not base.startswith("clip-"):
         made = load_recognizer(source or Path("runs/recognizers") / base)
         if made.kind != base:
@@ -199,30 +200,30 @@ def open_recognizer(name: str, device: str | torch.device = "cpu") -> RegionReco
                 actual=f"a {made.kind}",
                 fix="name the other one",
             )
-        return _on(made, device)
+        return on_device(made, device)
     mode = base.removeprefix("clip-")
     default = Path("runs/recognizers/clip")
     if not source and default.is_dir():
         source = str(default)
     if source and (Path(source) / "recognizer.json").is_file():
-        if (kind := _kind_of(source)) != "clip":
+        if (kind := kind_of(source)) != "clip":
             raise InputError.about(
                 f"recognizer {name!r}",
                 expected="a clip folder, or any CLIP",
                 actual=f"a {kind}",
                 fix="name the other one",
             )
-        return _on(load_recognizer(source, mode=mode), device)
+        return on_device(load_recognizer(source, mode=mode), device)
     from rgpt.recognizers.clip import ClipRecognizer
     from rgpt.recognizers.clip_towers import load_clip
 
     vision, text, scale, config = load_clip(source or DEFAULT_CLIP)
     clip = ClipRecognizer(vision, text, scale, mode)
     clip.kind, clip.config = "clip", {"clip": config, "mode": mode}
-    return _on(clip.eval(), device)
+    return on_device(clip.eval(), device)
 
 
-def _kind_of(folder: Path | str) -> str:
+def kind_of(folder: Path | str) -> str:
     """What `recognizer.json` says; "clip" where it cannot be read, so that loading tells what is wrong."""
     try:
         return str(json.loads((Path(folder) / "recognizer.json").read_text(encoding="utf-8"))["kind"])
@@ -230,9 +231,10 @@ def _kind_of(folder: Path | str) -> str:
         return "clip"
 
 
-def _on(recognizer: RegionRecognizer, device: str | torch.device) -> RegionRecognizer:
+def on_device(network: Network, device: str | torch.device) -> Network:
+    """The network there. Raises InputError when torch has no such device."""
     try:
-        return recognizer.to(device)
+        return network.to(device)
     except (RuntimeError, AssertionError) as error:  # no such device, or none in this build of torch
         raise InputError.about(
             f"device {str(device)!r}",

@@ -25,6 +25,8 @@ from rgpt.recognizers.sam import load_sam
 from rgpt.regions import RLE, Box, Mask, Region, region_from_json
 
 SOURCES = ("gt", "json", "rpn", "sam", "grounding-dino", "rovit")
+BOX_SOURCES = ("rpn", "grounding-dino", "rovit")
+"""Sources that never give masks."""
 
 
 class ProposalSource(Protocol):
@@ -94,15 +96,7 @@ def best(regions: RegionSet, most: int) -> RegionSet:
     order = torch.arange(len(regions))
     if regions.scores is not None:
         order = regions.scores.argsort(descending=True, stable=True)
-    order = order[:most]
-    return RegionSet(
-        tuple(regions.regions[i] for i in order.tolist()),
-        regions.height,
-        regions.width,
-        None if regions.scores is None else regions.scores[order],
-        None if regions.logits is None else regions.logits[order],
-        regions.source,
-    )
+    return regions.subset(order[:most].tolist())
 
 
 class JsonProposals:

@@ -94,6 +94,18 @@ class RegionSet:
     def __len__(self) -> int:
         return len(self.regions)
 
+    def subset(self, indices: Sequence[int]) -> RegionSet:
+        """These regions of the set, in this order, with their scores."""
+        order = torch.tensor(indices, dtype=torch.long)
+        return RegionSet(
+            tuple(self.regions[i] for i in indices),
+            self.height,
+            self.width,
+            None if self.scores is None else self.scores[order],
+            None if self.logits is None else self.logits[order],
+            self.source,
+        )
+
     def as_boxes(self) -> Tensor:
         """The tight boxes, xyxy float32 `[N, 4]`."""
         return self._boxes
@@ -121,6 +133,11 @@ class RegionSet:
             masks = np.stack([self.regions[i].to_mask(self.height, self.width) for i in block])
             result[block] = rows @ torch.from_numpy(masks).float() @ columns.T
         return result
+
+
+def encode_masks(masks: np.ndarray) -> list[RLE | None]:
+    """Bool masks `[N, H, W]` as run lengths, which are small; None where one is empty."""
+    return [RLE.from_mask(mask) if mask.any() else None for mask in masks]
 
 
 def pad_sets(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -81,6 +81,7 @@ class RegionSpot(RegionRecognizer):
 
     independent_regions = False
     how = "product"
+    pairs = 900  # [A]
 
     def __init__(
         self,

@@ -29,9 +29,11 @@ from rgpt.recognizers.detection_parts import BoxCoder, sample_rois
 from rgpt.recognizers.detector_files import load_beside, save_beside
 from rgpt.recognizers.ensemble import BASE_WEIGHT, NOVEL_WEIGHT, OBJECTNESS_POWER, ensemble, shrink_boxes
 from rgpt.recognizers.frozen import Frozen
-from rgpt.recognizers.region_set import RegionSet
+from rgpt.recognizers.region_set import RegionSet, encode_masks
 from rgpt.recognizers.rovit import RoVit, global_blocks
+from rgpt.recognizers.scores import Detections
 from rgpt.recognizers.vocabulary import TextBank, Vocabulary
+from rgpt.regions import RLE
 
 LEVELS = ("2", "3", "4", "5")
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -159,16 +161,6 @@ class MaskHead(nn.Module):
         return self.layers(rois)
 
 
-class RoVitDetections(NamedTuple):
-    """One picture's detections in original pixels, best first: `boxes` `[K, 4]`, `scores` `[K]`, `labels`
-    `[K]` rows of the vocabulary, `masks` bool `[K, H, W]`."""
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: Tensor
-
-
 class Target(NamedTuple):
     """Ground truth on the canvas: `boxes` `[G, 4]`, `labels` `[G]` rows of the base vocabulary, `masks`
     `[G, S, S]` or None."""
@@ -284,18 +276,21 @@ class RoVitDetector(nn.Module):
 
     @torch.no_grad()
     def detect(
-        self, images: Sequence[Image.Image], vocabulary: Vocabulary | Sequence[str]
-    ) -> list[RoVitDetections]:
-        """Boxes, names, scores and masks. `vocabulary.is_base` chooses each class's ensemble weight."""
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary | Sequence[str],
+        masks: bool = True,
+    ) -> list[Detections]:
+        """Boxes, names, scores and, if wanted, masks; `region` is the proposal of each.
+
+        `vocabulary.is_base` chooses each class's ensemble weight.
+        """
         if not isinstance(vocabulary, Vocabulary):
             vocabulary = self.named.vocabulary(vocabulary)
         bank = self.named.encode_vocabulary(vocabulary)
-        results = []
-        for image in images:
-            results.append(self._detect(image, bank))
-        return results
+        return [self._detect(image, bank, masks) for image in images]
 
-    def _detect(self, image: Image.Image, bank: TextBank) -> RoVitDetections:
+    def _detect(self, image: Image.Image, bank: TextBank, masks: bool) -> Detections:
         pixels = self.named.pixels(image)[None].to(self.named.device)
         size = (pixels.shape[-2], pixels.shape[-1])
         features = self.pyramid_features(pixels)
@@ -314,16 +309,12 @@ class RoVitDetector(nn.Module):
         region, label, own, own_boxes = region[sound], label[sound], own[sound], own_boxes[sound]
         keep = batched_nms(own_boxes, own, label, self.config.nms)[: self.config.per_image]
         region, label, own, own_boxes = region[keep], label[keep], own[keep], own_boxes[keep]
-        logits_28 = self.mask_head(self.mask_pool(features, [own_boxes], [size]))
         original = geometry.to_original(own_boxes)
-        masks = torch.zeros(len(original), image.height, image.width, dtype=torch.bool)
-        for start in range(0, len(original), MASK_BLOCK):
-            own_masks = slice(start, start + MASK_BLOCK)
-            pasted: Any = paste_masks_in_image(
-                logits_28[own_masks].sigmoid(), original[own_masks], (image.height, image.width)
-            )
-            masks[own_masks] = pasted[:, 0].cpu() > 0.5
-        return RoVitDetections(original.cpu(), own.cpu(), label.cpu(), masks)
+        painted: tuple[RLE | None, ...] | None = None
+        if masks:
+            logits_28 = self.mask_head(self.mask_pool(features, [own_boxes], [size]))
+            painted = _paint(logits_28, original, image.height, image.width)
+        return Detections(original.cpu(), own.cpu(), label.cpu(), region.cpu(), painted)
 
     def frozen_scores(self, pixels: Tensor, boxes: Tensor, bank: TextBank) -> Tensor:
         """z `[N, 1 + C]` of boxes on one canvas, background first, from the frozen tower alone."""
@@ -336,6 +327,16 @@ class RoVitDetector(nn.Module):
         """objectness^δ · ensemble(p, z), without the background column: `[N, C]`."""
         c = self.config
         return objectness[:, None] ** c.power * ensemble(p, z, is_base, c.base_weight, c.novel_weight)[:, 1:]
+
+
+def _paint(logits: Tensor, boxes: Tensor, height: int, width: int) -> tuple[RLE | None, ...]:
+    """Mask logits `[N, 1, 28, 28]` of boxes `[N, 4]` in original pixels, at the picture's size; in blocks."""
+    found: list[RLE | None] = []
+    for start in range(0, len(boxes), MASK_BLOCK):
+        own = slice(start, start + MASK_BLOCK)
+        pasted: Any = paste_masks_in_image(logits[own].sigmoid(), boxes[own], (height, width))
+        found += encode_masks(pasted[:, 0].cpu().numpy() > 0.5)
+    return tuple(found)
 
 
 def _background(bank: TextBank) -> Tensor:

@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 
 from rgpt.errors import InputError
 from rgpt.recognizers.region_set import RegionSet
+from rgpt.regions import RLE
 
 RULES = ("softmax", "softmax_zero_background", "softmax_background_prompt", "sigmoid")
 COMBINES = ("none", "product", "sqrt_sigmoid", "sqrt_logit", "power")
@@ -74,13 +75,31 @@ def combine(probs: Tensor, regions: RegionSet, how: str, delta: float = 3.0) -> 
 
 @dataclass(frozen=True)
 class Detections:
-    """Kept (box, class) pairs, best first: `boxes` `[K, 4]` original pixels, `scores` `[K]`, `labels` `[K]`
-    rows of the vocabulary, `region` `[K]` the region each came from."""
+    """Kept (box, class) pairs of one picture, best first: `boxes` `[K, 4]` original pixels, `scores` `[K]`,
+    `labels` `[K]` rows of the vocabulary, `region` `[K]` the region each came from. `masks`: of each its
+    pixels, or None where none was painted; None: they were not asked for."""
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     region: Tensor
+    masks: tuple[RLE | None, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def none(cls, masks: bool = False) -> Detections:
+        """Nothing found."""
+        whole = torch.zeros(0, dtype=torch.long)
+        return cls(torch.zeros(0, 4), torch.zeros(0), whole, whole, () if masks else None)
+
+    def best(self, most: int, floor: float = 0.0) -> Detections:
+        """On the CPU, the first `most` of those whose score is above `floor`."""
+        kept = torch.nonzero(self.scores > floor).flatten()[:most]
+        parts = [value[kept].cpu() for value in (self.boxes, self.scores, self.labels, self.region)]
+        masks = None if self.masks is None else tuple(self.masks[i] for i in kept.tolist())
+        return Detections(parts[0], parts[1], parts[2], parts[3], masks)
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,24 @@ def read_vocabulary(text: str, **settings: Any) -> Vocabulary:
     return Vocabulary(tuple(name.strip() for name in text.split(",") if name.strip()), **settings)
 
 
+def mark_base(names: Sequence[str], base: Sequence[str]) -> tuple[bool, ...]:
+    """Whether each of `names` is one of `base`, as a text encoder reads them.
+
+    Raises:
+        InputError: a base name is none of the names.
+    """
+    known = {clean_name(name).lower() for name in names}
+    wanted = {clean_name(name).lower(): name for name in base}
+    if unknown := [name for text, name in wanted.items() if text not in known]:
+        raise InputError.about(
+            "base names",
+            expected=f"some of the {len(known)} names of the vocabulary",
+            actual=f"also {', '.join(map(repr, unknown[:5]))}",
+            fix="correct the spelling, or leave them out",
+        )
+    return tuple(clean_name(name).lower() in wanted for name in names)
+
+
 def coco80() -> tuple[str, ...]:
     """COCO's 80 category names, in the order of their ids, as torchvision lists them."""
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights

@@ -253,11 +253,15 @@ def test_detector_contract() -> None:
     for one, (width, height) in zip(found, ((50, 40), (64, 30)), strict=True):
         count = len(one.boxes)
         assert 0 < count <= 20 and (one.scores.diff() <= 0).all()
-        assert one.masks.shape == (count, height, width)
+        assert len(one.masks) == count and {m.size for m in one.masks if m} <= {(height, width)}
+        assert len(one.region) == count
         assert (one.boxes[:, 0::2] <= width).all() and (one.boxes[:, 1::2] <= height).all()
     with pytest.MonkeyPatch.context() as patch:  # masks are pasted in blocks
         patch.setattr("rgpt.recognizers.rovit_detector.MASK_BLOCK", 3)
-        assert torch.equal(detector.detect([picture()], vocabulary)[0].masks, found[0].masks)
+        assert detector.detect([picture()], vocabulary)[0].masks == found[0].masks
+    assert any(found[0].masks)
+    bare = detector.detect([picture()], vocabulary, masks=False)[0]
+    assert bare.masks is None and torch.equal(bare.scores, found[0].scores)
     proposals = detector.propose([picture()])[0]
     assert len(proposals) and proposals.scores is not None and proposals.logits is not None
     torch.testing.assert_close(proposals.logits.sigmoid(), proposals.scores)

@@ -1,0 +1,69 @@
+"""What `rgpt recognize` and `rgpt detect` share: the picture and where it is drawn, with names beside it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rgpt.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from rgpt.regions import Region
+
+MERGED = "duplicate names in the vocabulary, counted once: {}"
+
+
+def open_picture(options: argparse.Namespace) -> Image.Image:
+    """Check `--top`, `--most` and `--draw`, then open `--image`. Raises InputError."""
+    for name in ("top", "most"):
+        if getattr(options, name) < 1:
+            raise InputError.about(
+                f"--{name}", expected="1 or more", actual=str(getattr(options, name)), fix="raise it"
+            )
+    from rgpt.regions import open_image
+
+    image = open_image(options.image)
+    if options.draw:
+        folder = Path(options.draw).absolute().parent
+        if not folder.is_dir() or Path(options.draw).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise InputError.about(
+                "--draw",
+                expected="a .png, .jpg or .webp file in an existing folder",
+                actual=repr(options.draw),
+                fix="name another file",
+            )
+    return image
+
+
+def write_drawing(
+    image: Image.Image, regions: Sequence[Region], names: Sequence[tuple[str, float]], path: Path
+) -> None:
+    """The picture with its regions numbered from 1, and beside it the (name, score) of each.
+
+    Raises:
+        InputError: it cannot be written; nothing is left behind.
+    """
+    from rgpt.regions import draw_regions
+    from rgpt.regions.draw import write_beside
+
+    picture = draw_regions(image, dict(enumerate(regions, start=1)))
+    lines = {n: f"{n} {name} {score:.2f}" for n, (name, score) in enumerate(names, 1)}
+    drawn = write_beside(picture, lines)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        drawn.save(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError.about(
+            f"--draw {str(path)!r}",
+            expected="a file that can be written",
+            actual=" ".join(str(error).split())[:120],
+            fix="name another file",
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
