@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eval import recognizers
+from eval.score import read_base
 from eval.tasks import drawn as scenes
 from eval.tasks.base import Task
+from eval.tasks.detection import Detection
 from eval.tasks.drawn_skills import Shapes
 from eval.tasks.pope import PROTOCOLS as POPE_PROTOCOLS
 from eval.tasks.pope import SETTINGS, Pope
@@ -41,8 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--model", nargs="+", default=["tiny"], metavar="M",
-        help="tiny, a folder, or a hub id; for region_classification also a region recognizer "
-        "(clip-crop, clip-masked-crop, clip-pooled, regionspot, regionclip, rovit, each also @FOLDER). "
+        help="tiny, a folder, or a hub id; for region_classification and detection also a region recognizer "
+        "(clip-crop, clip-masked-crop, clip-pooled, regionspot, regionclip, rovit, each also @FOLDER); "
+        "for detection also rovit-detector and regionclip-transfer, each also @FOLDER. "
         "Several give one table",
     )  # fmt: skip
     common.add_argument(
@@ -79,6 +82,23 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--vocabulary", help='as the guide sentence calls the names, e.g. "COCO-80"')
     verb.add_argument("--guide", choices=("on", "off"), default="on", help="the task-guided prompt")
     verb.add_argument("--closed", action="store_true", help="only the given names can be generated")
+
+    verb = add("detection", "find and name the things of a COCO-format set, or LVIS")
+    verb.add_argument("--data", required=True, help=f"a COCO-format file, or {DRAWN}")
+    verb.add_argument("--images", type=Path, help="folder of the pictures")
+    verb.add_argument(
+        "--proposals", metavar="SOURCE",
+        help="regions to be named: gt (the annotations' boxes), json:FILE, rpn:FILE, sam:MODEL, "
+        "grounding-dino:MODEL?TEXT, rovit:FOLDER; rovit-detector takes none",
+    )  # fmt: skip
+    verb.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="compare boxes or masks")
+    verb.add_argument(
+        "--base", metavar='FILE|"a,b"', help="names trained with: AP of these and of the others"
+    )
+    verb.add_argument("--most", type=int, default=300, metavar="N", help="proposals kept (default: 300)")
+    verb.add_argument("--nms", type=float, default=0.5, help="IoU within a name; 1 keeps all (default: 0.5)")
+    verb.add_argument("--regions", choices=("box", "mask"), default="box", help="form of --proposals gt")
+    verb.add_argument("--vocabulary", help='as the guide sentence calls the names, e.g. "COCO-80"')
 
     verb = add("region_captioning", "describe regions")
     verb.add_argument(
@@ -151,7 +171,7 @@ def build_task(args: argparse.Namespace, drawn: Drawn | None) -> Task:
             }
         return Pope(**given, protocol=args.protocol, suffix=args.suffix, **shared)
     shared |= {"form": args.regions, "seed": args.seed}
-    if args.task == "region_classification":
+    if args.task in ("region_classification", "detection"):
         given = {"data": args.data, "images": args.images, "vocabulary": args.vocabulary}
         if drawn is not None and count is not None:
             given = {
@@ -159,6 +179,16 @@ def build_task(args: argparse.Namespace, drawn: Drawn | None) -> Task:
                 "images": scenes.DrawnPictures(drawn.seed, count),
                 "vocabulary": args.vocabulary or "shape",
             }
+        if args.task == "detection":
+            return Detection(
+                **given,
+                proposals=args.proposals,
+                iou_type=args.iou_type,
+                base=read_base(args.base) if args.base else None,
+                most=args.most,
+                nms=args.nms,
+                **shared,
+            )
         return RegionClassification(
             **given,
             protocol=args.protocol,

@@ -4,7 +4,9 @@
 
 `ms a region` is what the model took, pictures read and decoded beforehand: the median over pictures of the
 picture's seconds by its regions, so the first picture, which pays for start-up, does not decide it. `trained`
-are the parameters that training changes, see `eval.recognizers.parameters`.
+are the parameters that training changes, see `eval.recognizers.parameters`. Detection has a column for where
+the regions are from (runs with several sources may stand in one table) and `ms a picture`, which includes
+finding them.
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ from typing import Any
 from eval.store import FINAL, read_rows
 from rgpt.errors import InputError
 
-FIGURES = {"mAP": "AP", "AP50": "AP50", "accuracy": "Acc"}
-MAY_DIFFER = ("guide", "closed", "dtype", "vocabulary")
+FIGURES = {
+    "mAP": "AP", "AP": "AP", "AP50": "AP50", "AP_base": "AP base", "AP_novel": "AP novel",
+    "AP50_base": "AP50 base", "AP50_novel": "AP50 novel", "APr": "APr", "APc": "APc", "APf": "APf",
+    "accuracy": "Acc",
+}  # fmt: skip
+MAY_DIFFER = ("guide", "closed", "dtype", "vocabulary", "proposals")
 """Options of a run that only some models have."""
 
 
@@ -79,17 +85,20 @@ def _unlike(row: Mapping[str, Any], what: str, expected: Any, actual: Any, other
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown; figures as shares of one."""
     shown = [name for name in FIGURES if any(row.get(name) is not None for row in rows)]
-    titles = ["model", *(FIGURES[n] for n in shown), "ms a region", "trained", "all parameters"]
-    lines = ["| " + " | ".join(titles) + " |"]
-    lines.append("|---|" + "---|" * (len(shown) + 3))
+    first = rows[0]
+    found = first["task"] == "detection"  # then a row says, too, where its regions are from
+    item = "picture" if found else "region"
+    titles = ["model", *["regions from"] * found, *(FIGURES[n] for n in shown)]
+    titles += [f"ms a {item}", "trained", "all parameters"]
+    lines = ["| " + " | ".join(titles) + " |", "|---|" + "---|" * (len(titles) - 1)]
     for row in rows:
         cells = ["–" if row.get(n) is None else f"{row[n]:.4f}" for n in shown]
         cells.append("–" if row["ms"] is None else f"{row['ms']:.2f}")
         cells += [f"{row['parameters'][k]:,}" for k in ("trained", "all")]
-        lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
-    first = rows[0]
+        cells = [row["model"], *[row["args"].get("proposals") or "itself"] * found, *cells]
+        lines.append("| " + " | ".join(cells) + " |")
     failed = ", ".join(f"{row['model']} {row['failed']}" for row in rows if row["failed"])
-    lines += ["", f"{first['task']}, {first['n']} regions, protocol {first['protocol']}"]
+    lines += ["", f"{first['task']}, {first['n']} {item}s, protocol {first['protocol']}"]
     return "\n".join(lines) + (f"; failed: {failed}" if failed else "")
 
 

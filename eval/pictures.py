@@ -1,4 +1,4 @@
-"""The pictures of a report: which classes are taken for which, and the worst mistakes."""
+"""The pictures of a report: which classes are taken for which, the worst mistakes, what was detected."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ COLUMNS = 6
 CELL = 240
 """Pixels along the longer side of a picture on the sheet."""
 LINES = 8
+PICTURES = 12
+FOUND = LINES - 1
+"""Detections drawn on a picture of the sheet, as many as have a line."""
 SHOWN_CLASSES = 30
 SQUARE = 26
 MARGIN = 130
@@ -82,7 +85,34 @@ def contact_sheet(
             if item is not None and "failed" not in row and task.is_right(row, item) is False:
                 wrong.append((-(row.get("score") or 0.0), len(wrong), picture, row, item))
     wrong.sort(key=lambda found: found[:2])
-    cells = [cell for found in wrong[:MISTAKES] if (cell := _cell(*found[2:])) is not None]
+    return _sheet([cell for found in wrong[:MISTAKES] if (cell := _cell(*found[2:])) is not None])
+
+
+def detections(
+    task: Task, pictures: Sequence[Picture], rows: Sequence[Mapping[str, Any]]
+) -> Image.Image | None:
+    """What was found on the first pictures, the surest numbered and named below; None of other tasks."""
+    of_image = {str(row["image_id"]): row for row in rows if "failed" not in row}
+    cells = []
+    for picture in pictures:
+        row = of_image.get(str(picture.id))
+        found = None if row is None else task.found(row)
+        if found is None:
+            continue
+        found = found[:FOUND]
+        try:
+            image = draw_regions(picture.open(), {n: region for n, (region, _, _) in enumerate(found, 1)})
+        except RECORDED:
+            continue
+        named = [f"{n} {name} {score:.2f}" for n, (_, name, score) in enumerate(found, 1)]
+        cells.append(_framed(image, [f"picture {picture.id}", *(named or ["nothing found"])]))
+        if len(cells) == PICTURES:
+            break
+    return _sheet(cells)
+
+
+def _sheet(cells: Sequence[Image.Image]) -> Image.Image | None:
+    """The cells in rows; None without any."""
     if not cells:
         return None
     columns = min(COLUMNS, len(cells))
@@ -94,8 +124,6 @@ def contact_sheet(
 
 
 def _cell(picture: Picture, row: Mapping[str, Any], item: Item) -> Image.Image | None:
-    font = ImageFont.load_default(12)
-    cell = Image.new("RGB", (CELL + 12, CELL + 20 + 16 * LINES), "white")
     try:
         image = picture.open()
         regions = dict(item.regions) or {
@@ -104,8 +132,6 @@ def _cell(picture: Picture, row: Mapping[str, Any], item: Item) -> Image.Image |
         image = draw_regions(image, regions) if regions else image.copy()
     except RECORDED:
         return None
-    image.thumbnail((CELL, CELL))
-    cell.paste(image, (6 + (CELL - image.width) // 2, 6 + (CELL - image.height) // 2))
     score = f" ({row['score']:.2f})" if row.get("score") is not None else ""
     lines = [str(row["id"])]
     for mark, text in (
@@ -116,6 +142,15 @@ def _cell(picture: Picture, row: Mapping[str, Any], item: Item) -> Image.Image |
         lines += textwrap.wrap(str(text), CELL // 7, initial_indent=mark, subsequent_indent="   ")
     if len(lines) > LINES:
         lines = [*lines[: LINES - 3], "…", *lines[-2:]]
+    return _framed(image, lines)
+
+
+def _framed(image: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """One cell: the picture, which is changed, and at most `LINES` lines below it, the first in grey."""
+    font = ImageFont.load_default(12)
+    cell = Image.new("RGB", (CELL + 12, CELL + 20 + 16 * LINES), "white")
+    image.thumbnail((CELL, CELL))
+    cell.paste(image, (6 + (CELL - image.width) // 2, 6 + (CELL - image.height) // 2))
     draw = ImageDraw.Draw(cell)
     for k, text in enumerate(lines):
         draw.text((6, CELL + 12 + 16 * k), text, fill="grey" if k == 0 else "black", font=font)

@@ -1,4 +1,4 @@
-"""Region recognizers as a kind of model of `eval.run`, beside the chat models."""
+"""Region recognizers and detectors as kinds of model of `eval.run`, beside the chat models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rgpt.errors import InputError
 from rgpt.regions import Region
 
 if TYPE_CHECKING:
+    from rgpt.recognizers.detectors import Detector
     from rgpt.recognizers.scores import RegionScores
 
 
@@ -21,12 +22,28 @@ def is_recognizer(model: str) -> bool:
     return model.partition("@")[0] in NAMES or (Path(model) / "recognizer.json").is_file()
 
 
+def is_detector(model: str) -> bool:
+    """Whether `--model` names a detector, or a recognizer, which becomes one with proposals."""
+    from rgpt.recognizers.detectors import DETECTORS
+
+    return model.partition("@")[0] in DETECTORS or is_recognizer(model)
+
+
+def proposes_itself(model: str) -> bool:
+    """Whether `--model` is a detector that takes no proposals."""
+    from rgpt.recognizers.detectors import detector_kind
+
+    return is_detector(model) and detector_kind(model) == "rovit-detector"
+
+
 def check(args: argparse.Namespace) -> None:
-    """Refuse what a recognizer cannot do. Raises InputError."""
-    if not is_recognizer(args.model):
+    """Refuse what a recognizer or a detector cannot do. Raises InputError."""
+    if args.task == "detection":
+        _check_detection(args)
+    if not is_detector(args.model):
         return
     chosen = {
-        "task": (args.task, ("region_classification",)),
+        "task": (args.task, ("region_classification", "detection")[not is_recognizer(args.model) :]),
         "--ask": (getattr(args, "ask", "single"), ("single",)),
         "--dtype": (args.dtype or "float32", ("float32", "auto")),
     }
@@ -40,16 +57,34 @@ def check(args: argparse.Namespace) -> None:
             )
 
 
+def _check_detection(args: argparse.Namespace) -> None:
+    from rgpt.recognizers.detectors import check_detector
+
+    if is_detector(args.model):
+        check_detector(args.model, args.proposals, args.iou_type == "segm")
+    elif args.proposals is None:
+        raise InputError.about(
+            f"--proposals for {args.model}",
+            expected="a source of regions, for a chat model only names them",
+            actual="none",
+            fix="give for example --proposals gt, or sam:facebook/sam-vit-base",
+        )
+    if args.most < 1 or not 0 < args.nms <= 1:
+        raise InputError(f"--most {args.most} and --nms {args.nms}: expected 1 or more, and above 0 to 1.")
+
+
 class RecognizerSession:
     """What a task needs of a model, answered by a recognizer: a picture, then all its regions at once."""
 
     def __init__(self, name: str, device: str | None = None) -> None:
-        import torch
-
         from rgpt.recognizers.loading import open_recognizer
 
-        self.recognizer = open_recognizer(name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.recognizer = open_recognizer(name, device_of(device))
         self.image: Any = None
+
+    @property
+    def network(self) -> Any:
+        return self.recognizer
 
     def set_image(self, image: Any) -> None:
         self.image = image
@@ -65,18 +100,36 @@ class RecognizerSession:
         return self.recognizer.recognize([self.image], [own], names)[0]
 
 
+class DetectorSession:
+    """A detector as a task asks it: a picture, then everything on it."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector, self.network = detector, detector.network
+        self.image: Any = None
+
+    def set_image(self, image: Any) -> None:
+        self.image = image
+
+    def reset(self) -> None:
+        """There is no conversation to forget."""
+
+
+def device_of(device: str | None) -> str:
+    """The device of `--device`: without it the first GPU, or the CPU."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def parameters(session: Any) -> dict[str, int]:
     """How many parameters a model has, and how many of them its training changes.
 
-    A recognizer says so itself (its frozen parts do not count); of a chat model it is the second stage's, all
-    but the vision tower. `trained` is 0 for the CLIP baselines: they are used as they come.
+    Frozen parts of a recognizer or detector do not count; of a chat model it is the second stage's, all but
+    the vision tower. `trained` is 0 for the CLIP baselines: they are used as they come.
     """
-    if isinstance(session, RecognizerSession):
-        network: Any = session.recognizer
-        return {
-            "all": sum(p.numel() for p in network.parameters()),
-            "trained": network.trainable_parameters(),
-        }
+    if isinstance(session, RecognizerSession | DetectorSession):
+        own = [(p.requires_grad, p.numel()) for p in session.network.parameters()]
+        return {"all": sum(n for _, n in own), "trained": sum(n for trains, n in own if trains)}
     from rgpt.train.stages import STAGES, part_of
 
     sizes = [(part_of(name), p.numel()) for name, p in session.model.named_parameters()]

@@ -7,6 +7,7 @@ from typing import Any
 
 TITLES = {
     "confusion.png": "Confusion: true class by row, answer by column",
+    "detections.png": "What was found on the first pictures, the surest by name",
     "mistakes.png": "Worst mistakes: wrong answers, the most confident first",
 }
 CLASSES = 40

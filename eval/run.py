@@ -1,8 +1,8 @@
 """`python -m eval.run TASK --model M --data … --out DIR`: predictions first, then scores, then a report.
 
-Tasks: shapes, region_classification, region_captioning, referring, pope. `--data shapes` asks about drawn
-scenes instead of a data set. Under `torchrun` the pictures are divided between the processes. Several models
-give one table: `--model tiny regionspot clip-crop`.
+Tasks: shapes, region_classification, detection, region_captioning, referring, pope. `--data shapes` asks
+about drawn scenes instead of a data set. Under `torchrun` the pictures are divided between the processes.
+Several models give one table: `--model tiny regionspot clip-crop`.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def revision(session: Any, name: str) -> str:
     """
     from rgpt.model.loading import TINY
 
-    if isinstance(session, recognizers.RecognizerSession):
+    if isinstance(session, recognizers.RecognizerSession | recognizers.DetectorSession):
         from rgpt.recognizers.token_cache import fingerprint
 
-        return f"weights:{fingerprint(session.recognizer)}"
+        return f"weights:{fingerprint(session.network)}"
     if commit := getattr(session.model.config, "_commit_hash", None):
         return str(commit)
     folder = TINY if name == "tiny" else Path(name)
@@ -119,8 +119,6 @@ def predict(args: argparse.Namespace, task: Task, folder: Path, rank: int, world
     """Ask everything that is not answered yet: (run, rows); rows are None in all processes but the first."""
     import torch
 
-    from rgpt.chat import ChatSession
-
     torch.set_num_threads(args.threads)
     problem: InputError | OSError | None = None
     run: dict[str, Any] = {}
@@ -132,11 +130,7 @@ def predict(args: argparse.Namespace, task: Task, folder: Path, rank: int, world
         if device is None and world > 1 and torch.cuda.is_available():
             device = f"cuda:{int(os.environ.get('LOCAL_RANK', rank)) % torch.cuda.device_count()}"
         options = {k: v for k, v in (("dtype", args.dtype), ("device", device)) if v is not None}
-        session: Any
-        if recognizers.is_recognizer(args.model):
-            session = recognizers.RecognizerSession(args.model, device)
-        else:
-            session = ChatSession.from_pretrained(args.model, **options)
+        session = task.open_session(args.model, **options)
         run = describe(args, task, revision(session, args.model))
         run["parameters"] = recognizers.parameters(session)
         if rank == 0:
@@ -211,6 +205,7 @@ def evaluate(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
     if args.out:
         shown = {"confusion.png": pictures.confusion(scores)}
         if not args.no_sheet:
+            shown["detections.png"] = pictures.detections(task, task.pictures(), rows)
             shown["mistakes.png"] = pictures.contact_sheet(task, task.pictures(), rows)
         for name, picture in shown.items():
             (folder / name).unlink(missing_ok=True)
@@ -240,6 +235,8 @@ def run_several(args: argparse.Namespace, folder: Path) -> None:
         raise InputError("Several models and several processes: run one model at a time, see eval.compare.")
     alone = [argparse.Namespace(**{**vars(args), "model": model, "json": None}) for model in args.model]
     for one in alone:
+        if args.task == "detection" and recognizers.proposes_itself(one.model):
+            one.proposals = None  # they are for the others; the table says where each one's regions are from
         check(one)  # all of them, before the first is asked
         one.out = str(folder / compare.folder_name(one.model)) if args.out else None
     if args.json:

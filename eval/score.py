@@ -23,6 +23,7 @@ from rgpt.errors import InputError
 
 TASKS = (
     "region_classification",
+    "detection",
     "region_captioning",
     "referring",
     "pope",
@@ -98,6 +99,13 @@ def protocols(task: str) -> tuple[str, ...]:
     return found
 
 
+def read_base(text: str) -> tuple[str, ...]:
+    """The names of `--base`, a vocabulary in any form of `rgpt recognize`. Raises InputError."""
+    from rgpt.recognizers.vocabulary import read_vocabulary
+
+    return read_vocabulary(text).given
+
+
 def _scorer(task: str) -> Any:
     if task not in TASKS:
         raise InputError.about(
@@ -161,12 +169,19 @@ def parser() -> argparse.ArgumentParser:
         "--json", metavar="OUT", help="write the scores here, and the id list of captions beside it"
     )
     made.add_argument(
-        "--ids", metavar="FILE", help="JSON list: score these ids only (pictures for classification)"
+        "--ids",
+        metavar="FILE",
+        help="JSON list: score these ids only (pictures for classification, detection)",
     )
     made.add_argument("--subset", action="store_true", help="leave out items without a prediction")
     made.add_argument("--split", help="which split of a file that holds several")
     made.add_argument("--tokenised", action="store_true", help="the captions are tokenised already")
-    made.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="for COCO results")
+    made.add_argument(
+        "--iou-type", choices=("bbox", "segm"), default="bbox", help="for detections and COCO results"
+    )
+    made.add_argument(
+        "--base", metavar='FILE|"a,b"', help="detection: names trained with; AP of these and of the others"
+    )
     made.add_argument(
         "--detections-a-region", type=int, default=1, metavar="K", help="best K names, under scored"
     )
@@ -204,6 +219,7 @@ def main(argv: list[str] | None = None) -> int:
             "iou",
         )
         options = {name: getattr(args, name) for name in names}
+        options["base"] = read_base(args.base) if args.base else None
         scores = score_task(args.task, gt, args.predictions, args.protocol, ids=ids, **options)
         print(table(scores))
         if args.json:

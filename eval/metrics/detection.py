@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,20 @@ LVIS_DETECTIONS = 300
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """`stats` by name, and AP by category id; -1 (the evaluators' mark) has become None: nothing to find."""
+    """`stats` by name, AP and AP50 by category id; -1 (the evaluators' mark) has become None: nothing to
+    find."""
 
     stats: dict[str, float | None]
     by_category: dict[int, float | None]
+    by_category_50: dict[int, float | None]
+
+    def group(self, categories: Collection[int]) -> tuple[float | None, float | None]:
+        """Mean AP and AP50 of those of the categories that have something to find; None where none has."""
+        means = []
+        for table in (self.by_category, self.by_category_50):
+            values = [v for i, v in table.items() if i in categories and v is not None]
+            means.append(sum(values) / len(values) if values else None)
+        return means[0], means[1]
 
 
 def coco_ap(
@@ -56,7 +66,7 @@ def coco_ap(
         evaluation.accumulate()
         evaluation.summarize()
     stats = dict(zip(COCO_STATS, map(_number, evaluation.stats), strict=True))
-    return AveragePrecision(stats, _by_category(evaluation))
+    return AveragePrecision(stats, *_by_category(evaluation))
 
 
 def lvis_ap(
@@ -82,7 +92,7 @@ def lvis_ap(
         evaluation.summarize()
     found = evaluation.stats_as_dict
     stats = {ours: _number(found[theirs]) for ours, theirs in LVIS_STATS.items()}
-    return AveragePrecision(stats, _by_category(evaluation))
+    return AveragePrecision(stats, *_by_category(evaluation))
 
 
 def top_per_image(detections: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
@@ -115,12 +125,16 @@ def _number(value: float) -> float | None:
     return None if value == -1 else float(value)
 
 
-def _by_category(evaluation: Any) -> dict[int, float | None]:
-    """AP of each category: mean over IoU and recall of precision [T, R, K, A, M] at all sizes."""
+def _by_category(evaluation: Any) -> tuple[dict[int, float | None], dict[int, float | None]]:
+    """AP and AP50 of each category: mean over IoU (or at the first, 0.5) and recall of precision
+    [T, R, K, A, M] at all sizes."""
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    values: dict[int, float | None] = {}
-    for position, category in enumerate(evaluation.params.catIds):
-        valid = precision[:, :, position]
-        valid = valid[valid > -1]
-        values[int(category)] = float(valid.mean()) if valid.size else None
-    return values
+    tables = []
+    for part in (precision, precision[:1]):
+        values: dict[int, float | None] = {}
+        for position, category in enumerate(evaluation.params.catIds):
+            valid = part[:, :, position]
+            valid = valid[valid > -1]
+            values[int(category)] = float(valid.mean()) if valid.size else None
+        tables.append(values)
+    return tables[0], tables[1]

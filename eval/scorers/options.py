@@ -14,7 +14,7 @@ import numpy as np
 class Options:
     """
     Args:
-        ids: score only these ids: of pictures for region classification, of items for other tasks.
+        ids: score only these ids: of pictures for region classification and detection, of items otherwise.
         subset: items without a prediction are left out instead of refused.
         split: which split of a file that holds several (RefCOCO's `refs(…).p`).
         tokenised: the captions are tokenised already.
@@ -23,6 +23,7 @@ class Options:
         embedder: folder or hub id of a sentence embedding model, "none", or a function from texts to rows.
         instances: the COCO instances file that holds the boxes of a RefExp or refs file.
         iou: a referred box is found at this IoU or more.
+        base: names a detector was trained with: AP of these and of the others apart.
     """
 
     ids: frozenset[str] | None = None
@@ -34,6 +35,7 @@ class Options:
     embedder: str | Callable[[Sequence[str]], np.ndarray[Any, Any]] | None = None
     instances: Path | str | None = None
     iou: float = 0.5
+    base: tuple[str, ...] | None = None
 
 
 DEFAULTS = Options()

@@ -32,7 +32,7 @@ from eval.layouts.coco import (
 )
 from eval.layouts.files import PathOrValue, name_of, show
 from eval.layouts.rows import are_rows, check_complete, check_known, read_predictions, read_rows
-from eval.metrics.detection import coco_ap, lvis_ap
+from eval.scorers.average_precision import average_precision
 from eval.scorers.options import DEFAULTS, Options
 from rgpt.errors import InputError
 from rgpt.prompts import normalise_answer
@@ -59,8 +59,7 @@ def score(
     Raises:
         InputError: files of the wrong layout, of another split, incomplete, with duplicates or NaN scores.
     """
-    truth, value = read_truth(gt), read_predictions(predictions)
-    truth = _restricted(truth, options)
+    truth, value = read_restricted(gt, options), read_predictions(predictions)
     if options.ids is not None and isinstance(value, list):
         value = [row for row in value if isinstance(row, Mapping) and str(row.get("image_id")) in options.ids]
     if are_rows(value):
@@ -91,7 +90,9 @@ def score(
     return _score_answers(answers, truth, protocol, predictions, options)
 
 
-def _restricted(truth: CocoTruth, options: Options) -> CocoTruth:
+def read_restricted(gt: PathOrValue, options: Options) -> CocoTruth:
+    """The ground truth, of the pictures `options.ids` only. Raises InputError."""
+    truth = read_truth(gt)
     if options.ids is None:
         return truth
     check_known(sorted(options.ids), {str(i) for i in truth.images}, "the given ids", "image id")
@@ -167,7 +168,7 @@ def _score_answers(
                 Detection(annotation["image_id"], category, likelihood, box, None, answer.ann_id)
             )
     scores = _tables(answers, truth)
-    scores |= _average_precision(detections, truth, "bbox", scores["per_class"])
+    scores |= _ap(detections, truth, "bbox", scores["per_class"])
     return scores | {
         "dropped": dropped,
         "detections": len(detections),
@@ -213,41 +214,19 @@ def _score_results(
         if len(best) < len(wanted):
             truth = truth.with_annotations(best)
         scores, n = _tables(answers, truth), len(answers)
-    scores |= _average_precision(detections, truth, options.iou_type, scores["per_class"])
+    scores |= _ap(detections, truth, options.iou_type, scores["per_class"])
     return scores | {"detections": len(detections), "n": n, "failed": 0, "protocol": protocol}
 
 
-def _average_precision(
+def _ap(
     detections: Sequence[Detection], truth: CocoTruth, iou_type: str, per_class: dict[str, Any]
 ) -> dict[str, Any]:
-    """The AP family; AP of each class goes into `per_class`."""
-    if iou_type not in ("bbox", "segm"):
-        raise InputError.about("iou_type", expected="bbox or segm", actual=show(iou_type), fix="choose one")
-    rows = []
-    for d in detections:
-        row: dict[str, Any] = {"image_id": d.image_id, "category_id": d.category_id, "score": d.score}
-        if iou_type == "segm":
-            if d.segmentation is None:
-                raise InputError.about(
-                    "iou_type segm", expected="masks in every row", actual="a row without", fix="use bbox"
-                )
-            row["segmentation"] = d.segmentation
-        else:
-            row["bbox"] = d.bbox if d.bbox is not None else _box_of(d.segmentation)
-        rows.append(row)
-    evaluate = lvis_ap if truth.is_lvis else coco_ap
-    result = evaluate(truth.as_dataset(), rows, iou_type)
+    """The AP family, called mAP here as RegionGPT's tables do; AP of each class goes into `per_class`."""
+    stats, result = average_precision(detections, truth, iou_type)
     for category, value in result.by_category.items():
         if value is not None:
             per_class.setdefault(truth.name(category), {})["AP"] = value
-    stats = {"mAP": result.stats["AP"]} | {k: v for k, v in result.stats.items() if k != "AP"}
-    return stats | {"iou_type": iou_type, "evaluator": "lvis" if truth.is_lvis else "coco"}
-
-
-def _box_of(rle: Any) -> list[float]:
-    from pycocotools import mask as coco_mask
-
-    return [float(v) for v in coco_mask.toBbox(rle)]
+    return {"mAP": stats.pop("AP")} | stats
 
 
 def _tables(answers: Sequence[Answer], truth: CocoTruth) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from eval.recognizers import RecognizerSession, is_recognizer
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
 from rgpt.regions import Region, open_image
@@ -82,6 +83,12 @@ class Task:
         """The data, in a fixed order. Raises InputError, before any model is opened."""
         raise NotImplementedError
 
+    def open_session(self, model: str, **options: Any) -> Any:
+        """The model that is asked: a region recognizer or a chat model. `options`: device, dtype."""
+        if is_recognizer(model):
+            return RecognizerSession(model, options.get("device"))
+        return ChatSession.from_pretrained(model, **options)
+
     def answers(self, session: ChatSession, items: Sequence[Item]) -> list[Answer]:
         """Ask the items of one picture, which is set; the session is fresh."""
         raise NotImplementedError
@@ -96,6 +103,10 @@ class Task:
 
     def is_right(self, row: Mapping[str, Any], item: Item) -> bool | None:
         """Whether a row is right, for the contact sheet of mistakes; None where that is no question."""
+        return None
+
+    def found(self, row: Mapping[str, Any]) -> list[tuple[Region, str, float]] | None:
+        """What a row found on its picture, best first: (region, name, score); None of other tasks."""
         return None
 
     def rows(self, session: ChatSession, picture: Picture) -> list[dict[str, Any]]:

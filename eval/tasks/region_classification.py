@@ -87,19 +87,11 @@ class RegionClassification(Task):
 
     @cached_property
     def names(self) -> list[str]:
-        return [self.truth.name(i) for i in sorted(self.truth.categories)]
+        return names_of(self.truth)
 
     @cached_property
     def guide(self) -> str:
-        count = len(self.names)
-        known = (
-            "LVIS"
-            if self.truth.is_lvis
-            else "COCO-80"
-            if count == 80 and "toothbrush" in self.names
-            else None
-        )
-        return prompts.classification_guide(self.vocabulary or known or "the given")
+        return guide_for(self.truth, self.vocabulary)
 
     def ground_truth(self) -> Any:
         return self.data
@@ -249,6 +241,19 @@ class RegionClassification(Task):
 
     def is_right(self, row: Mapping[str, Any], item: Item) -> bool:
         return "failed" not in row and clean_name(prompts.normalise_answer(str(row["answer"]))) == item.truth
+
+
+def names_of(truth: CocoTruth) -> list[str]:
+    """The names to choose among, by category id."""
+    return [truth.name(i) for i in sorted(truth.categories)]
+
+
+def guide_for(truth: CocoTruth, vocabulary: str | None = None) -> str:
+    """The guide sentence; `vocabulary` is what it calls the names, None: by the set itself."""
+    names = names_of(truth)
+    coco = len(names) == 80 and "toothbrush" in names
+    known = "LVIS" if truth.is_lvis else "COCO-80" if coco else "the given"
+    return prompts.classification_guide(vocabulary or known)
 
 
 def generated(text: str, extra: Mapping[str, Any] | None = None) -> Answer:
