@@ -207,6 +207,12 @@ def detector_kind(name: str) -> str:
     return next((detector for detector, own in DETECTORS.items() if own == kind), "")
 
 
+def detector_folder(name: str) -> Path:
+    """Where a detector lies: after the @, in `runs/recognizers`, or at the name itself."""
+    base, _, folder = name.partition("@")
+    return Path((folder or f"runs/recognizers/{base}") if base in DETECTORS else name)
+
+
 def check_detector(name: str, proposals: str | ProposalSource | None, masks: bool = False) -> str:
     """Refuse what cannot work together, before anything is opened; the kind, see `detector_kind`.
 
@@ -228,6 +234,14 @@ def check_detector(name: str, proposals: str | ProposalSource | None, masks: boo
             expected="a source of regions",
             actual="none",
             fix="give for example sam:facebook/sam-vit-base; only rovit-detector proposes by itself",
+        )
+    folder = detector_folder(name)
+    if kind and not (folder / "detector.json").is_file():
+        raise InputError.about(
+            f"detector {name!r}",
+            expected=f"a folder of the recipe {kind}, {folder}",
+            actual="one without detector.json" if folder.is_dir() else "nothing there",
+            fix="train one or name another folder",
         )
     boxes_only = isinstance(proposals, str) and proposals.partition(":")[0] in BOX_SOURCES
     spot = not kind and "regionspot" in (name.partition("@")[0], kind_of(name))
@@ -276,8 +290,7 @@ def open_detector(
     if not kind:
         assert source is not None  # checked
         return Named(open_recognizer(name, device), source, masks, most, nms, how, **kept)
-    base, _, folder = name.partition("@")
-    folder = (folder or f"runs/recognizers/{base}") if base in DETECTORS else name
+    folder = detector_folder(name)
     if kind == "rovit-detector":
         return SelfProposing(on_device(load_detector(folder), device), masks, **kept)
     assert source is not None

@@ -240,10 +240,10 @@ def test_what_cannot_work_together_is_refused(
     [
         ("rovit-detectr@x", None, "detector 'rovit-detectr@x': expected a folder, or one of rovit-detector"),
         ("nowhere/at/all", None, "detector 'nowhere/at/all'"),
-        ("rovit-detector@{root}/rovit", None, "a rovit without detector.json"),
+        ("rovit-detector@{root}/rovit", None, "got one without detector.json"),
         ("rovit-detector@{root}/regionclip-transfer", None, "expected a folder of the recipe rovit-detector"),
-        ("regionclip-transfer@{root}/regionclip", "json:{root}/boxes.json", "without detector.json"),
-        ("rovit-detector", None, "runs/recognizers/rovit-detector"),
+        ("regionclip-transfer@{root}/regionclip", "json:{root}/boxes.json", "got one without detector.json"),
+        ("rovit-detector", None, "runs/recognizers/rovit-detector, got nothing there"),
     ],
 )
 def test_an_unknown_detector_is_one_sentence(
