@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rgpt.model.loading import TINY
+from rgpt.recognizers.clip_towers import load_clip
 from rgpt.recognizers.cropped_positions import random_crops
 from rgpt.recognizers.focal_contrast import focal_contrastive_loss
 from rgpt.recognizers.pooling import roi_average
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip import RegionClip
 from rgpt.recognizers.regionclip_losses import distillation, pseudo_labels, region_text_contrast
-from rgpt.recognizers.regionspot import RegionSpot
+from rgpt.recognizers.regionspot import RegionSpot, RegionSpotHead
 from rgpt.recognizers.rovit import RoVit, RoVitConfig, RoVitTower
 from rgpt.recognizers.rovit_detector import DetectorConfig, RoVitDetector, Target
 from rgpt.recognizers.sam import SamTokens
@@ -47,11 +49,12 @@ def spot_data(
 
 
 def test_regionspot_names_combinations_it_never_saw() -> None:
+    """SAM is random; the map is that of the tower which `tiny` sees with, which never saw such patches."""
     torch.manual_seed(0)
-    spot: RegionSpot = make("regionspot")  # type: ignore[assignment]
-    from rgpt.recognizers.frozen import unit_gain_
-
-    unit_gain_(spot.vision)
+    sam: SamTokens = make("regionspot").sam.module  # type: ignore[union-attr, assignment]
+    vision, text, scale, _ = load_clip(f"tower:{TINY}")
+    head = RegionSpotHead(vision.width, vision.dim, sam.width, feedforward=64)
+    spot = RegionSpot(sam, vision, text, head, scale, "bare").eval()
     tokens, memory, said = spot_data(spot, 500, TRAINED, 1)
     vocabulary = spot.vocabulary(TRAINED)
     targets = torch.stack([multi_hot(vocabulary, [[name] for name in own]) for own in said])
@@ -70,7 +73,7 @@ def test_regionspot_names_combinations_it_never_saw() -> None:
         optimizer = torch.optim.AdamW(spot.head.parameters(), 1e-3)
         spot.head.train()
         for step in range(300):
-            chosen = torch.randint(0, 500, (32,), generator=torch.Generator().manual_seed(step))
+            chosen = torch.randint(0, 500, (16,), generator=torch.Generator().manual_seed(step))
             embedded = spot.head(tokens[chosen], valid[chosen], memory[chosen] * see)
             loss = spot.loss(embedded, valid[chosen], bank, targets[chosen])
             optimizer.zero_grad()
@@ -92,8 +95,9 @@ def test_regionspot_names_combinations_it_never_saw() -> None:
     with_clip, without_clip = train(1.0), train(0.0)
     print("RegionSpot with / without CLIP:", with_clip, without_clip)
     assert with_clip["base"] > 2 / len(TRAINED)
-    assert with_clip["held out"] > 2 / len(NAMES)
-    assert with_clip["base"] > without_clip["base"] and with_clip["held out"] > without_clip["held out"]
+    assert with_clip["held out"] > 3 / len(NAMES)
+    assert with_clip["base"] > without_clip["base"]
+    assert with_clip["held out"] > without_clip["held out"] + 0.15
 
 
 def test_sam_learns_to_fill_boxes() -> None:
