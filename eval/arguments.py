@@ -74,8 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--only", help="comma-separated kinds, e.g. classification,relation")
 
     verb = add("region_classification", "name the object in each region of a COCO-format set")
-    verb.add_argument("--data", required=True, help=f"a COCO-format file, or {DRAWN}")
-    verb.add_argument("--images", type=Path, help="folder of the pictures")
+    add_pictures(verb)
     verb.add_argument("--regions", choices=FORMS, default="mask")
     verb.add_argument("--ask", choices=ASKED, default="single")
     verb.add_argument("--protocol", choices=PROTOCOLS, default="author-script")
@@ -84,8 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--closed", action="store_true", help="only the given names can be generated")
 
     verb = add("detection", "find and name the things of a COCO-format set, or LVIS")
-    verb.add_argument("--data", required=True, help=f"a COCO-format file, or {DRAWN}")
-    verb.add_argument("--images", type=Path, help="folder of the pictures")
+    add_pictures(verb)
     verb.add_argument(
         "--proposals", metavar="SOURCE",
         help="regions to be named: gt (the annotations' boxes), json:FILE, rpn:FILE, sam:MODEL, "
@@ -129,6 +127,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_pictures(verb: argparse.ArgumentParser) -> None:
+    """The options that name a COCO-format set."""
+    verb.add_argument("--data", required=True, help=f"a COCO-format file, or {DRAWN}")
+    verb.add_argument("--images", type=Path, help="folder of the pictures")
+
+
+def check_files(data: str, images: Path | None, pictures_in_data: bool = False) -> None:
+    """Refuse a `--data` that is no file, and one whose `--images` is missing. Raises InputError."""
+    if data == DRAWN:
+        return
+    if not Path(data).is_file():
+        raise InputError.about(
+            "--data", expected=f"a file, or {DRAWN}", actual=f"{data!r}", fix="check the spelling"
+        )
+    if not pictures_in_data and (images is None or not images.is_dir()):
+        raise InputError.about(
+            "--images", expected="the folder of the pictures", actual=str(images), fix="name it"
+        )
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse what makes no sense, before any work. `args.model` is one model."""
     recognizers.check(args)
@@ -142,16 +160,9 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--batch-size {args.batch_size} and --limit {args.limit}: expected at least 1.")
     if unknown := set((getattr(args, "only", None) or "").split(",")) - {"", *KINDS}:
         raise InputError(f"--only names {', '.join(sorted(unknown))}: expected some of {', '.join(KINDS)}.")
-    if args.task != "shapes" and args.data != DRAWN:
-        if not Path(args.data).is_file():
-            raise InputError.about(
-                "--data", expected=f"a file, or {DRAWN}", actual=f"{args.data!r}", fix="check the spelling"
-            )
+    if args.task != "shapes":
         samples = args.task == "region_captioning" and args.data.endswith(".jsonl")
-        if not samples and (args.images is None or not args.images.is_dir()):
-            raise InputError.about(
-                "--images", expected="the folder of the pictures", actual=str(args.images), fix="name it"
-            )
+        check_files(args.data, args.images, pictures_in_data=samples)
 
 
 def build_task(args: argparse.Namespace, drawn: Drawn | None) -> Task:

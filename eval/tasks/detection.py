@@ -94,6 +94,11 @@ class Detection(Task):
     def ground_truth(self) -> Any:
         return self.data
 
+    @cached_property
+    def annotated(self) -> AnnotatedRegions:
+        """The annotated boxes of each picture."""
+        return AnnotatedRegions(self.truth, "box")
+
     def pictures(self) -> Sequence[Picture]:
         self.is_base  # noqa: B018 — names that the set does not have are refused here
         pictures = [self._picture(self.truth.images[i]) for i in sorted(self.truth.images)[: self.limit]]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import compare, run
+from eval import compare, propose, run
 from eval.layouts.coco import read_truth
 from eval.recognizers import is_detector, proposes_itself
 from eval.score import score_task
@@ -307,3 +307,39 @@ def test_a_detector_does_nothing_else(folders: dict[str, str], capsys: pytest.Ca
     assert "task with the recognizer" in capsys.readouterr().err
     assert is_detector("regionclip-transfer@x") and not is_detector("tiny")
     assert proposes_itself(folders["itself"]) and not proposes_itself(folders["spot"])
+
+
+def test_proposals_found_once_serve_every_model(
+    folders: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regions written to a file are the source's own: detections made from either are the same."""
+    source, file = f"rovit:{folders['itself']}", tmp_path / "found.json"
+    scenes = SHAPES[1:]
+    assert propose.main([*scenes, "--proposals", source, "--most", "6", "--out", str(file)]) == 0
+    said = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said["pictures"] == "3" and said["proposals"] == str(len(json.loads(file.read_text()))) == "18"
+    found = {}
+    for proposals in (source, f"json:{file}"):
+        out = tmp_path / proposals[:5]
+        words = ["--proposals", proposals, "--most", "6", "--model", folders["clip"], "--out", str(out)]
+        assert run.main([*SHAPES, *words, "--no-sheet"]) == 0
+        found[proposals] = rows_of(out)
+    for straight, from_file in zip(*found.values(), strict=True):
+        assert len(straight["detections"]) == len(from_file["detections"]) > 0
+        for one, other in zip(straight["detections"], from_file["detections"], strict=True):
+            assert one["category_id"] == other["category_id"]
+            assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+
+
+def test_the_annotations_fit_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "gt.json"
+    assert propose.main([*SHAPES[1:], "--proposals", "gt", "--out", str(file)]) == 0
+    assert capsys.readouterr().out.count("1.0000") == 2  # at both IoUs
+    assert propose.main([*SHAPES[1:], "--proposals", f"json:{file}", "--most", "1", "--out", str(file)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    objects = len(instances(1, 3)["annotations"])
+    assert said[-1].split()[-1] == f"{3 / objects:.4f}"  # one a picture
+    assert propose.main([*SHAPES[1:], "--proposals", "gt", "--out", str(tmp_path / "no" / "x.json")]) == 2
+    assert propose.main([*SHAPES[1:], "--proposals", "magic:x", "--out", str(file)]) == 2
+    assert propose.main(["--data", "nowhere.json", "--proposals", "gt", "--out", str(file)]) == 2
+    assert capsys.readouterr().err.count("\n") == 3

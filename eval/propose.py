@@ -1,0 +1,132 @@
+"""`python -m eval.propose --data D --proposals SOURCE --out FILE`: find the regions of every picture once.
+
+The file is a list of COCO results, masks included where the source gives them, for `--proposals json:FILE` of
+`eval.run detection` and of `rgpt detect`: many models can then name the same regions without finding them
+anew. Prints how many there are and the share of annotated objects that one of them fits at IoU 0.5 and 0.75,
+which bounds what any model can find with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from eval.arguments import DRAWN, Drawn, add_pictures, build_task, check_files
+from eval.store import write_text
+from rgpt.errors import InputError
+
+IOUS = (0.5, 0.75)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m eval.propose`."""
+    made = argparse.ArgumentParser(prog="python -m eval.propose", description=__doc__)
+    add_pictures(made)
+    made.add_argument("--proposals", required=True, metavar="SOURCE", help="as of eval.run detection")
+    made.add_argument("--most", type=int, default=300, metavar="N", help="proposals kept (default: 300)")
+    made.add_argument("--seed", type=int, default=0, help="which block of drawn scenes")
+    made.add_argument("--count", type=int, default=500, help="how many drawn scenes")
+    made.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    made.add_argument("--threads", type=int, default=2, help="torch threads")
+    made.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="where the JSON list is written"
+    )
+    return made
+
+
+def propose_all(task: Any, most: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(COCO results without categories, what is printed of them) for the pictures of a `Detection` task."""
+    from rgpt.recognizers.proposals import propose
+
+    rows: list[dict[str, Any]] = []
+    fits: list[float] = []
+    seconds = 0.0
+    pictures = task.pictures()
+    source = task.source
+    for picture in tqdm(pictures, desc="proposals", unit="picture", disable=None):
+        image = picture.open()
+        began = time.perf_counter()
+        found = propose(image, source, (), picture.id, most)
+        seconds += time.perf_counter() - began
+        rows += as_rows(found, picture.id)
+        fits += best_fits(found, task.annotated(image, picture.id))
+    figures: dict[str, Any] = {
+        "pictures": len(pictures),
+        "proposals": len(rows),
+        "seconds a picture": seconds / len(pictures),
+        "annotated objects": len(fits),
+    }
+    for iou in IOUS:
+        figures[f"fitted at IoU {iou}"] = sum(fit >= iou for fit in fits) / len(fits) if fits else None
+    return rows, figures
+
+
+def as_rows(found: Any, image_id: Any) -> list[dict[str, Any]]:
+    """A picture's proposals as COCO results, best first."""
+    from rgpt.regions import RLE, Box
+
+    rows = []
+    for number, (region, box) in enumerate(zip(found.regions, found.as_boxes().tolist(), strict=True)):
+        x1, y1, x2, y2 = box
+        row: dict[str, Any] = {"image_id": image_id, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        row["score"] = 1.0 if found.scores is None else float(found.scores[number])
+        if not isinstance(region, Box):
+            mask = RLE.from_mask(region.to_mask(found.height, found.width))
+            row["segmentation"] = mask.to_json()["mask"]
+        rows.append(row)
+    return rows
+
+
+def best_fits(found: Any, annotated: Any) -> list[float]:
+    """IoU of each annotated box with the proposal that fits it best; 0 without proposals."""
+    from torchvision.ops import box_iou
+
+    if not len(found):
+        return [0.0] * len(annotated)
+    return box_iou(annotated.as_boxes(), found.as_boxes()).amax(1).tolist() if len(annotated) else []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. 0, or 2 and one sentence on stderr."""
+    args = build_parser().parse_args(argv)
+    try:
+        import torch
+
+        check_files(args.data, args.images)
+        if min(args.count, args.most, args.threads) < 1 or args.seed < 0:
+            raise InputError("--count, --most and --threads: expected 1 or more; --seed: 0 or more.")
+        if not args.out.absolute().parent.is_dir():
+            raise InputError.about(
+                "--out", expected="a file in an existing folder", actual=repr(str(args.out)), fix="make it"
+            )
+        torch.set_num_threads(args.threads)
+        task_args = argparse.Namespace(**{**vars(args), **NOT_ASKED})
+        drawn = Drawn(args.seed, args.count) if args.data == DRAWN else None
+        rows, figures = propose_all(build_task(task_args, drawn), args.most)
+        write_text(args.out, json.dumps(rows) + "\n")
+    except (InputError, OSError) as problem:
+        print(f"eval: {problem}", file=sys.stderr)
+        return 2
+    for name, value in figures.items():
+        print(
+            f"{name:<20}{'–' if value is None else f'{value:.4f}' if isinstance(value, float) else value:>10}"
+        )
+    return 0
+
+
+NOT_ASKED: dict[str, Any] = {
+    "task": "detection", "regions": "box", "iou_type": "bbox", "base": None, "nms": 0.5, "vocabulary": None,
+    "batch_size": 1,
+}  # fmt: skip
+"""Options of the task that have to do with naming."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
