@@ -266,12 +266,13 @@ def test_the_tiny_configurations_run_one_after_another(
     assert capsys.readouterr().out.count("loss") == len(names)
 
 
-def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("recipe", "random"), [("regionspot", "dropout"), ("rovit", "cropped positions")])
+def test_a_resumed_run_is_the_same_run(tmp_path: Path, recipe: str, random: str) -> None:
     """Three steps in one go, or a checkpoint after the second and a new process for the third: the same
-    weights."""
-    spec = {**CONFIGS["regionspot"][1], "head": {"feedforward": 32, "dropout": 0.0}}
-    run = config(tmp_path, "regionspot", model={"config": spec}, steps=3, save_every=2)
-    batches = Batches([Scenes(count=6)], 2, 0)
+    weights, whatever is drawn at random."""
+    run = recipe_config(tmp_path, recipe)
+    run.steps, run.save_every = 3, 2
+    batches = Batches([open_data(settings) for settings in run.data], 2, 0)
     straight = open_recipe(run)
     fit(straight, batches, run)  # leaves the checkpoint of step 2
     resumed = open_recipe(run)
@@ -347,13 +348,52 @@ def test_proposals_to_learn_from(tmp_path: Path) -> None:
             Proposals(name, 1)
 
 
-@pytest.mark.slow
-def test_two_processes_train_and_one_writes(tmp_path: Path) -> None:
-    """Also a detector whose mask head gets no gradient."""
+def two_processes(folder: Path, runs: list[RunConfig]) -> subprocess.CompletedProcess[str]:
+    """The training command on two CPU processes."""
     from dataclasses import asdict
 
     import yaml
 
+    paths = []
+    for number, run in enumerate(runs):
+        paths.append(folder / f"{number}.yaml")
+        paths[-1].write_text(yaml.safe_dump(asdict(run)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.run(
+        [*command, "-m", "rgpt.train.recognizers", *map(str, paths)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        cwd=CONFIG_FOLDER.parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_contrast_is_with_the_texts_of_all_processes(tmp_path: Path) -> None:
+    """Two processes with three pictures each learn what one process with six learns."""
+
+    def run(out: str, size: int) -> RunConfig:
+        model = {"config": CONFIGS["rovit"][1], "sampler": None, "bias": -1.0}
+        data = [{**SCENES, "crop": True, "caption": "mixed"}]
+        own: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "steps": 3, "log_every": 1}
+        return RunConfig("rovit", str(tmp_path / out), model=model, data=data, batch_size=size, **own)
+
+    done = two_processes(tmp_path, [run("two", 3)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = run("one", 6)
+    fit(open_recipe(one), Batches([open_data(d) for d in one.data], 6, one.seed), one)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / out / "losses.jsonl").read_text().splitlines()]
+        for out in ("two", "one")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # the second and third follow from the gradients
+    assert losses[0][2] < 0.9 * losses[0][0]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_one_writes(tmp_path: Path) -> None:
+    """Also a detector whose mask head gets no gradient."""
     save_recognizer(make("rovit"), tmp_path / "rovit")
     runs = [
         recipe_config(tmp_path, "regionspot"),
@@ -367,19 +407,7 @@ def test_two_processes_train_and_one_writes(tmp_path: Path) -> None:
             batch_size=1,
         ),
     ]
-    paths = []
-    for number, run in enumerate(runs):
-        paths.append(tmp_path / f"{number}.yaml")
-        paths[-1].write_text(yaml.safe_dump(asdict(run)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, "-m", "rgpt.train.recognizers", *map(str, paths)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        cwd=CONFIG_FOLDER.parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = two_processes(tmp_path, runs)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("loss") == 2
     assert load_recognizer(tmp_path / "out").kind == "regionspot"

@@ -1,14 +1,15 @@
 """The training loop of all recognizers, on accelerate: any number of processes, bf16/fp16, resumable.
 
 State is written as safetensors and JSON, never pickled: `model.safetensors`, `optimizer.safetensors`,
-`state.json` in `<out>/checkpoint`. A batch is decided by its step, so a resumed run goes on as if it had not
-stopped (dropout aside, whose random numbers start again).
+`state.json` in `<out>/checkpoint`. A batch and all random numbers of a step are decided by the step and the
+process, so a resumed run goes on as if it had not stopped.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def fit(
         disable=None if accelerator.is_main_process else True,
     )
     for step in progress:
+        torch.manual_seed(step_seed(config.seed, step, accelerator.process_index))
         losses: dict[str, Tensor] = wrapped(
             batches(step, accelerator.process_index, accelerator.num_processes)
         )
@@ -116,6 +118,11 @@ def fit(
             save_checkpoint(out / "checkpoint", accelerator.unwrap_model(wrapped), optimizer, step + 1)
     accelerator.wait_for_everyone()
     return history
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """The random numbers of one step (dropout, crops): of no other process, and the same after a resume."""
+    return random.Random(f"step {seed} {step} {process}").getrandbits(63)
 
 
 def forget_losses(path: Path, after: int) -> None:

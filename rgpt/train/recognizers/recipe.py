@@ -92,9 +92,30 @@ def captions_of(batch: Batch) -> list[str]:
 
 def fits(batch: Batch) -> Tensor:
     """Which captions (columns) are true of which pictures (rows), bool `[B, B]`: equal captions, and captions
-    that are a name of something in the picture. What is true is no negative."""
-    rows = []
-    for example in batch.examples:
-        true = {example.caption, *(name for own in example.names for name in own)}
-        rows.append([other.caption in true for other in batch.examples])
-    return torch.tensor(rows)
+    that are a name of something in the picture. What is true is no negative. B counts the examples of all
+    processes, in the order of `gathered`."""
+    own = [(e.caption, {e.caption, *(name for names in e.names for name in names)}) for e in batch.examples]
+    rows = _all_of(own)
+    return torch.tensor([[caption in true for caption, _ in rows] for _, true in rows])
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """`[B, …]` of every process below one another, with gradient; in a single process the rows themselves."""
+    if not _distributed():
+        return rows
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(rows.contiguous()))
+
+
+def _all_of(items: list[Any]) -> list[Any]:
+    """The items of all processes, one process after the other."""
+    if not _distributed():
+        return items
+    lists: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(lists, items)
+    return [item for own in lists for item in own]
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

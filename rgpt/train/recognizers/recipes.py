@@ -31,7 +31,7 @@ from rgpt.recognizers.vocabulary import multi_hot
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch
 from rgpt.train.recognizers.detection_recipes import RegionClipTransferRecipe, RoVitDetectorRecipe
-from rgpt.train.recognizers.recipe import Recipe, captions_of, fits, start
+from rgpt.train.recognizers.recipe import Recipe, captions_of, fits, gathered, start
 from rgpt.train.recognizers.regionclip_recipe import RegionClipRecipe
 from rgpt.train.recognizers.sam_recipe import SamRecipe
 
@@ -143,7 +143,8 @@ class RegionSpotRecipe(Recipe):
 
 
 class RoVitRecipe(Recipe):
-    """Focal contrastive pretraining with cropped positions, from captioned pictures.
+    """Focal contrastive pretraining with cropped positions, from captioned pictures; a picture is compared
+    with the texts of all processes.
 
     `model`: `config` of kind rovit; `gamma`; `sampler` of crops (null: whole positions); `bias`: initial
     logit bias, learned (null, the published loss: none); `scale`: initial 1 / temperature, learned;
@@ -176,7 +177,9 @@ class RoVitRecipe(Recipe):
         crops = None if self.sampler is None else random_crops(len(captions), self.sampler).to(rovit.device)
         images = rovit.tower.embed(torch.stack(pixels).to(rovit.device), crops)
         texts = rovit.text.embed(captions) if self.train_text else rovit.text.encode(captions)
-        logits = self.temperature.exp() * unit(images) @ unit(texts).to(images).T
+        # Against the texts of all processes: the batch that counts is the whole step's.
+        images, texts = gathered(unit(images)), gathered(unit(texts).to(images))
+        logits = self.temperature.exp() * images @ texts.T
         if self.logit_bias is not None:
             logits = logits + self.logit_bias
         return {"loss_focal": focal_contrastive_loss(logits, fits(batch).to(logits.device), self.gamma)}

@@ -25,7 +25,7 @@ from rgpt.recognizers.regionclip_losses import (
 )
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch, Example
-from rgpt.train.recognizers.recipe import Recipe, captions_of, listed, start
+from rgpt.train.recognizers.recipe import Recipe, captions_of, gathered, listed, start
 
 
 class RegionClipRecipe(Recipe):
@@ -139,15 +139,6 @@ class Proposals:
         if isinstance(self.source, RpnProposals):
             self.source.model.to(device)
         return best(self.source(example.image), self.most)
-
-
-def gathered(rows: Tensor) -> Tensor:
-    """Rows of all processes, with gradient; in a single process the rows themselves."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(rows))
 
 
 def grid_boxes(height: int, width: int) -> Tensor:
