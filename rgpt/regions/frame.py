@@ -91,9 +91,25 @@ class Frame:
     def pad_to_square(self, fill: tuple[int, int, int] = (0, 0, 0)) -> Frame:
         """The picture centred in a square of its longer side, filled with the colour `fill` (RGB 0..255)."""
         side, (left, top) = square_padding(self.height, self.width)
-        image = Image.new("RGB", (side, side), fill)
+        return self.pad(side, side, left, top, fill)
+
+    def pad(
+        self, height: int, width: int, left: int = 0, top: int = 0, fill: tuple[int, int, int] = (0, 0, 0)
+    ) -> Frame:
+        """The picture on a larger canvas of the colour `fill`, its corner at (`left`, `top`) pixels.
+
+        Raises InputError when it does not fit on it.
+        """
+        right, bottom = width - left - self.width, height - top - self.height
+        if min(left, top, right, bottom) < 0:
+            raise InputError.about(
+                "pad",
+                expected=f"a canvas that holds {self.width} x {self.height} pixels from ({left}, {top}) on",
+                actual=f"{width} x {height}",
+                fix="make it larger",
+            )
+        image = Image.new("RGB", (width, height), fill)
         image.paste(self.image, (left, top))
-        right, bottom = side - left - self.width, side - top - self.height
         return self._moved(
             image,
             lambda x, y: (x + left, y + top),

@@ -12,7 +12,7 @@ from data_recipes import captions, concepts, runner
 from data_recipes.captioned import Captioned
 from data_recipes.concepts import concept_pool, nouns
 from rgpt.errors import InputError
-from rgpt.train.recognizers.data import Captions
+from rgpt.train.recognizers.records import Captions
 
 
 def coco_file(folder: Path) -> Path:

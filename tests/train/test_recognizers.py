@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,10 +22,13 @@ from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.rovit_detector import load_detector
 from rgpt.train.recognizers.__main__ import main
 from rgpt.train.recognizers.config import RunConfig, read_config
-from rgpt.train.recognizers.data import Batch, Batches, Detections, Example, Scenes, open_data
+from rgpt.train.recognizers.data import Batch, Batches, open_data
+from rgpt.train.recognizers.drawn import Scenes
+from rgpt.train.recognizers.example import Example
 from rgpt.train.recognizers.loop import fit, load_checkpoint, parameter_groups, save_checkpoint
 from rgpt.train.recognizers.recipe import fits
 from rgpt.train.recognizers.recipes import open_recipe
+from rgpt.train.recognizers.records import Detections, repeat_factors
 from rgpt.train.recognizers.regionclip_recipe import Proposals
 from tests.recognizers.tiny_recognizers import CONFIGS, make
 
@@ -161,6 +166,54 @@ def test_detection_records(tmp_path: Path) -> None:
     assert source[1].names == (("Cat",),) and source[1].image.size == (20, 10)
 
 
+@pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 2.0])
+def test_jitter_moves_picture_and_regions_together(factor: float) -> None:
+    """A box that is still whole holds what it held before: its mean colour has hardly changed."""
+    example, compared = Scenes(count=9, scale=2.0)[6], 0
+    before = dict(zip(example.names, example.regions.regions, strict=True))
+    for seed in range(5):  # a part of a larger picture need not hold a whole object
+        there = example.jittered(factor, factor, random.Random(seed))
+        height, width = there.image.height, there.image.width
+        assert there.image.size == example.image.size and there.regions.height == height
+        assert len(there.names) == len(there.regions) and set(there.names) <= set(before)
+        assert factor > 1 or there.names == example.names
+        if factor < 1:
+            filled = np.asarray(there.image).any((1, 2))
+            assert filled.sum() == pytest.approx(height * factor, abs=1) and filled[0]
+        for name, box in zip(there.names, there.regions.regions, strict=True):
+            own = box.bounds(height, width)
+            if own.area < 0.95 * factor**2 * before[name].area:
+                continue
+            means = [
+                np.asarray(image.crop(tuple(round(v) for v in b.xyxy))).mean((0, 1))
+                for image, b in ((there.image, own), (example.image, before[name]))
+            ]
+            assert np.abs(means[0] - means[1]).max() < 20
+            compared += 1
+    assert compared
+
+
+def test_jitter_is_drawn_anew_in_every_epoch(tmp_path: Path) -> None:
+    settings = {"kind": "detections", "path": str(write_records(tmp_path, [record()]))}
+    batches = Batches([open_data({**settings, "jitter": [0.5, 1.5]})], 1, 0)
+    boxes = [batches(step).examples[0].regions.as_boxes() for step in (0, 1, 0)]
+    assert not torch.equal(boxes[0], boxes[1]) and torch.equal(boxes[0], boxes[2])
+    for wrong in ([1.0], [2.0, 1.0], [0.0, 1.0]):
+        with pytest.raises(InputError, match="least and most"):
+            open_data({**settings, "jitter": wrong})
+
+
+def test_pictures_of_rare_names_come_oftener(tmp_path: Path) -> None:
+    names = [["cat"]] * 98 + [["cat", "newt"], []]
+    factors = repeat_factors(names, 0.04)
+    assert factors[:98] == [1.0] * 98 and factors[99] == 1.0
+    assert factors[98] == pytest.approx(2.0)  # √(0.04 / 0.01), of its rarest name
+    rows = [record(names=[own[-1]]) for own in (["cat"],) * 99 + (["newt"],)]
+    source = open_data({"kind": "detections", "path": str(write_records(tmp_path, rows)), "repeat": 0.04})
+    said = [source[i].names[0][0] for i in range(len(source))]
+    assert said.count("newt") == 2 and said.count("cat") == 99
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -266,8 +319,8 @@ def test_the_tiny_configurations_run_one_after_another(
     assert capsys.readouterr().out.count("loss") == len(names)
 
 
-@pytest.mark.parametrize(("recipe", "random"), [("regionspot", "dropout"), ("rovit", "cropped positions")])
-def test_a_resumed_run_is_the_same_run(tmp_path: Path, recipe: str, random: str) -> None:
+@pytest.mark.parametrize(("recipe", "chance"), [("regionspot", "dropout"), ("rovit", "cropped positions")])
+def test_a_resumed_run_is_the_same_run(tmp_path: Path, recipe: str, chance: str) -> None:
     """Three steps in one go, or a checkpoint after the second and a new process for the third: the same
     weights, whatever is drawn at random."""
     run = recipe_config(tmp_path, recipe)

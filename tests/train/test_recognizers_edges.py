@@ -18,7 +18,9 @@ from rgpt.recognizers import load_recognizer, save_recognizer
 from rgpt.recognizers.loading import build_recognizer
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip_detector import LVIS, load_transfer
-from rgpt.train.recognizers.data import Batch, Batches, Captions, Example, Scenes, open_data
+from rgpt.train.recognizers.data import Batch, Batches, open_data
+from rgpt.train.recognizers.drawn import Scenes
+from rgpt.train.recognizers.example import Example
 from rgpt.train.recognizers.loop import (
     fit,
     forget_losses,
@@ -27,6 +29,7 @@ from rgpt.train.recognizers.loop import (
     save_checkpoint,
 )
 from rgpt.train.recognizers.recipes import open_recipe
+from rgpt.train.recognizers.records import Captions
 from tests.recognizers.tiny_recognizers import CONFIGS, make, picture, some_regions
 from tests.train.test_recognizers import recipe_config
 

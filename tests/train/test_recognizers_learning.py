@@ -25,7 +25,8 @@ from rgpt.recognizers.rovit_detector import DetectorConfig, RoVitDetector, Targe
 from rgpt.recognizers.sam import SamTokens
 from rgpt.recognizers.vocabulary import multi_hot
 from rgpt.train.recognizers.config import RunConfig
-from rgpt.train.recognizers.data import Batch, Example
+from rgpt.train.recognizers.data import Batch
+from rgpt.train.recognizers.example import Example
 from rgpt.train.recognizers.sam_recipe import KINDS, SamRecipe, mask_iou
 from tests.recognizers.tiny_recognizers import OPEN_RESNET, SAM, make
 from tests.train.recognizer_scenes import HELD_OUT, NAMES, PAIR_CLASSES, TRAINED, pair_tiles, patch, scene

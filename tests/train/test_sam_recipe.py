@@ -13,7 +13,8 @@ from rgpt.model.loading import load
 from rgpt.recognizers import open_recognizer, propose
 from rgpt.recognizers.loading import regionspot_from_pretrained
 from rgpt.train.recognizers.config import RunConfig
-from rgpt.train.recognizers.data import Batches, Scenes
+from rgpt.train.recognizers.data import Batches
+from rgpt.train.recognizers.drawn import Scenes
 from rgpt.train.recognizers.loop import fit
 from rgpt.train.recognizers.recipes import clip_source, open_recipe
 from rgpt.train.recognizers.sam_recipe import PROMPTS, SamRecipe, mask_iou

@@ -18,7 +18,8 @@ from rgpt.recognizers.rovit import RoVit
 from rgpt.recognizers.rovit_detector import DetectorConfig, RoVitDetector, Target, save_detector
 from rgpt.recognizers.vocabulary import Vocabulary
 from rgpt.train.recognizers.config import RunConfig
-from rgpt.train.recognizers.data import Batch, Example
+from rgpt.train.recognizers.data import Batch
+from rgpt.train.recognizers.example import Example
 from rgpt.train.recognizers.recipe import Recipe, listed
 from rgpt.train.recognizers.regionclip_recipe import Proposals
 

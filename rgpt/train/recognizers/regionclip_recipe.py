@@ -24,7 +24,8 @@ from rgpt.recognizers.regionclip_losses import (
     region_text_contrast,
 )
 from rgpt.train.recognizers.config import RunConfig
-from rgpt.train.recognizers.data import Batch, Example
+from rgpt.train.recognizers.data import Batch
+from rgpt.train.recognizers.example import Example
 from rgpt.train.recognizers.recipe import Recipe, captions_of, gathered, listed, start
 
 

@@ -22,7 +22,8 @@ from transformers import SamImageProcessor, SamModel, SamProcessor
 from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD, Geometry
 from rgpt.recognizers.sam import sam_config
 from rgpt.train.recognizers.config import RunConfig
-from rgpt.train.recognizers.data import Batch, Example
+from rgpt.train.recognizers.data import Batch
+from rgpt.train.recognizers.example import Example
 
 FOCAL_WEIGHT = 20.0
 PROMPTS = 4
