@@ -49,6 +49,7 @@ evaluate() {
 drawn=(--count "${COUNT:-200}" --seed 1)
 evaluate shapes shapes "${drawn[@]}"
 evaluate shapes-classification region_classification --data shapes --protocol scored "${drawn[@]}"
+evaluate shapes-detection detection --data shapes --proposals gt "${drawn[@]}"
 evaluate shapes-multi-turn region_classification --data shapes --ask multi-turn "${drawn[@]}"
 evaluate shapes-referring referring --data shapes "${drawn[@]}"
 for setting in random popular adversarial; do

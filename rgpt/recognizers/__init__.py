@@ -11,6 +11,7 @@ from typing import Any
 
 _WHERE = {
     "ClipRecognizer": "clip",
+    "Detections": "scores",
     "Geometry": "geometry",
     "RegionClip": "regionclip",
     "RegionClipDetector": "regionclip_detector",
@@ -24,6 +25,7 @@ _WHERE = {
     "Vocabulary": "vocabulary",
     "load_recognizer": "loading",
     "name_everything": "everything",
+    "open_detector": "detectors",
     "open_recognizer": "loading",
     "propose": "proposals",
     "read_vocabulary": "vocabulary",
