@@ -265,3 +265,11 @@ def test_kinds(root: Path) -> None:
     assert detector_kind(str(root / "rovit-detector")) == "rovit-detector"
     assert detector_kind(str(root / "regionclip-transfer")) == "regionclip-transfer"
     assert detector_kind(str(root / "rovit")) == detector_kind("clip-crop") == detector_kind("rovit@x") == ""
+
+
+def test_a_mask_head_without_boxes(root: Path) -> None:
+    """Nothing above the detector's own floor: no boxes, no masks, no error."""
+    detector = open_detector(str(root / "rovit-detector"), masks=True)
+    detector.network.config.floor = 2.0
+    found = detector.detect(picture(), NAMES)
+    assert len(found) == 0 and found.masks == () and found.boxes.shape == (0, 4)
