@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rgpt.cli import OneLineParser
-from rgpt.commands.named_regions import MERGED, open_picture, write_drawing
+from rgpt.commands.named_regions import MERGED, add_options, open_picture, write_drawing
 from rgpt.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,23 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, metavar="NAME", help="a detector or recognizer, see below")
-    parser.add_argument("--proposals", metavar="SOURCE", help="what finds the regions, see below")
-    parser.add_argument("--image", required=True, metavar="FILE", help="the picture")
-    parser.add_argument("--image-id", metavar="ID", help="the picture's id in a json: source")
-    parser.add_argument("--vocabulary", required=True, metavar="V", help='coco80, lvis, a file, or "a,b,c"')
+    add_options(parser, "a detector or recognizer, see below", "detections kept (default: 100)")
     parser.add_argument(
         "--base", metavar="V", help="the names trained with, in the same forms (rovit-detector weighs them)"
     )
     parser.add_argument(
         "--floor", type=float, default=0.05, metavar="S", help="scores are above it (default: 0.05)"
     )
-    parser.add_argument("--most", type=int, default=100, metavar="N", help="proposals kept (default: 100)")
-    parser.add_argument("--top", type=int, default=100, metavar="K", help="detections kept (default: 100)")
     parser.add_argument("--masks", action="store_true", help="find masks, too, and draw them")
-    parser.add_argument("--draw", metavar="FILE", help="write the picture with what was found and the names")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.set_defaults(top=100)
     return parser
 
 

@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 MERGED = "duplicate names in the vocabulary, counted once: {}"
 
 
+def add_options(parser: argparse.ArgumentParser, model: str, top: str) -> None:
+    """The options of both, to which each adds its own; `model`, `top`: what these two say of themselves."""
+    parser.add_argument("--model", required=True, metavar="NAME", help=model)
+    parser.add_argument("--image", required=True, metavar="FILE", help="the picture")
+    parser.add_argument("--proposals", metavar="SOURCE", help="let a source find the regions, see below")
+    parser.add_argument("--image-id", metavar="ID", help="the picture's id in a json: source")
+    parser.add_argument("--most", type=int, default=100, metavar="N", help="proposals kept (default: 100)")
+    parser.add_argument("--vocabulary", required=True, metavar="V", help='coco80, lvis, a file, or "a,b,c"')
+    parser.add_argument("--top", type=int, metavar="K", help=top)
+    parser.add_argument("--draw", metavar="FILE", help="write the picture with regions and names")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+
+
 def open_picture(options: argparse.Namespace) -> Image.Image:
     """Check `--top`, `--most` and `--draw`, then open `--image`. Raises InputError."""
     for name in ("top", "most"):

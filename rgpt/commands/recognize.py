@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rgpt.cli import OneLineParser
-from rgpt.commands.named_regions import MERGED, open_picture, write_drawing
+from rgpt.commands.named_regions import MERGED, add_options, open_picture, write_drawing
 from rgpt.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,20 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, metavar="NAME", help="a recognizer, see below")
-    parser.add_argument("--image", required=True, metavar="FILE", help="the picture")
+    add_options(parser, "a recognizer, see below", "names a region (default: 5)")
     parser.add_argument(
         "--region", "--regions", dest="region", metavar="KIND:…", action="append", default=[],
         help="a region; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--proposals", metavar="SOURCE", help="let a source find the regions instead")
-    parser.add_argument("--image-id", metavar="ID", help="the picture's id in a json: source")
-    parser.add_argument("--most", type=int, default=100, metavar="N", help="proposals kept (default: 100)")
-    parser.add_argument("--vocabulary", required=True, metavar="V", help='coco80, lvis, a file, or "a,b,c"')
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="names a region (default: 5)")
-    parser.add_argument("--draw", metavar="FILE", help="write the picture with regions and names")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.set_defaults(top=5)
     return parser
 
 
