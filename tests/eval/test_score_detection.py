@@ -212,3 +212,28 @@ def test_a_misspelt_file_of_base_names(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "base.txt").write_text("dog\nsofa_bed\n")
     assert score_command.main([*words, "--base", str(tmp_path / "base.txt")]) == 0
     assert "AP50_novel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("truth", "predictions", "iou_type"),
+    [
+        ("coco_val2014_100/instances_val2014_100", "instances_val2014_fakebbox100_results", "bbox"),
+        ("coco_tiny/gt_dataset", "dt_dataset", "segm"),
+        ("lvis_v05_val/lvis_val_60", "made_detections_60", "bbox"),
+    ],
+)
+def test_published_results_have_their_published_figures(
+    shared_data: Path, truth: str, predictions: str, iou_type: str
+) -> None:
+    """Those that tests/eval/test_reference.py holds to all digits, and groups that are the whole together."""
+    gt = shared_data / f"{truth}.json"
+    files = gt, gt.with_name(f"{predictions}.json")
+    known = score_task("region_classification", *files, iou_type=iou_type)
+    names = sorted(name for name, own in known["per_class"].items() if "AP" in own)
+    scores = score_task("detection", *files, iou_type=iou_type, base=tuple(names[::2]))
+    assert scores["AP"] == known["mAP"] and scores["AP50"] == known["AP50"] and 0 < scores["AP"] < 1
+    sizes = len(names[::2]), len(names[1::2])
+    for figure in ("AP", "AP50"):
+        groups = scores[f"{figure}_base"], scores[f"{figure}_novel"]
+        together = sum(value * n for value, n in zip(groups, sizes, strict=True)) / sum(sizes)
+        assert together == pytest.approx(scores[figure], abs=1e-9)
