@@ -205,8 +205,9 @@ def evaluate(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
     if args.out:
         shown = {"confusion.png": pictures.confusion(scores)}
         if not args.no_sheet:
-            shown["detections.png"] = pictures.detections(task, task.pictures(), rows)
-            shown["mistakes.png"] = pictures.contact_sheet(task, task.pictures(), rows)
+            asked = task.pictures()
+            shown["detections.png"] = pictures.detections(task, asked, rows)
+            shown["mistakes.png"] = pictures.contact_sheet(task, asked, rows)
         for name, picture in shown.items():
             (folder / name).unlink(missing_ok=True)
             if picture is not None:
