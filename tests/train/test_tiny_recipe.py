@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    subprocess.run([*TRAIN, "--work", str(folder)], cwd=ROOT, check=True, timeout=900)
+    subprocess.run([*TRAIN, "--work", str(folder)], cwd=ROOT, check=True, timeout=1800)
     return folder
 
 
@@ -83,12 +83,12 @@ def test_the_answers_beat_chance(work: Path) -> None:
 
 def test_another_recipe_in_the_same_folder_is_refused(work: Path) -> None:
     done = subprocess.run(
-        [*TRAIN, "--seed", "5", "--work", str(work)], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [*TRAIN, "--seed", "5", "--work", str(work)], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 2 and "another recipe (seed 0 not 5)" in done.stderr
 
 
 def test_a_second_run_keeps_what_is_done(work: Path) -> None:
     before = (work / "tune" / "model.safetensors").stat().st_mtime_ns
-    subprocess.run([*TRAIN, "--work", str(work)], cwd=ROOT, check=True, timeout=300)
+    subprocess.run([*TRAIN, "--work", str(work)], cwd=ROOT, check=True, timeout=600)
     assert (work / "tune" / "model.safetensors").stat().st_mtime_ns == before
