@@ -29,7 +29,7 @@ FLAGS = [
 ]
 # What is said when the page itself closes a stream: by Chromium, and, where a reload closes one that Gradio's
 # client still reads, by that client (its handler of a broken stream logs its own close, too).
-NORMAL = ("net::ERR_ABORTED", "console error: AbortError: signal is aborted without reason")
+NORMAL = ("net::ERR_ABORTED", "console error: AbortError: ")
 
 
 def find_chromium() -> str | None:
