@@ -309,7 +309,7 @@ def test_the_tiny_configurations_run_one_after_another(
 ) -> None:
     """Each as it is but for its steps; later ones build on what earlier ones wrote."""
     monkeypatch.chdir(tmp_path)
-    names = ("clip", "sam", "regionspot", "regionclip", "rovit", "rovit_detector")
+    names = ("clip", "sam", "regionspot", "regionclip", "regionclip_transfer", "rovit", "rovit_detector")
     assert main(["--steps", "1", *(str(CONFIG_FOLDER / f"tiny_{name}.yaml") for name in names)]) == 0
     folders = (tmp_path / "runs" / "recognizers").iterdir()
     made = {p.name: load_recognizer(p) for p in folders if p.name != "sam"}
