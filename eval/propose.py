@@ -1,9 +1,10 @@
 """`python -m eval.propose --data D --proposals SOURCE --out FILE`: find the regions of every picture once.
 
-The file is a list of COCO results, masks included where the source gives them, for `--proposals json:FILE` of
-`eval.run detection` and of `rgpt detect`: many models can then name the same regions without finding them
-anew. Prints how many there are and the share of annotated objects that one of them fits at IoU 0.5 and 0.75,
-which bounds what any model can find with them.
+The file holds a list of COCO results for every picture's id, masks included where the source gives them. As
+`--proposals json:FILE` of `eval.run detection` and `rgpt detect` it lets many models name the same regions
+without finding them anew. Prints how many there are and the share of annotated objects that one of them fits
+at IoU 0.5 and 0.75, which bounds what any model can find with them. Drawn scenes are numbered from 1 whatever
+the seed: name the same `--seed`, and at most the same `--count`, when the file is used.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
-def propose_all(task: Any, most: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(COCO results without categories, what is printed of them) for the pictures of a `Detection` task."""
+def propose_all(task: Any, most: int) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """(COCO results without categories by picture, what is printed of them) for the pictures of a `Detection`
+    task; a picture on which nothing is found has an empty list."""
     from rgpt.recognizers.proposals import propose
 
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, list[dict[str, Any]]] = {}
     fits: list[float] = []
     seconds = 0.0
     pictures = task.pictures()
@@ -55,11 +57,11 @@ def propose_all(task: Any, most: int) -> tuple[list[dict[str, Any]], dict[str, A
         began = time.perf_counter()
         found = propose(image, source, (), picture.id, most)
         seconds += time.perf_counter() - began
-        rows += as_rows(found, picture.id)
+        rows[str(picture.id)] = as_rows(found, picture.id)
         fits += best_fits(found, task.annotated(image, picture.id))
     figures: dict[str, Any] = {
         "pictures": len(pictures),
-        "proposals": len(rows),
+        "proposals": sum(map(len, rows.values())),
         "seconds a picture": seconds / len(pictures),
         "annotated objects": len(fits),
     }
@@ -100,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         import torch
 
         check_files(args.data, args.images)
-        if min(args.count, args.most, args.threads) < 1 or args.seed < 0:
-            raise InputError("--count, --most and --threads: expected 1 or more; --seed: 0 or more.")
+        if min(args.count, args.most, args.threads, args.limit or 1) < 1 or args.limit == 0 or args.seed < 0:
+            raise InputError("--count, --most, --limit and --threads: expected 1 or more; --seed: 0 or more.")
         if not args.out.absolute().parent.is_dir():
             raise InputError.about(
                 "--out", expected="a file in an existing folder", actual=repr(str(args.out)), fix="make it"

@@ -59,6 +59,7 @@ def check(args: argparse.Namespace) -> None:
 
 def _check_detection(args: argparse.Namespace) -> None:
     from rgpt.recognizers.detectors import check_detector
+    from rgpt.recognizers.proposals import BOX_SOURCES
 
     if is_detector(args.model):
         check_detector(args.model, args.proposals, args.iou_type == "segm")
@@ -68,6 +69,13 @@ def _check_detection(args: argparse.Namespace) -> None:
             expected="a source of regions, for a chat model only names them",
             actual="none",
             fix="give for example --proposals gt, or sam:facebook/sam-vit-base",
+        )
+    elif args.iou_type == "segm" and args.proposals.partition(":")[0] in BOX_SOURCES:
+        raise InputError.about(
+            f"masks of {args.model}",
+            expected="proposals that are masks, for a chat model paints none",
+            actual=repr(args.proposals),
+            fix="compare boxes, or take sam:MODEL",
         )
     if args.most < 1 or not 0 < args.nms <= 1:
         raise InputError(f"--most {args.most} and --nms {args.nms}: expected 1 or more, and above 0 to 1.")

@@ -15,7 +15,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,13 @@ def revision(session: Any, name: str) -> str:
     if commit := getattr(session.model.config, "_commit_hash", None):
         return str(commit)
     folder = TINY if name == "tiny" else Path(name)
+    return digest_of([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """`sha256:…` of files; of those above 64 MiB their size and a mebibyte at either end."""
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    for file in sorted(files):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with open(file, "rb") as stream:
@@ -167,7 +172,7 @@ def describe(args: argparse.Namespace, task: Task, weights: str) -> dict[str, An
             command.append(flag)
         elif value is not None and value is not False and value != "":
             command += [flag, str(value)]
-    return {
+    run = {
         "model": args.model,
         "revision": weights,
         "task": args.task,
@@ -175,6 +180,17 @@ def describe(args: argparse.Namespace, task: Task, weights: str) -> dict[str, An
         "args": chosen,
         "command": shlex.join(command),
     }
+    if proposals := getattr(args, "proposals", None):
+        run["proposals"] = source_revision(str(proposals))
+    return run
+
+
+def source_revision(name: str) -> str:
+    """What stands behind `--proposals`: a digest of its file or folder, else the name itself."""
+    where = Path(name.partition(":")[2].partition("?")[0] or name)
+    if where.is_file():
+        return digest_of([where])
+    return digest_of([*where.glob("*.safetensors"), *where.glob("*.json")]) if where.is_dir() else name
 
 
 def score(

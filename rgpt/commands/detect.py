@@ -43,7 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_options(parser, "a detector or recognizer, see below", "detections kept (default: 100)")
     parser.add_argument(
-        "--base", metavar="V", help="the names trained with, in the same forms (rovit-detector weighs them)"
+        "--base",
+        metavar="V",
+        help="the names trained with, in the same forms (rovit-detector weighs them "
+        "apart; without this every name is novel to it)",
     )
     parser.add_argument(
         "--floor", type=float, default=0.05, metavar="S", help="scores are above it (default: 0.05)"
@@ -82,9 +85,6 @@ def main(arguments: Sequence[str]) -> int:
     vocabulary = detector.vocabulary(given, is_base)
     found = detector.detect(image, vocabulary, options.image_id)
     names = [vocabulary.names[label] for label in found.labels.tolist()]
-    if options.draw:
-        pairs = list(zip(names, found.scores.tolist(), strict=True))
-        write_drawing(image, as_regions(found), pairs, Path(options.draw))
     report = {
         "model": options.model,
         "proposals": options.proposals,
@@ -94,6 +94,9 @@ def main(arguments: Sequence[str]) -> int:
         "detections": as_rows(found, names),
     }
     print(json.dumps(report, ensure_ascii=False) if options.json else as_text(report, options.floor))
+    if options.draw:
+        pairs = list(zip(names, found.scores.tolist(), strict=True))
+        write_drawing(image, as_regions(found), pairs, Path(options.draw))
     return 0
 
 

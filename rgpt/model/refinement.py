@@ -24,10 +24,11 @@ class Deconvolution(nn.ConvTranspose2d):
         self.bias: nn.Parameter  # always there
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """`[B, h, w, C]` -> `[B, 2h, 2w, C]`; `output_size` is torch's and not used."""
         b, h, w, c = input.shape
         blocks = input @ self.weight.permute(0, 2, 3, 1).flatten(1)  # [B, h, w, row, column, C] but flat
         rows = blocks.view(b, h, w, 2, 2, c).transpose(2, 3)  # [B, h, row, w, column, C]
-        return rows.reshape(b, 2 * h, 2 * w, c) + self.bias
+        return rows.reshape(b, 2 * h, 2 * w, c) + self.bias.to(rows.dtype)  # under autocast they differ
 
 
 class DeconvRefinement(nn.Module):

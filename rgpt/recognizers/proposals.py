@@ -113,6 +113,7 @@ class JsonProposals:
         except (OSError, ValueError) as error:
             raise self._wrong("a JSON file of detections", " ".join(str(error).split())[:120]) from error
         self.rows: dict[str, list[Mapping[str, Any]]] = {}
+        self.complete = False  # a list of results says nothing of pictures without any
         if isinstance(value, Mapping):
             if "annotations" in value:
                 raise self._wrong("detections", "annotations of a data set")
@@ -120,6 +121,7 @@ class JsonProposals:
                 if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
                     raise self._wrong(f"a list of detections of picture {key}", repr(rows)[:60])
             self.rows = {str(key): rows for key, rows in value.items()}
+            self.complete = bool(value)
         elif isinstance(value, list):
             for row in value:
                 if not isinstance(row, Mapping) or "image_id" not in row:
@@ -133,6 +135,12 @@ class JsonProposals:
             if len(self.rows) > 1:
                 raise self._wrong("an image id", f"none, and {len(self.rows)} pictures", "say which is meant")
             image_id = next(iter(self.rows), "")
+        if self.complete and str(image_id) not in self.rows:
+            raise self._wrong(
+                f"an entry for picture {image_id}",
+                f"entries of {len(self.rows)} others",
+                "add one (an empty list where nothing was found), or name the file of these pictures",
+            )
         regions, scores = [], []
         for row in self.rows.get(str(image_id), []):
             try:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2; half-open pixels
+CROWD = 48
+"""Beyond so many labels only the coordinates next to where one belongs are tried: all would take minutes."""
 
 
 def place_labels(
@@ -85,18 +89,17 @@ def _nearest_free(wanted: Rectangle, taken: Sequence[Rectangle], height: int, wi
     those coordinates are all that must be tried.
     """
     w, h = wanted[2] - wanted[0], wanted[3] - wanted[1]
-    xs = {wanted[0], 0, width - w} | {t[2] for t in taken} | {t[0] - w for t in taken}
-    ys = {wanted[1], 0, height - h} | {t[3] for t in taken} | {t[1] - h for t in taken}
-    best: tuple[int, int] | None = None
-    result = wanted
-    by_distance = sorted(
-        ((abs(x - wanted[0]) + abs(y - wanted[1]), x, y) for x in xs for y in ys), key=lambda item: item[0]
-    )
-    for distance, x, y in by_distance:
-        place = _inside((x, y, x + w, y + h), height, width)
-        overlap = _shared(place, taken)
-        if best is None or (overlap, distance) < best:
-            best, result = (overlap, distance), place
-        if overlap == 0:
-            break
-    return result
+    xs = sorted({wanted[0], 0, width - w} | {t[2] for t in taken} | {t[0] - w for t in taken})
+    ys = sorted({wanted[1], 0, height - h} | {t[3] for t in taken} | {t[1] - h for t in taken})
+    if len(taken) > CROWD:
+        xs = sorted(xs, key=lambda x: abs(x - wanted[0]))[:CROWD]
+        ys = sorted(ys, key=lambda y: abs(y - wanted[1]))[:CROWD]
+    x, y = (grid.ravel() for grid in np.meshgrid(xs, ys))
+    distance = abs(x - wanted[0]) + abs(y - wanted[1])
+    x, y = x.clip(0, max(0, width - w)), y.clip(0, max(0, height - h))
+    others = np.array(taken).reshape(-1, 4).T[:, :, None]  # [4, taken, 1]
+    across = np.minimum(x + w, others[2]) - np.maximum(x, others[0])
+    down = np.minimum(y + h, others[3]) - np.maximum(y, others[1])
+    overlap = (across.clip(0) * down.clip(0)).sum(0)
+    best = int(np.lexsort((distance, overlap))[0])
+    return int(x[best]), int(y[best]), int(x[best]) + w, int(y[best]) + h

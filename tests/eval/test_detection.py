@@ -274,6 +274,7 @@ def test_annotated_regions_and_rows() -> None:
         (["--model", "ITSELF", "--proposals", "gt"], "proposes by itself"),
         (["--model", "SPOT"], "expected a source of regions, got none"),
         (["--model", "tiny"], "a chat model only names them"),
+        (["--model", "tiny", "--proposals", "rpn:x", "--iou-type", "segm"], "a chat model paints none"),
         (["--model", "SPOT", "--proposals", "magic:x"], "proposals 'magic:x'"),
         (
             ["--model", "SPOT", "--proposals", "gt", "--base", "circle,hexagon"],
@@ -317,7 +318,9 @@ def test_proposals_found_once_serve_every_model(
     scenes = SHAPES[1:]
     assert propose.main([*scenes, "--proposals", source, "--most", "6", "--out", str(file)]) == 0
     said = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert said["pictures"] == "3" and said["proposals"] == str(len(json.loads(file.read_text()))) == "18"
+    assert said["pictures"] == "3" and said["proposals"] == "18"
+    written = json.loads(file.read_text())
+    assert list(written) == ["1", "2", "3"] and [len(rows) for rows in written.values()] == [6, 6, 6]
     found = {}
     for proposals in (source, f"json:{file}"):
         out = tmp_path / proposals[:5]
@@ -331,6 +334,27 @@ def test_proposals_found_once_serve_every_model(
             assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
 
 
+def test_other_regions_under_the_same_name_are_another_run(
+    folders: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "found.json", tmp_path / "out"
+    assert propose.main([*SHAPES[1:], "--proposals", "gt", "--out", str(file)]) == 0
+    words = [
+        *SHAPES,
+        "--proposals",
+        f"json:{file}",
+        "--model",
+        folders["clip"],
+        "--out",
+        str(out),
+        "--no-sheet",
+    ]
+    assert run.main(words) == 0 == run.main(words)
+    assert propose.main([*SHAPES[1:], "--proposals", "gt", "--most", "1", "--out", str(file)]) == 0
+    assert run.main(words) == 2
+    assert "expected a run with proposals" in capsys.readouterr().err
+
+
 def test_the_annotations_fit_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "gt.json"
     assert propose.main([*SHAPES[1:], "--proposals", "gt", "--out", str(file)]) == 0
@@ -341,5 +365,6 @@ def test_the_annotations_fit_themselves(tmp_path: Path, capsys: pytest.CaptureFi
     assert said[-1].split()[-1] == f"{3 / objects:.4f}"  # one a picture
     assert propose.main([*SHAPES[1:], "--proposals", "gt", "--out", str(tmp_path / "no" / "x.json")]) == 2
     assert propose.main([*SHAPES[1:], "--proposals", "magic:x", "--out", str(file)]) == 2
+    assert propose.main([*SHAPES[1:], "--proposals", "gt", "--limit", "-1", "--out", str(file)]) == 2
     assert propose.main(["--data", "nowhere.json", "--proposals", "gt", "--out", str(file)]) == 2
-    assert capsys.readouterr().err.count("\n") == 3
+    assert capsys.readouterr().err.count("\n") == 4

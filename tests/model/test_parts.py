@@ -61,6 +61,13 @@ def plain_merge(refined: Tensor, side: int) -> Tensor:
     return torch.stack([refined[:, a:b, c:d].mean((1, 2)) for a, b in edges for c, d in edges])
 
 
+@torch.no_grad()
+def test_refinement_stays_half_under_autocast() -> None:
+    """Its maps are the largest of the model: a bias in float32 must not widen them."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert DeconvRefinement(8)(torch.randn(1, 8, 3, 3)).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("refinement", ["deconv", "residual", "bilinear", "none"])
 @pytest.mark.parametrize("merge_grid", [1, 2, 3, 4])
 @pytest.mark.parametrize("projector", ["shared", "linear"])

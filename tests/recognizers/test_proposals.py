@@ -50,7 +50,9 @@ def test_a_file_of_regions_by_picture(tmp_path: Path) -> None:
     found = propose(picture(), f"json:{file}", image_id="a")
     check(found, picture())
     assert isinstance(found.regions[0], RLE) and found.source == "found.json"
-    assert len(propose(picture(), f"json:{file}", image_id="nobody")) == 0
+    assert len(propose(picture(), f"json:{file}", image_id="b")) == 0
+    with pytest.raises(InputError, match="an entry for picture nobody, got entries of 2 others"):
+        propose(picture(), f"json:{file}", image_id="nobody")
     assert len(propose(picture(), f"json:{file}", image_id="a", most=1)) == 1
 
 

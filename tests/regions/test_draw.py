@@ -40,6 +40,11 @@ def test_labels_of_equal_regions_are_apart():
     assert all(overlap(a, b) == 0 for a, b in combinations(places, 2))
 
 
+def test_far_more_labels_than_fit_are_placed_inside():
+    places = place_labels([(10, 10, 60, 60)] * 300, [(20, 16)] * 300, SIZE, SIZE)
+    assert all(x1 >= 0 and y1 >= 0 and x2 <= SIZE and y2 <= SIZE for x1, y1, x2, y2 in places)
+
+
 def test_a_label_sits_above_its_region_or_on_its_tip():
     assert place_labels([(50, 50, 90, 90)], [(20, 16)], SIZE, SIZE) == [(50, 34, 70, 50)]
     assert place_labels([(50, 50, 90, 90)], [(20, 16)], SIZE, SIZE, [(70, 50)]) == [(70, 34, 90, 50)]

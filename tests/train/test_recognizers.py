@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from rgpt.train.recognizers.recipe import fits
 from rgpt.train.recognizers.recipes import open_recipe
 from rgpt.train.recognizers.records import Detections, repeat_factors
 from rgpt.train.recognizers.regionclip_recipe import Proposals
-from tests.recognizers.tiny_recognizers import CONFIGS, make
+from tests.recognizers.tiny_recognizers import CONFIGS, SAM, make
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "scripts" / "runs" / "recognizers"
 SCENES: dict[str, Any] = {"kind": "scenes", "count": 6, "max_objects": 3}
@@ -212,6 +213,22 @@ def test_pictures_of_rare_names_come_oftener(tmp_path: Path) -> None:
     source = open_data({"kind": "detections", "path": str(write_records(tmp_path, rows)), "repeat": 0.04})
     said = [source[i].names[0][0] for i in range(len(source))]
     assert said.count("newt") == 2 and said.count("cat") == 99
+    settings = {"kind": "detections", "path": source.lines.path, "names": ["cat"], "repeat": 0.04}  # type: ignore[attr-defined]
+    assert len(open_data(settings)) == 100  # a name that is no ground truth makes nothing rarer
+    with pytest.raises(InputError, match="repeat"):
+        open_data({**settings, "repeat": -0.1})
+
+
+def test_processes_that_do_not_see_one_another_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun on a CPU whose accelerate was not told so: each would train a copy into the same folder."""
+    run = recipe_config(tmp_path, "regionspot")
+    monkeypatch.setattr(os, "environ", {**os.environ, "WORLD_SIZE": "2"})
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 1)
+    with pytest.raises(InputError, match="the 2 that were started to work together, got 1"):
+        fit(open_recipe(run), Batches([Scenes(count=6)], 2, 0), run)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -446,10 +463,15 @@ def test_contrast_is_with_the_texts_of_all_processes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_and_one_writes(tmp_path: Path) -> None:
-    """Also a detector whose mask head gets no gradient."""
+    """Also recipes whose step leaves a head without gradient: a detector's for masks, SAM's."""
     save_recognizer(make("rovit"), tmp_path / "rovit")
     runs = [
         recipe_config(tmp_path, "regionspot"),
+        *(
+            replace(recipe_config(tmp_path, recipe), out=str(tmp_path / f"{recipe}-out"))
+            for recipe in ("clip", "regionclip")
+        ),
+        RunConfig("sam", str(tmp_path / "sam"), model={"config": SAM}, data=[SCENES], steps=3, batch_size=2),
         RunConfig(
             "rovit-detector",
             str(tmp_path / "detector"),
@@ -462,7 +484,7 @@ def test_two_processes_train_and_one_writes(tmp_path: Path) -> None:
     ]
     done = two_processes(tmp_path, runs)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("loss") == 2
+    assert done.stdout.count("loss") == len(runs)
     assert load_recognizer(tmp_path / "out").kind == "regionspot"
     load_detector(tmp_path / "detector")
 

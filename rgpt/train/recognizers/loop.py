@@ -1,8 +1,9 @@
 """The training loop of all recognizers, on accelerate: any number of processes, bf16/fp16, resumable.
 
 State is written as safetensors and JSON, never pickled: `model.safetensors`, `optimizer.safetensors`,
-`state.json` in `<out>/checkpoint`. A batch and all random numbers of a step are decided by the step and the
-process, so a resumed run goes on as if it had not stopped.
+`state.json` in `<out>/checkpoint`. A batch and all random numbers of a step are decided by the step (those of
+torch's own generator by the process, too), so a resumed run goes on as if it had not stopped; under fp16 but
+for the gradient scaler, which finds its scale again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from rgpt.errors import InputError
 from rgpt.train.recognizers.config import RunConfig, write_config
 from rgpt.train.recognizers.data import Batches
 
-DETECTORS = ("regionclip-transfer", "rovit-detector")
+UNUSED = ("regionclip-transfer", "rovit-detector", "sam")
+"""Recipes whose step may leave a head without gradient: no masks, no positive region, one of SAM's heads."""
 NO_DECAY = ("bias", "positions", "positional_embedding", "logit", "temperature", "log_theta")
 
 
@@ -42,6 +44,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def build_optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over `parameter_groups`. Raises InputError when nothing trains."""
     groups = parameter_groups(module, config.weight_decay)
     if not any(group["params"] for group in groups):
         raise InputError(f"recipe {config.recipe}: nothing is to be trained; unfreeze something.")
@@ -62,17 +65,23 @@ def fit(
     from tqdm import tqdm
 
     torch.manual_seed(config.seed)
-    # A detector's step may leave a head without gradient: no masks given, no positive region.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=config.recipe in DETECTORS)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.recipe in UNUSED)
     accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[unused])
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:  # they would train copies of their own into one folder
+        raise InputError.about(
+            "processes",
+            expected=f"the {started} that were started to work together",
+            actual=f"{accelerator.num_processes} in accelerate's eyes",
+            fix="on a CPU set ACCELERATE_USE_CPU=true",
+        )
     optimizer = build_optimizer(recipe, config)
     out, start = Path(config.out), 0
+    if resume:  # first: what cannot go on writes nothing
+        start = load_checkpoint(out / "checkpoint", recipe, optimizer)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         write_config(config, out)
-    if resume:
-        start = load_checkpoint(out / "checkpoint", recipe, optimizer)
-    if accelerator.is_main_process:
         forget_losses(out / "losses.jsonl", start)
     for group in optimizer.param_groups:
         group["initial_lr"] = config.learning_rate  # what a schedule asks for that begins after step 0

@@ -36,6 +36,7 @@ class Recipe(nn.Module):
         return self._vocabularies[batch.source]
 
     def bank(self, batch: Batch) -> TextBank:
+        """The batch's vocabulary, embedded."""
         return self.recognizer.encode_vocabulary(self.vocabulary(batch))
 
     def save(self, folder: Path) -> None:
@@ -83,6 +84,7 @@ def listed(given: Any) -> list[str] | None:
 
 
 def captions_of(batch: Batch) -> list[str]:
+    """The caption of every example. Raises InputError when one has none."""
     if not all(example.caption for example in batch.examples):
         raise InputError(
             f"source {batch.source}: an example has no caption; this recipe learns from captions."

@@ -68,7 +68,7 @@ class ClipRecipe(Recipe):
         ]
         images = unit(tower.embed(torch.stack(pixels).to(recognizer.device)))
         texts = unit(recognizer.text.encode(captions)).to(images)
-        logits = images @ texts.T / 0.07
+        logits = gathered(images) @ gathered(texts).T / 0.07
         true = fits(batch).to(logits)
         return {
             "loss_clip": (

@@ -50,6 +50,7 @@ class Lines:
         return value
 
     def wrong(self, index: int, problem: str) -> InputError:
+        """The sentence about a record, counted from 1."""
         return InputError(f"{self.path}, record {index + 1}: {problem}; repair or remove it.")
 
 
@@ -81,13 +82,20 @@ class Detections:
             raise InputError.about(
                 "jitter of detections", expected="least and most", actual=repr(jitter), fix="correct it"
             )
+        if not repeat >= 0:
+            raise InputError.about(
+                "repeat of detections", expected="a share, at least 0", actual=repr(repeat), fix="correct it"
+            )
         self.lines, self.flip, self.jitter = Lines(Path(path)), flip, jitter
         self.name = name or Path(path).stem
         self._names = names
         self.records = array("Q", range(len(self.lines)))
         if repeat:
             rng = random.Random(f"repeat {self.name}")
-            factors = repeat_factors([self._names_of(i) for i in self.records], repeat)
+            # Names outside of a given vocabulary are no ground truth, however rare: they do not count.
+            known = set(self.names)
+            listed = [[name for name in self._names_of(i) if name in known] for i in self.records]
+            factors = repeat_factors(listed, repeat)
             # 1.3 times is once, and in three of ten cases once more.
             times = [int(factor) + (rng.random() < factor % 1) for factor in factors]
             self.records = array("Q", (i for i, n in enumerate(times) for _ in range(n)))
