@@ -9,6 +9,7 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.joined_tower import JoinedTower, JoinedTowerConfig
 from rgpt.model.loading import load
 from rgpt.model.modeling_regiongpt import (
     RegionGPTForConditionalGeneration,
@@ -18,6 +19,8 @@ from rgpt.model.modeling_regiongpt import (
 from rgpt.model.processing_regiongpt import RegionGPTProcessor, add_placeholders
 from rgpt.model.prompt_text import chat_template
 
+AutoConfig.register(JoinedTowerConfig.model_type, JoinedTowerConfig)
+AutoModel.register(JoinedTowerConfig, JoinedTower)
 AutoConfig.register(RegionGPTConfig.model_type, RegionGPTConfig)
 AutoModel.register(RegionGPTConfig, RegionGPTModel)
 AutoModelForImageTextToText.register(RegionGPTConfig, RegionGPTForConditionalGeneration)

@@ -13,6 +13,7 @@ from rgpt.errors import InputError
 from rgpt.model.assemble_sources import Source
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.connector import Connector, scaled_linear
+from rgpt.model.geometry import RegionGeometry
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.refinement import build_refinement
 
@@ -126,6 +127,8 @@ def fresh_layers(
     }
     if config.region_projector == "linear":
         parts["region_projector"] = scaled_linear(channels, width)
+    if config.region_geometry:
+        parts["region_geometry"] = RegionGeometry(width)
     tensors: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

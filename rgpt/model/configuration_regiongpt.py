@@ -82,6 +82,8 @@ class RegionGPTConfig(PreTrainedConfig):
         connector: `mlp` (a cell is a token [P]), or `mlp_downsample` (2 x 2 cells become one [A]: 27 x 27
             are 14 x 14 tokens), which needs a region projector of its own.
         region_projector: `shared` (one connector for image and regions [P]) or `linear` (own Linear [A]).
+        region_geometry: add a region's centre and extent to its vector [D]; off in the paper's profile: what
+            a convolutional tower sees carries little position (`docs/decisions.md`).
         connector_act: activation between the connector's two linear layers.
         image_token_id, region_token_id: placeholder ids, inside the language model's vocabulary.
 
@@ -103,6 +105,7 @@ class RegionGPTConfig(PreTrainedConfig):
     merge_grid: int | None = None
     region_projector: Literal["shared", "linear"] | None = None
     connector: Literal["mlp", "mlp_downsample"] = "mlp"
+    region_geometry: bool = False
     connector_act: str = "gelu"
     image_token_id: int = 32000
     region_token_id: int = 32001

@@ -29,6 +29,7 @@ from rgpt.errors import InputError
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.connector import Connector, scaled_linear
 from rgpt.model.generation import RegionGenerationMixin, placeholder_mask
+from rgpt.model.geometry import RegionGeometry
 from rgpt.model.merging import fold_blocks, merge_patches
 from rgpt.model.pooling import pool_regions
 from rgpt.model.refinement import build_refinement
@@ -95,6 +96,7 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         )
         own = config.region_projector == "linear"
         self.region_projector = scaled_linear(channels, text_size) if own else None
+        self.region_geometry = RegionGeometry(text_size) if config.region_geometry else None
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
@@ -135,7 +137,8 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
     def pool_regions(self, refined: Tensor, region_masks: Tensor) -> Tensor:
         """`[I, C, G, G]`, `[I, R, G, G]` area shares -> `[I, R, D]` region vectors, after the connector."""
         projector = self.connector if self.region_projector is None else self.region_projector
-        return projector(pool_regions(refined, region_masks))
+        vectors = projector(pool_regions(refined, region_masks))
+        return vectors if self.region_geometry is None else vectors + self.region_geometry(region_masks)
 
     def merge(self, refined: Tensor) -> Tensor:
         """`[I, C, G, G]` -> `[I, T, D]` image tokens, after the connector."""
@@ -170,8 +173,7 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         """Zero, through the layers that regions pass: for pictures without a region."""
         if not (self.training and torch.is_grad_enabled()):
             return 0.0
-        projector = self.connector if self.region_projector is None else self.region_projector
-        return 0.0 * projector(refined[:1, :, 0, 0]).sum()
+        return 0.0 * self.pool_regions(refined[:1, :, :1, :1], refined.new_ones(1, 1, 1, 1)).sum()
 
     def _idle_picture(self, inputs_embeds: Tensor) -> Tensor | float:
         """Zero, through refinement, region projector and connector: for rows of text only. No tower."""

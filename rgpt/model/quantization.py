@@ -14,7 +14,7 @@ from transformers import BitsAndBytesConfig
 
 from rgpt.errors import InputError
 
-KEPT_WHOLE = ("connector", "refinement", "region_projector", "lm_head")
+KEPT_WHOLE = ("connector", "refinement", "region_projector", "region_geometry", "lm_head")
 """Names of modules that quantisation leaves alone."""
 # transformers compares with the start or the end of a whole name: "connector" alone would not keep
 # model.connector.linear_1, and the connector would be quantised without a word.

@@ -52,6 +52,7 @@ def measure(config: RegionGPTConfig) -> Sizes:
         "refinement": model.model.refinement,
         "connector": model.model.connector,
         "region_projector": model.model.region_projector,
+        "region_geometry": model.model.region_geometry,
         "language_model": model.model.language_model,
         "lm_head": model.lm_head,
     }

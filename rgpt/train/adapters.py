@@ -34,7 +34,7 @@ def add_adapters(model: nn.Module, settings: Lora, base: str) -> nn.Module:
     }
     whole = [
         name
-        for name in ("refinement", "connector", "region_projector")
+        for name in ("refinement", "connector", "region_projector", "region_geometry")
         if (part := getattr(core, name, None)) is not None and any(True for _ in part.parameters())
     ]
     config = LoraConfig(
@@ -67,7 +67,14 @@ def quantization(precision: str) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-        llm_int8_skip_modules=["vision_tower", "refinement", "connector", "region_projector", "lm_head"],
+        llm_int8_skip_modules=[
+            "vision_tower",
+            "refinement",
+            "connector",
+            "region_projector",
+            "region_geometry",
+            "lm_head",
+        ],
     )
 
 

@@ -22,6 +22,7 @@ from rgpt.errors import InputError
 METHODS = ("full", "lora", "qlora")
 CHOICES = {
     "stage": ("align", "tune"),
+    "objective": ("answers", "names"),
     "method": METHODS,
     "precision": ("bf16", "fp32"),
     "packing": ("none", "rows", "one-row"),
@@ -65,6 +66,8 @@ class Run:
 
     stage, model, out: what trains, from which checkpoint, into which new folder. Stage `tune` wants the
         `model/` folder of a finished stage 1, or `skip_stage_1: true`.
+    objective: `answers` is the loss of the language model; `names`, in stage align only, pulls region vectors
+        towards the word embeddings of their names and runs no language model (`rgpt.train.name_loss`).
     batch_size: samples a step over all processes; accumulation follows from it and `micro_batch_size`.
     lr, connector_lr: of everything, and of refinement, connector and region projector where it differs.
     packing: `rows` (short samples share a row), `one-row` (for FlashAttention), `none`.
@@ -79,6 +82,7 @@ class Run:
     data: list[DataFile]
     held_out: HeldOut | None = None
     skip_stage_1: bool = False
+    objective: str = "answers"
     method: str = "full"
     lora: Lora = field(default_factory=Lora)
     batch_size: int = 128
@@ -182,6 +186,8 @@ def run_from(values: Mapping[str, Any], where: str = "run") -> Run:
         _refuse("weight_decay, workers and seed", "nothing below 0", "a negative number", where)
     if not run.data:
         _refuse("data", "at least one file", "none", where)
+    if run.objective == "names" and run.stage != "align":
+        _refuse("objective", "answers in stage tune: names trains no language model", run.objective, where)
     if run.method != "full" and run.stage == "align":
         _refuse("method", "full in stage align, which trains no language model", run.method, where)
     return run

@@ -9,7 +9,7 @@ from torch import nn
 from rgpt.errors import InputError
 from rgpt.train.stages import PARTS, part_of
 
-CONNECTING = ("refinement", "connector", "region_projector")
+CONNECTING = ("refinement", "connector", "region_projector", "region_geometry")
 """The parts that `connector_lr` is for."""
 
 

@@ -12,7 +12,15 @@ from torch import nn
 
 from rgpt.errors import InputError
 
-PARTS = ("vision_tower", "refinement", "connector", "region_projector", "language_model", "lm_head")
+PARTS = (
+    "vision_tower",
+    "refinement",
+    "connector",
+    "region_projector",
+    "region_geometry",
+    "language_model",
+    "lm_head",
+)
 """Names of a RegionGPT's parts, as they appear in parameter names."""
 
 
@@ -23,8 +31,11 @@ class Stage:
 
 
 STAGES = {
-    "align": Stage("align", ("refinement", "connector", "region_projector")),
-    "tune": Stage("tune", ("refinement", "connector", "region_projector", "language_model", "lm_head")),
+    "align": Stage("align", ("refinement", "connector", "region_projector", "region_geometry")),
+    "tune": Stage(
+        "tune",
+        ("refinement", "connector", "region_projector", "region_geometry", "language_model", "lm_head"),
+    ),
 }
 
 

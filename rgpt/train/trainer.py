@@ -29,6 +29,7 @@ from rgpt.train.evaluation import answers, held_out_loss, spread
 from rgpt.train.groups import parameter_groups
 from rgpt.train.hidden_tower import HiddenTower, tower_state
 from rgpt.train.meter import flops_per_token, peak_flops
+from rgpt.train.name_loss import name_loss
 
 COUNTED = ("samples", "tokens", "pictures", "learned")
 
@@ -99,6 +100,18 @@ class RegionTrainer(Trainer):
         items = super()._get_num_items_in_batch(batch_samples, device)
         # A step of bad samples only has nothing to learn; 0 / 0 would poison the weights.
         return items.clamp(min=1) if torch.is_tensor(items) else items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if self.run.objective == "answers":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, mentions = name_loss(self.accelerator.unwrap_model(model), inputs)
+        return loss / max(mentions, 1) / self.current_gradient_accumulation_steps
 
     def _meet_bad(self, bad: list[BadSample]) -> None:
         for item in bad:

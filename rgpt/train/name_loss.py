@@ -1,0 +1,73 @@
+"""Stage 1 without the language model: a region's vector is pulled towards the word embedding of its name.
+
+The language model reads word embeddings, so a vector that lies nearest to the embedding of "dog" is read as a
+dog from the first step of stage 2 on. No transformer runs: an epoch of 2,000 photographs takes a minute on
+two cores [D].
+
+Axes: M mentions in the batch, U different names among them, D the language model's width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rgpt.errors import InputError
+from rgpt.model.processing_regiongpt import IGNORED
+
+TEMPERATURE = 0.1
+"""Of the contrast, in units of the mean squared distance between two names."""
+PULL = 0.1
+"""Weight of the squared distance itself: without it vectors may drift where no name differs from another."""
+
+
+def name_loss(model: Any, batch: dict[str, Any]) -> tuple[Tensor, int]:
+    """(summed loss, mentions) of a batch whose every answer names the region that its question mentions.
+
+    The contrast is over the names in the batch: cross-entropy of minus the squared distance between a
+    region's vector and the mean word embedding of each name.
+
+    Args:
+        batch: as `Collator` makes it; rows hold one answer for each mention, in the same order.
+
+    Raises:
+        InputError: when mentions and answers differ in number.
+    """
+    core = model.model
+    if batch.get("region_index") is None:
+        return core.connector.linear_1.weight.sum() * 0.0, 0
+    refined = core.encode(batch.get("pixel_values"), batch.get("vision_features"))
+    vectors = core.pool_regions(refined, batch["region_masks"].to(refined.device))
+    vectors = vectors.flatten(0, 1).index_select(0, batch["region_index"]).float()  # [M, D]
+    ends = model.generation_config.eos_token_id
+    answers = _answers(batch["labels"], set(ends if isinstance(ends, list) else [ends]))
+    if len(answers) != len(vectors):
+        raise InputError(
+            f"a batch holds {len(vectors)} mentions but {len(answers)} answers: objective 'names' needs "
+            "samples in which every question mentions one region and every answer is its name."
+        )
+    names = list(dict.fromkeys(answers))  # in the order they come: the same on every run
+    table = core.get_input_embeddings().weight.detach().float()
+    embeddings = torch.stack([table[list(name)].mean(0) for name in names])  # [U, D]
+    targets = torch.tensor([names.index(answer) for answer in answers], device=vectors.device)
+    spread = 2 * embeddings.var(0, unbiased=False).sum().clamp_min(1e-6)  # mean squared distance of two names
+    distances = torch.cdist(vectors, embeddings).square() / spread  # [M, U]
+    contrast = F.cross_entropy(-distances / TEMPERATURE, targets, reduction="sum")
+    return contrast + PULL * distances.gather(1, targets[:, None]).sum(), len(answers)
+
+
+def _answers(labels: Tensor, ends: set[int]) -> list[tuple[int, ...]]:
+    """Runs of learned tokens `[N, L]`, row by row, without what ends an answer."""
+    found: list[tuple[int, ...]] = []
+    for row in labels.tolist():
+        run: list[int] = []
+        for token in [*row, IGNORED]:
+            if token != IGNORED and token not in ends:
+                run.append(token)
+            elif run:
+                found.append(tuple(run))
+                run = []
+    return found
