@@ -216,8 +216,13 @@ def check_files(run: Run, processes: int = 1) -> None:
             json.loads(Path(run.deepspeed).read_text(encoding="utf-8"))
         except ValueError as error:
             _refuse("deepspeed", "JSON", f"{run.deepspeed}: {error}", "run")
-    if run.features is not None and not (Path(run.features) / "index.json").is_file():
-        _missing("features", run.features, "a folder written by rgpt cache-features")
+    if run.features is not None and not (Path(run.features) / "cache.json").is_file():
+        raise InputError.about(
+            "features",
+            expected="a folder written by rgpt cache-features",
+            actual=f"{run.features!r}, which is none or of an older form",
+            fix="run rgpt cache-features into a new folder",
+        )
     if run.model != "tiny" and not (Path(run.model) / "config.json").is_file():
         _missing("model", run.model, "'tiny' or a folder with a RegionGPT")
     if run.stage == "tune" and not run.skip_stage_1 and stage_of(run.model) != "align":

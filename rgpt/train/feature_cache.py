@@ -1,9 +1,14 @@
 """Features of the frozen tower, computed once: `rgpt cache-features` writes them, training reads them.
 
-A cache is a folder: `features-00000.safetensors` ... with one bf16 tensor `[n, C, h, w]` each, and
-index.json, written last: the fingerprint of tower and preprocessing, and for every picture its row, size in
-pixels and size in bytes. A picture is known by its path as seen from the cache's folder, so both can move
-together.
+A cache is a folder that only ever grows, and may be read at any moment:
+
+- `cache.json`: the fingerprint of tower and preprocessing;
+- `features-*.safetensors`: one bf16 tensor `[n, C, h, w]` each, and in its metadata the pictures of its rows
+  (SHA-256 of the file's bytes, width, height). A shard appears whole and never changes; what is cached is the
+  union of the shards, so shards of one tower may be copied together from several folders;
+- `paths.jsonl`: what content a path had, and when. With it unchanged pictures need not be hashed again, and
+  features are found where the pictures themselves are not. Paths are seen from the cache's folder, so both
+  can move together. Nothing is lost without this file but time.
 """
 
 from __future__ import annotations
@@ -11,13 +16,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from PIL import Image
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,7 +33,10 @@ from rgpt.errors import InputError
 from rgpt.regions import open_image
 from rgpt.train.record import write_whole
 
-FORM = 1
+FORM = 2
+HEADER, PATHS = "cache.json", "paths.jsonl"
+Listed = tuple[str, int, int]
+"""Of the picture of one row: SHA-256 of the file, width and height of the upright picture."""
 
 
 def fingerprint(tower: nn.Module, config: Any, processor: Any) -> str:
@@ -54,120 +64,247 @@ def fingerprint(tower: nn.Module, config: Any, processor: Any) -> str:
 
 
 def write_cache(
-    folder: Path, model: Any, processor: Any, pictures: Sequence[Path], shard: int = 512, batch: int = 16
+    folder: Path, model: Any, processor: Any, pictures: Iterable[str | Path], shard: int = 64, batch: int = 16
 ) -> int:
-    """Run every picture through the tower; returns how many were computed now.
+    """Run every picture whose content is new through the tower; returns how many these were.
 
-    Whole shards of an earlier, interrupted call with the same tower are kept. Raises InputError for a picture
-    that cannot be read, or a folder that holds a cache of another tower.
+    What earlier calls cached stays. `shard` is the number of pictures that a kill can cost. Raises InputError
+    for a picture that cannot be read (those before it are kept), and for a folder that holds features of
+    another tower or that another call is writing to.
     """
+    unique = sorted({os.path.realpath(path) for path in pictures})
+    for path in unique:
+        if not os.path.isfile(path):
+            raise InputError.about(
+                f"picture {path!r}", expected="a file", actual="nothing at this path", fix="check the path"
+            )
     mark = fingerprint(model.model.vision_tower, model.config, processor)
     folder.mkdir(parents=True, exist_ok=True)
-    started = folder / "started.json"
-    if started.is_file() and json.loads(started.read_text())["fingerprint"] != mark:
-        raise InputError.about(
-            "--out",
-            expected="a new folder",
-            actual=f"{str(folder)!r}, a cache of another tower",
-            fix="choose one",
-        )
-    write_whole(started, json.dumps({"fingerprint": mark}))
-    unique = sorted({os.path.realpath(path) for path in pictures})
+    with _sole_writer(folder):
+        if not (folder / HEADER).exists() and not _older(folder):
+            write_whole(folder / HEADER, json.dumps({"fingerprint": mark}))
+        cache = FeatureCache(folder)
+        cache.check(mark, fix="choose a new folder")
+        return _add(cache, model, processor, unique, shard, batch)
+
+
+def _add(cache: FeatureCache, model: Any, processor: Any, paths: list[str], shard: int, batch: int) -> int:
     device = next(model.parameters()).device
-    entries: dict[str, Any] = {}
+    seen: dict[str, list[Any]] = {}
+    begun: set[str] = set()
+    waiting: dict[str, Image.Image] = {}
+    done: list[tuple[Tensor, list[Listed]]] = []
     computed = 0
-    with tqdm(total=len(unique), desc="tower features", unit="picture", mininterval=1) as bar:
-        for number in range(0, len(unique), shard):
-            names = unique[number : number + shard]
-            path = folder / f"features-{number // shard:05d}.safetensors"
-            listing = path.with_suffix(".json")
-            keys = [_key(folder, name) for name in names]
-            facts = _facts(listing, keys) if path.is_file() else None
-            if facts is None:
-                tensors, facts = [], {}
-                for start in range(0, len(names), batch):
-                    opened = [open_image(name) for name in names[start : start + batch]]
-                    pixels = processor.pixel_values(opened).to(device)
-                    with torch.inference_mode():
-                        tensors.append(model.model.vision_features(pixels).to(torch.bfloat16).cpu())
-                    for name, picture in zip(names[start : start + batch], opened, strict=True):
-                        facts[_key(folder, name)] = [picture.width, picture.height, os.path.getsize(name)]
-                    bar.update(len(opened))
-                partial = path.with_name(f".{path.name}.partial")
-                save_file({"features": torch.cat(tensors).contiguous()}, partial)
-                os.replace(partial, path)
-                write_whole(listing, json.dumps(facts))
-                computed += len(names)
-            else:
-                bar.update(len(names))
-            for row, key in enumerate(keys):
-                entries[key] = [number // shard, row, *facts[key]]
-    write_whole(folder / "index.json", json.dumps({"fingerprint": mark, "pictures": entries}))
+
+    def run_tower() -> None:
+        pixels = processor.pixel_values(list(waiting.values())).to(device)
+        with torch.inference_mode():
+            features = model.model.vision_features(pixels).to(torch.bfloat16).cpu()
+        done.append((features, [(digest, *picture.size) for digest, picture in waiting.items()]))
+        waiting.clear()
+
+    def keep() -> None:
+        nonlocal computed
+        if done:
+            listed = [row for _, rows in done for row in rows]
+            _write_shard(cache, torch.cat([features for features, _ in done]), listed)
+            computed += len(listed)
+            done.clear()
+        _append_lines(cache.folder / PATHS, [[key, *known] for key, known in seen.items()])
+        seen.clear()
+        cache.refresh()
+
+    try:
+        for path in tqdm(paths, desc="tower features", unit="picture", mininterval=1):
+            try:
+                # One reading for both, so that the features are of the very bytes the digest is of.
+                with open(path, "rb") as stream:
+                    stamp, data = _stamp(os.fstat(stream.fileno())), stream.read()
+                digest, key = hashlib.sha256(data).hexdigest(), _key(cache.folder, path)
+                if digest not in cache.rows and digest not in begun:
+                    waiting[digest] = open_image(data)
+                    begun.add(digest)
+            except (OSError, InputError) as error:
+                raise InputError(f"{path}: {error}") from error
+            if cache.paths.get(key) != [*stamp, digest]:
+                seen[key] = [*stamp, digest]
+            if len(waiting) == batch:
+                run_tower()
+            if sum(len(rows) for _, rows in done) >= shard:
+                keep()
+        if waiting:
+            run_tower()
+    finally:
+        keep()
     return computed
 
 
-def _facts(listing: Path, keys: list[str]) -> dict[str, Any] | None:
+def _write_shard(cache: FeatureCache, features: Tensor, listed: list[Listed]) -> None:
+    """`[n, C, h, w]` and the pictures of its rows, under a name that is theirs alone."""
+    pictures = json.dumps(listed)
+    name = hashlib.sha256(f"{cache.fingerprint} {pictures}".encode()).hexdigest()[:16]
+    path = cache.folder / f"features-{name}.safetensors"
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    save_file(
+        {"features": features.contiguous()},
+        partial,
+        metadata={"fingerprint": cache.fingerprint, "pictures": pictures},
+    )
+    with open(partial, "rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+
+
+def _append_lines(path: Path, rows: list[list[Any]]) -> None:
+    if rows:
+        # The empty line ends one that a kill may have cut short.
+        text = "\n" + "".join(json.dumps(row) + "\n" for row in rows)
+        with open(path, "ab") as stream:
+            stream.write(text.encode())
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which ends with the process however that ends. Raises InputError."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        facts = json.loads(listing.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return facts if list(facts) == keys else None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError.about(
+                f"--out {str(folder)!r}",
+                expected="a cache that nobody else is writing",
+                actual="one that another rgpt cache-features is at work on",
+                fix="wait for its end, or write to another folder",
+            ) from error
+        except OSError:
+            pass  # a file system without locks: names by content and process keep two writers apart
+        else:
+            for left_over in folder.glob(".*.partial"):
+                left_over.unlink()
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _older(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("index.json", "started.json"))
 
 
 def _key(folder: Path, picture: str | Path) -> str:
     return Path(os.path.relpath(os.path.realpath(picture), os.path.realpath(folder))).as_posix()
 
 
+def _stamp(found: os.stat_result) -> list[int]:
+    """Differs after a change. The time of the last change of *status* is in it because copying and unpacking
+    set the other one, so that files of one size can trade places unnoticed."""
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
 class FeatureCache:
-    """Features by picture path; files are mapped, not read into memory."""
+    """Features by picture, also while they are being written; files are mapped, not read into memory.
+
+    Attributes:
+        rows: content of a picture -> (shard, row, width, height).
+        paths: path seen from the cache's folder -> [size, two times of change, content then].
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = folder / "index.json"
-        if not index.is_file():
+        if not (folder / HEADER).is_file():
             raise InputError.about(
-                "features",
+                f"features {str(folder)!r}",
                 expected="a folder written by rgpt cache-features",
-                actual=repr(str(folder)),
-                fix="write it first",
+                actual="one of an older form" if _older(folder) else "none",
+                fix="run rgpt cache-features into a new folder",
             )
-        found = json.loads(index.read_text(encoding="utf-8"))
-        self.fingerprint: str = found["fingerprint"]
-        self.pictures: dict[str, list[int]] = found["pictures"]
+        self.fingerprint: str = json.loads((folder / HEADER).read_text(encoding="utf-8"))["fingerprint"]
+        self.rows: dict[str, tuple[str, int, int, int]] = {}
+        self.paths: dict[str, list[Any]] = {}
+        self._shards: set[str] = set()
+        self._read = 0
+        self.refresh()
 
-    def check(self, wanted: str) -> None:
+    def refresh(self) -> None:
+        """Take in what was written since. Raises InputError for a shard that is damaged or of another
+        tower."""
+        for path in sorted(self.folder.glob("features-*.safetensors")):
+            if path.name not in self._shards:
+                for row, (digest, width, height) in enumerate(self._listed(path)):
+                    self.rows.setdefault(digest, (path.name, row, width, height))
+                self._shards.add(path.name)
+        if (self.folder / PATHS).is_file():
+            with open(self.folder / PATHS, "rb") as stream:
+                stream.seek(self._read)
+                whole, end, _ = stream.read().rpartition(b"\n")
+            self._read += len(whole) + len(end)
+            for line in whole.split(b"\n"):
+                try:
+                    key, *known = json.loads(line)
+                except ValueError:
+                    continue  # empty, or cut short by a kill
+                self.paths[key] = known
+
+    def _listed(self, path: Path) -> list[Listed]:
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = file.metadata() or {}
+            actual = f"features of another ({found['fingerprint'][:12]})"
+        except (OSError, SafetensorError, KeyError) as error:
+            found, actual = {}, f"a damaged file ({error})"
+        if found.get("fingerprint") != self.fingerprint:
+            raise InputError.about(
+                f"features {str(path)!r}",
+                expected=f"a whole shard of this cache's tower ({self.fingerprint[:12]})",
+                actual=actual,
+                fix="delete it and run rgpt cache-features again",
+            )
+        return json.loads(found["pictures"])
+
+    def check(self, wanted: str, fix: str = "run rgpt cache-features into a new folder") -> None:
         """Raises InputError when the cache belongs to another tower or preprocessing."""
         if self.fingerprint != wanted:
             raise InputError.about(
                 f"features {str(self.folder)!r}",
                 expected=f"those of this model's tower and preprocessing ({wanted[:12]})",
                 actual=f"those of another ({self.fingerprint[:12]})",
-                fix="run rgpt cache-features again",
+                fix=fix,
             )
 
-    def get(self, path: str) -> tuple[Tensor, tuple[int, int]]:
+    def get(self, path: str | Path) -> tuple[Tensor, tuple[int, int]]:
         """(`[C, h, w]` bf16, (width, height) of the upright picture). Raises InputError."""
-        entry = self.pictures.get(_key(self.folder, path))
-        if entry is None:
+        digest = self._content(path)
+        if digest not in self.rows:
+            self.refresh()
+        if digest not in self.rows:
             raise InputError.about(
-                f"picture {path!r}", expected="its features in the cache", actual="none", fix="cache it too"
-            )
-        shard, row, width, height, size = entry
-        try:
-            now = os.path.getsize(path)
-        except OSError:
-            now = size  # features can be used where the pictures themselves are not
-        if now != size:
-            raise InputError.about(
-                f"picture {path!r}",
-                expected=f"the {size} bytes its features were made of",
-                actual=f"{now} bytes",
+                f"picture {str(path)!r}",
+                expected="its features in the cache",
+                actual="none for its content",
                 fix="run rgpt cache-features again",
             )
-        rows = _open_shard(str(self.folder / f"features-{shard:05d}.safetensors"))
-        return rows[row], (width, height)
+        name, row, width, height = self.rows[digest]
+        return _open_shard(str(self.folder / name))[row], (width, height)
+
+    def _content(self, path: str | Path) -> str | None:
+        """The digest of what lies at `path` now, read only if that may have changed; of a file that is not
+        here the last one known."""
+        key = _key(self.folder, path)
+        known = self.paths.get(key)
+        try:
+            now = _stamp(os.stat(path))
+            if known is None or known[:-1] != now:
+                with open(path, "rb") as stream:
+                    known = self.paths[key] = [*now, hashlib.file_digest(stream, "sha256").hexdigest()]
+        except OSError:
+            if known is None:
+                self.refresh()
+                known = self.paths.get(key)
+        return None if known is None else known[-1]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _open_shard(path: str) -> Any:
     return safe_open(path, framework="pt").get_slice("features")
