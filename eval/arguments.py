@@ -13,6 +13,10 @@ from eval.tasks import drawn as scenes
 from eval.tasks.base import Task
 from eval.tasks.detection import Detection
 from eval.tasks.drawn_skills import Shapes
+from eval.tasks.photo_items import FORMS as PHOTO_FORMS
+from eval.tasks.photo_items import KINDS as PHOTO_KINDS
+from eval.tasks.photo_items import Draw
+from eval.tasks.photos import Photographs
 from eval.tasks.pope import PROTOCOLS as POPE_PROTOCOLS
 from eval.tasks.pope import SETTINGS, Pope
 from eval.tasks.referring import Referring
@@ -20,6 +24,7 @@ from eval.tasks.region_captioning import RegionCaptioning
 from eval.tasks.region_classification import ASKED, PROTOCOLS, RegionClassification
 from eval.tasks.region_forms import FORMS
 from eval.tasks.shapes import KINDS
+from rgpt.data.photographs import SPLITS
 from rgpt.errors import InputError
 
 DRAWN = "shapes"
@@ -118,6 +123,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--guide", choices=("on", "off"), default="on", help="the task-guided prompt")
     verb.add_argument("--likelihood", action="store_true", help="compute the answer instead of generating it")
 
+    verb = add("photographs", "names, captions, yes/no, which of these and relations, on photographs")
+    add_photographs(verb)
+
     verb = add("pope", "is there a … in the image?")
     verb.add_argument("--data", required=True, help=f"a POPE question file, or {DRAWN}")
     verb.add_argument("--images", type=Path, help="folder of the pictures")
@@ -125,6 +133,36 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--setting", choices=SETTINGS, default="random", help=f"for --data {DRAWN}")
     verb.add_argument("--suffix", default="", help="said after every question")
     return parser
+
+
+def add_photographs(verb: argparse.ArgumentParser) -> None:
+    """The options that name photographs in COCO's layout and what is asked about them."""
+    verb.add_argument(
+        "--data", required=True, type=Path, help="a folder with instances*.json, captions*.json and images/"
+    )
+    verb.add_argument("--split", choices=SPLITS, default="held_out", help="default: what no training takes")
+    verb.add_argument(
+        "--ids", type=Path, metavar="FILE", help="a JSON list of photographs, instead of a split"
+    )
+    verb.add_argument(
+        "--regions", choices=PHOTO_FORMS, default="mask", help="outlines where there are some, or boxes only"
+    )
+    verb.add_argument(
+        "--regions-per-picture",
+        type=int,
+        default=6,
+        metavar="N",
+        help="named of each photograph (default: 6)",
+    )
+    verb.add_argument("--guide", choices=("on", "off"), default="on", help="the task-guided prompt")
+    verb.add_argument("--only", help=f"comma-separated, some of {','.join(PHOTO_KINDS)}")
+
+
+def photographs_of(args: argparse.Namespace) -> Photographs:
+    """The task of `add_photographs`'s options. Raises InputError."""
+    kinds = tuple(args.only.split(",")) if args.only else PHOTO_KINDS
+    draw = Draw(args.seed, args.regions, args.regions_per_picture, kinds, args.guide == "on")
+    return Photographs(args.data, args.split, args.ids, draw, args.limit, args.batch_size)
 
 
 def add_pictures(verb: argparse.ArgumentParser) -> None:
@@ -158,9 +196,10 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.batch_size < 1 or (args.limit is not None and args.limit < 1):
         raise InputError(f"--batch-size {args.batch_size} and --limit {args.limit}: expected at least 1.")
-    if unknown := set((getattr(args, "only", None) or "").split(",")) - {"", *KINDS}:
-        raise InputError(f"--only names {', '.join(sorted(unknown))}: expected some of {', '.join(KINDS)}.")
-    if args.task != "shapes":
+    known = PHOTO_KINDS if args.task == "photographs" else KINDS
+    if unknown := set((getattr(args, "only", None) or "").split(",")) - {"", *known}:
+        raise InputError(f"--only names {', '.join(sorted(unknown))}: expected some of {', '.join(known)}.")
+    if args.task not in ("shapes", "photographs"):
         samples = args.task == "region_captioning" and args.data.endswith(".jsonl")
         check_files(args.data, args.images, pictures_in_data=samples)
 
@@ -173,6 +212,8 @@ def build_task(args: argparse.Namespace, drawn: Drawn | None) -> Task:
     if args.task == "shapes":
         only = frozenset(args.only.split(",")) - {""} if args.only else None
         return Shapes(args.seed, min(args.count, limit or args.count), args.regions, only)
+    if args.task == "photographs":
+        return photographs_of(args)
     if args.task == "pope":
         given: dict[str, Any] = {"data": args.data, "images": args.images}
         if drawn is not None and count is not None:

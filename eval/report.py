@@ -33,7 +33,8 @@ def markdown(
         "|---|---|",
     ]
     lines += [
-        f"| {name} | {'–' if value is None else f'{value:.4f}' if isinstance(value, float) else value} |"
+        f"| {name} | {'–' if value is None else f'{value:.4f}' if isinstance(value, float) else value}"
+        f"{between(scores, name)} |"
         for name, value in scores.items()
         if value is None or isinstance(value, int | float | str)
     ]
@@ -51,6 +52,12 @@ def markdown(
     for name in shown:
         lines += ["", f"## {TITLES[name]}", "", f"![{TITLES[name]}]({name})"]
     return "\n".join(lines) + "\n"
+
+
+def between(scores: Mapping[str, Any], name: str) -> str:
+    """The 95% interval of a figure, where there is one."""
+    interval = (scores.get("intervals") or {}).get(name)
+    return f"  ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
 
 
 def _table(table: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,7 +1,8 @@
 """`python -m eval.run TASK --model M --data … --out DIR`: predictions first, then scores, then a report.
 
-Tasks: shapes, region_classification, detection, region_captioning, referring, pope. `--data shapes` asks
-about drawn scenes instead of a data set. Under `torchrun` the pictures are divided between the processes.
+Tasks: shapes, photographs, region_classification, detection, region_captioning, referring, pope.
+`--data shapes` asks about drawn scenes instead of a data set. Under `torchrun` the pictures are divided
+between the processes.
 Several models give one table: `--model tiny regionspot clip-crop`.
 """
 
@@ -29,6 +30,8 @@ from eval.tasks.base import Task
 from rgpt.errors import InputError
 
 HEADLINE = (
+    "names", "names_not_person", "names_generated", "mAP", "CIDEr", "METEOR", "yes_no",
+    "yes_no_without_picture", "which", "which_by_yes",
     "classification", "classification_small", "relation", "yes_no", "referring", "referring_likelihood",
     "no_match",
     "count", "brief_caption", "inside_vocabulary",
@@ -54,7 +57,7 @@ def table(scores: Mapping[str, Any]) -> str:
     lines = [f"{'':<32}{'value':>8}{'n':>8}"]
     for name in names:
         n = scores.get(f"n_{name}", scores.get("n_referring") if name == "referring_likelihood" else "")
-        lines.append(f"{name:<32}{scores[name]:>8.4f}{n!s:>8}")
+        lines.append(f"{name:<32}{scores[name]:>8.4f}{n!s:>8}{report.between(scores, name)}")
     lines.append(f"items {scores['n']}, failed {scores['failed']}, protocol: {scores['protocol']}")
     return "\n".join(lines)
 
