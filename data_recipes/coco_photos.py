@@ -6,7 +6,8 @@ colours, what is beside a region, counts. Photographs that `rgpt.data.photograph
 are left out unless --split says otherwise. --form names writes names.jsonl instead: every region that can be
 told, as one turn with the bare class name, one conversation a picture, for aligning regions with names.
 
-    python -m data_recipes.coco_photos --annotations instances.json --captions captions.json --images DIR --out DIR
+    python -m data_recipes.coco_photos --annotations instances.json --captions captions.json --images DIR \\
+        --out DIR
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ SINGLE = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--annotations", type=Path, required=True, nargs="+", metavar="FILE", help="instances*.json")
+    parser.add_argument(
+        "--annotations", type=Path, required=True, nargs="+", metavar="FILE", help="instances*.json"
+    )
     parser.add_argument("--captions", type=Path, nargs="+", default=[], metavar="FILE", help="captions*.json")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the pictures' folder")
     parser.add_argument(
@@ -67,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--form", choices=FORMS, default="samples", help="names: every region's bare name (default: samples)"
     )
     parser.add_argument(
-        "--regions", choices=REGION_KINDS, default="mixed", help="how regions with an outline are given (default: mixed)"
+        "--regions",
+        choices=REGION_KINDS,
+        default="mixed",
+        help="how regions with an outline are given (default: mixed)",
     )
 
 
@@ -76,7 +82,9 @@ def open_source(options: argparse.Namespace, scratch: Path) -> Source:
     frequencies = Frequencies(photographs)
     facts = {
         "photographs": len(photographs),
-        "objects described by captions": sum(bool(phrases(p, item)) for p in photographs for item in p.singles),
+        "objects described by captions": sum(
+            bool(phrases(p, item)) for p in photographs for item in p.singles
+        ),
         "classes": len(frequencies.names),
     }
     convert = Converter(frequencies, options.form, options.copies, options.regions)
@@ -137,7 +145,9 @@ class Converter:
             chosen = choose_objects(photograph, self.frequencies, rng, REGIONS)
             if kind == "single":
                 chosen = chosen[: rng.randint(1, 5)]
-            exchanges = conversation(NumberedPhoto(photograph, tuple(chosen), pixels), rng, self.frequencies, kind)
+            exchanges = conversation(
+                NumberedPhoto(photograph, tuple(chosen), pixels), rng, self.frequencies, kind
+            )
             if not exchanges:
                 made.repaired["conversation without a question left out"] += 1
                 continue

@@ -9,12 +9,24 @@ from __future__ import annotations
 import re
 from functools import cache
 
-PERSON = "person"
-ANIMALS = frozenset("bird cat dog horse sheep cow elephant bear zebra giraffe".split())
-VEHICLES = frozenset("bicycle car motorcycle airplane bus train truck boat".split())
-FOOD = frozenset("banana apple sandwich orange broccoli carrot pizza donut cake".split()) | {"hot dog"}
 
-_PAIRS = ("skis", "scissors")
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+PERSON = "person"
+ANIMALS = _set("bird cat dog horse sheep cow elephant bear zebra giraffe")
+VEHICLES = _set("bicycle car motorcycle airplane bus train truck boat")
+FOOD = _set("banana apple sandwich orange broccoli carrot pizza donut cake") | {"hot dog"}
+
+COLOURED = (
+    ((ANIMALS | VEHICLES) - {"zebra", "giraffe"})
+    | _set("backpack umbrella handbag tie suitcase frisbee snowboard kite skateboard surfboard")
+    | _set("bottle cup bowl chair couch bed vase toothbrush refrigerator")
+    | {"fire hydrant", "sports ball", "cell phone", "teddy bear", "baseball glove", "baseball bat"}
+)
+"""Classes whose objects have one colour often enough to be asked about it."""
+
 _PLURALS = {"person": "people", "mouse": "mice", "knife": "knives", "sheep": "sheep", "tv": "TVs"} | {
     "broccoli": "pieces of broccoli",
     "skis": "pairs of skis",
@@ -48,8 +60,8 @@ def listed(parts: list[str]) -> str:
 
 
 _SYNONYMS = {
-    "person": "man woman boy girl guy lady child kid person player skateboarder surfer skier snowboarder batter "
-    "catcher pitcher umpire toddler baby gentleman rider bicyclist cyclist motorcyclist swimmer bride "
+    "person": "man woman boy girl guy lady child kid person player skateboarder surfer skier snowboarder "
+    "batter catcher pitcher umpire toddler baby gentleman rider bicyclist cyclist motorcyclist swimmer bride "
     "groom chef waiter boarder teenager male female",
     "bicycle": "bicycle|bike",
     "car": "car|suv|sedan|taxi|minivan",
@@ -126,20 +138,19 @@ HEADS: dict[tuple[str, ...], str] = {
     for words in (text.split() if name == PERSON else text.split("|"))
 }
 _LONGEST = max(map(len, HEADS))
-_PEOPLE = frozenset("people men women boys girls kids children players group couple crowd family".split())
-_ARTICLES = frozenset("a an the one this his her their its another".split())
-_PREPOSITIONS = frozenset(
+_PEOPLE = _set("people men women boys girls kids children players group couple crowd family")
+_ARTICLES = _set("a an the one this his her their its another")
+_PREPOSITIONS = _set(
     "with in on of at by near next to from under over behind for through across along around above below "
-    "inside outside against beside between onto into atop toward towards off up down out during past about".split()
+    "inside outside against beside between onto into atop toward towards off up down out during past "
+    "about"
 )
-_COLOURS = frozenset(
-    "black white grey gray red orange yellow green blue purple pink brown tan silver gold".split()
-)
+_COLOURS = _set("black white grey gray red orange yellow green blue purple pink brown tan silver gold")
 COLOUR_SPELLINGS = {word: word for word in _COLOURS} | {"gray": "grey", "silver": "grey", "gold": "yellow"}
 """Words for colours, and how they are answered."""
-_BREAKS = frozenset(
+_BREAKS = _set(
     "and while as that who which where is are was were has have had or but than because if when so "
-    "his her their he she it they there being".split()
+    "his her their he she it they there being"
 )
 _PARTICIPLES = {
     "sits": "sitting", "stands": "standing", "holds": "holding", "rides": "riding", "walks": "walking",
@@ -153,14 +164,14 @@ _PARTICIPLES = {
     "grazes": "grazing", "skateboards": "skateboarding", "reaches": "reaching", "brushes": "brushing",
     "pulls": "pulling", "serves": "serving", "crosses": "crossing", "rests": "resting",
 }  # fmt: skip
-_PAST = frozenset(
+_PAST = _set(
     "covered filled topped parked made dressed decorated surrounded attached loaded stopped painted "
-    "tied cut perched seated mounted".split()
+    "tied cut perched seated mounted"
 )
-_NOT_ING = frozenset("building ceiling railing clothing morning evening wedding something anything".split())
-_NOT_REAL = frozenset(
+_NOT_ING = _set("building ceiling railing clothing morning evening wedding something anything")
+_NOT_REAL = _set(
     "statue toy picture painting drawing stuffed sculpture reflection shadow image photo photograph "
-    "poster cartoon fake model sign".split()
+    "poster cartoon fake model sign"
 )
 _MAX_WORDS = 9
 _PLACED = ANIMALS | VEHICLES | {PERSON, "bench", "fire hydrant", "clock", "toilet", "bed", "couch", "sink"}
@@ -222,7 +233,9 @@ def caption_phrase(caption: str, name: str) -> str | None:
 
 def _before(words: list[str], start: int, heads: tuple[tuple[str, int, int], ...]) -> list[str] | None:
     """The adjectives between the article and the head; None where there is no article."""
-    other = {i for _, first, end in heads for i in range(first, end) if words[i] not in ("baby", "male", "female")}
+    other = {
+        i for _, first, end in heads for i in range(first, end) if words[i] not in ("baby", "male", "female")
+    }
     i = start
     while i > 0 and start - i <= 4:
         word = words[i - 1]
@@ -234,7 +247,11 @@ def _before(words: list[str], start: int, heads: tuple[tuple[str, int, int], ...
             continue
         if not word[0].isalpha() or word in _PREPOSITIONS | _BREAKS | set(_PARTICIPLES):
             return None
-        if (i - 1 in other and word not in _COLOURS) or word.endswith("'s") or word in ("two", "three", "some"):
+        if (
+            (i - 1 in other and word not in _COLOURS)
+            or word.endswith("'s")
+            or word in ("two", "three", "some")
+        ):
             return None
         i -= 1
     return words[:start] if i == 0 and not any(map(_is_participle, words[:start])) else None
@@ -257,8 +274,18 @@ def _after(words: list[str], end: int, name: str) -> list[str]:
         return []
     kept: list[str] = []
     for i, word in enumerate(rest):
-        colours = word == "and" and kept and kept[-1] in _COLOURS and rest[i + 1 : i + 2] and rest[i + 1] in _COLOURS
-        own = word in ("his", "her", "their", "its") and kept and kept[-1] in _PREPOSITIONS | {"holding", "using"}
+        colours = (
+            word == "and"
+            and kept
+            and kept[-1] in _COLOURS
+            and rest[i + 1 : i + 2]
+            and rest[i + 1] in _COLOURS
+        )
+        own = (
+            word in ("his", "her", "their", "its")
+            and kept
+            and kept[-1] in _PREPOSITIONS | {"holding", "using"}
+        )
         if not (word[0].isalpha() or word.isdigit()) or (word in _BREAKS and not colours and not own):
             break
         if word in _PARTICIPLES and word != "skis":
@@ -271,7 +298,9 @@ def _after(words: list[str], end: int, name: str) -> list[str]:
         # Not in the midst of "on a red | bench": back to before the last preposition or participle.
         cut = [i for i, word in enumerate(kept) if i and (word in _PREPOSITIONS or _is_participle(word))]
         kept = kept[: cut[-1]] if cut else []
-    loose = _PREPOSITIONS | _ARTICLES | _COLOURS | _BREAKS | {"very", "some", "two", "large", "small", "front"}
+    loose = (
+        _PREPOSITIONS | _ARTICLES | _COLOURS | _BREAKS | {"very", "some", "two", "large", "small", "front"}
+    )
     while kept and (kept[-1] in loose or (len(kept) > 1 and _is_participle(kept[-1]))):
         kept.pop()
     return kept

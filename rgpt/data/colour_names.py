@@ -18,7 +18,7 @@ PURITY = 0.6
 _BOX_PURITY = 0.7
 MIN_PIXELS = 150
 _HUES = (7, 28, 50, 120, 182, 212, 240)
-"""Upper ends of red, orange, yellow, green, blue, purple and pink on Pillow's circle of 256; then red again."""
+"""Upper ends of red, orange, yellow, green, blue, purple, pink on Pillow's circle of 256; then red again."""
 
 
 def names_of_pixels(rgb: np.ndarray) -> np.ndarray:

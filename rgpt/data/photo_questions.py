@@ -15,13 +15,14 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from rgpt import prompts
 from rgpt.data.class_words import (
     ANIMALS,
+    COLOURED,
     COLOUR_SPELLINGS,
     FOOD,
     PERSON,
@@ -59,7 +60,13 @@ _NAME = (
     "What can you see in {region}?",
     "{region}?",
 )
-_FOLLOW_UP = ("What about {region}?", "And {region}?", "How about {region}?", "Next, {region}?", "Then {region}?")
+_FOLLOW_UP = (
+    "What about {region}?",
+    "And {region}?",
+    "How about {region}?",
+    "Next, {region}?",
+    "Then {region}?",
+)
 _KINDS = (
     (ANIMALS, ("What animal is {region}?", "Which animal is {region}?", "What kind of animal is {region}?")),
     (VEHICLES, ("What vehicle is {region}?", "What kind of vehicle is {region}?")),
@@ -93,14 +100,17 @@ _SMALLER = (
     "Is {region} or {other} smaller?",
     "Of {region} and {other}, which is smaller?",
 )
-_REFER = ("Which of these is {text}: {regions}?", "Which one is {text}, {regions}?", "Where is {text}: {regions}?")
-_VERIFY = ("Is this {text}? {region}", "Isn't {region} {text}?", "Could {region} be {text}?")
+_REFER = (
+    "Which of these is {text}: {regions}?",
+    "Which one is {text}, {regions}?",
+    "Where is {text}: {regions}?",
+)
+# "Do you see a person in {region}?": of a chair on which somebody sits, boxes do not tell.
+_VERIFY = tuple(text for text in prompts.WORDINGS["verify"] if "see" not in text and "show" not in text) + (
+    "Is this {text}? {region}",
+    "Could {region} be {text}?",
+)
 _PICTURE = ("What is going on here?", "What is happening in this picture?", "What's in this picture?")
-COLOURED = frozenset(
-    "bicycle car motorcycle airplane bus train truck boat bird cat dog horse cow bear backpack umbrella handbag "
-    "tie suitcase frisbee snowboard kite skateboard surfboard bottle cup bowl chair couch bed vase toothbrush "
-    "refrigerator".split()
-) | {"fire hydrant", "sports ball", "cell phone", "teddy bear", "baseball glove", "baseball bat"}
 
 
 @dataclass(frozen=True)
@@ -264,7 +274,7 @@ class Frequencies:
         present = has * self._by_name(self.class_weight)
         present /= np.maximum(present.sum(1, keepdims=True), 1e-9)
         self.absent_weight = self._fitted(present.sum(0), ~has)
-        # Half of the false names of a region stand elsewhere in the picture; the other half makes up for them.
+        # Half of the false names of a region stand elsewhere in the picture; the others make up for them.
         among = has * (1 - region)
         among = 0.5 * among / np.maximum(among.sum(1, keepdims=True), 1e-9)
         rest = np.maximum(region.sum(0) - among.sum(0), 1e-3)
@@ -274,7 +284,7 @@ class Frequencies:
         return 1 / math.sqrt(self.share.get(name) or 1e-4)
 
     def weight(self, item: PhotoObject) -> float:
-        """How likely an object is chosen: 1 / sqrt(frequency of its class), so that people do not drown the rest."""
+        """How likely an object is chosen: 1 / sqrt(frequency), so that people do not drown the rest."""
         return self.class_weight(item.name)
 
     def _by_name(self, value: Callable[[str], float]) -> np.ndarray:
@@ -298,11 +308,11 @@ class Frequencies:
 
 
 def choose_objects(
-    photograph: Photograph, frequencies: Frequencies, rng: random.Random, count: int, per_class: int = 2
+    photograph: Photograph, frequencies: Frequencies, rng: random.Random, count: int
 ) -> list[PhotoObject]:
-    """Up to `count` objects in random order, rare classes rather than frequent ones, no class too often.
+    """Up to `count` objects in random order, rare classes rather than frequent ones.
 
-    Tiny ones are a third as likely.
+    Of people two at most, of another class four. Tiny ones are a third as likely.
     """
     pool = list(photograph.singles)
     # Sampling without replacement by weights (Efraimidis and Spirakis): the largest u^(1/w) win.
@@ -314,7 +324,7 @@ def choose_objects(
     chosen: list[PhotoObject] = []
     taken: Counter[str] = Counter()
     for item in sorted(pool, key=lambda item: keys[item.id], reverse=True):
-        if len(chosen) < count and taken[item.name] < per_class:
+        if len(chosen) < count and taken[item.name] < (2 if item.name == PERSON else 4):
             chosen.append(item)
             taken[item.name] += 1
     rng.shuffle(chosen)
@@ -405,14 +415,11 @@ def verify(
     if not truth:
         near = bool(elsewhere) and rng.random() < 0.5
         said = (
-            rng.choice(elsewhere)
-            if near
-            else frequencies.absent(n.classes, frequencies.region_weight, rng)
+            rng.choice(elsewhere) if near else frequencies.absent(n.classes, frequencies.region_weight, rng)
         )
     if said is None:
         return None
-    wordings = _VERIFY if rng.random() < 0.2 else prompts.WORDINGS["verify"]
-    question = rng.choice(wordings).format(region=prompts.mention(number), text=with_article(said))
+    question = rng.choice(_VERIFY).format(region=prompts.mention(number), text=with_article(said))
     details = {"region": number, "name": said, "elsewhere": said in n.classes and not truth}
     return Exchange("verify", question, "Yes." if truth else "No.", truth, details)
 
@@ -459,12 +466,14 @@ def referring(
     frequencies: Frequencies,
     numbers: Sequence[int] | None = None,
     no_match: float = 0.15,
+    followup: bool = False,
 ) -> Exchange | None:
     """Which of the regions is it? Exactly one is of the class that is asked for; with `no_match` none is.
 
     Args:
         numbers: the candidates, in the order they are listed in; all of the photograph's by default.
         no_match: the probability of asking for what none of them is.
+        followup: the turn before listed the same candidates, so they are not listed again.
     """
     numbers = list(n.numbers if numbers is None else numbers)
     if len(numbers) < 2 or any(is_tiny(n[number]) for number in numbers):
@@ -487,8 +496,9 @@ def referring(
         return None
     text = f"the {text}"
     wordings = _REFER if rng.random() < 0.3 else prompts.WORDINGS["referring"]
+    wordings = prompts.WORDINGS["referring_followup"] if followup else wordings
     question = rng.choice(wordings).format(regions=prompts.list_mentions(numbers), text=text)
-    if rng.random() < 0.6:
+    if not followup and rng.random() < 0.6:
         question = f"{question} {prompts.REFERRING_GUIDE}"
     task = "referring" if number else "no_match"
     return Exchange(task, question, answer, number, {"text": text, "candidates": numbers})
@@ -592,14 +602,12 @@ def picture_caption(n: NumberedPhoto, rng: random.Random) -> Exchange | None:
 
 # ------------------------------------------------------------------ conversations
 
-REGIONS = 8
+REGIONS = 10
 """Regions of one conversation at most."""
 KINDS = ("names", "scene", "single")
 
 
-def conversation(
-    n: NumberedPhoto, rng: random.Random, frequencies: Frequencies, kind: str
-) -> list[Exchange]:
+def conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies, kind: str) -> list[Exchange]:
     """A conversation about the numbered regions in which no turn gives a later answer away.
 
     Args:
@@ -621,19 +629,24 @@ def _names_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequ
     free = rng.sample(n.numbers, len(n.numbers))
     turns: list[Exchange] = []
     plain = [number for number in free if not is_tiny(n[number])]
-    if len(plain) > 2 and rng.random() < 0.7:
-        candidates = plain[: rng.randint(2, CANDIDATES)]
+    if len(plain) > 2 and rng.random() < 0.85:
+        candidates = plain[: rng.choice((2, 3, 4, CANDIDATES, CANDIDATES, CANDIDATES))]
         rng.shuffle(candidates)
-        if asked := referring(n, rng, frequencies, candidates):
-            turns.append(asked)
-            free = [number for number in free if number != asked.truth]
+        asked: set[object] = set()
+        for _ in range(rng.randint(1, 3)):
+            match = referring(n, rng, frequencies, candidates, followup=bool(turns))
+            if match and match.details["text"] not in asked and match.truth not in asked - {0}:
+                asked |= {match.details["text"], match.truth}
+                turns.append(match)
+        free = [number for number in free if number not in asked]
     described = None
-    if len(free) > 1:
+    if len(free) > 3 or (len(free) > 1 and rng.random() < 0.6):
         rich = [number for number in free if phrases(n.photograph, n[number])]
         described = rng.choice(rich) if rich else rng.choice(free) if rng.random() < 0.5 else None
         free = [number for number in free if number != described]
     checked: list[int] = []
-    while len(checked) < 2 and len(free) - 1 >= 3 * len(checked) + 1:
+    wanted = 2 if len(free) > 6 else 1 if len(free) > 3 or rng.random() < 0.3 else 0
+    while len(checked) < wanted and len(free) > 1:
         checked.append(free.pop())
     blocks: list[list[Exchange]] = []
     guided = free[: -(-2 * len(free) // 3)] if rng.random() < 0.8 else []
@@ -667,23 +680,20 @@ def n_mentioned(n: NumberedPhoto, turns: Sequence[Exchange]) -> set[str]:
 
 def _scene_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies) -> list[Exchange]:
     """The caption comes first: names told before would be copied from there."""
-    turns = [picture_caption(n, rng)]
+    turns: list[Exchange | None] = [picture_caption(n, rng)]
     if turns == [None]:
         turns.append(exists(n, rng, frequencies))
         turns.append(count(n, rng, frequencies, n_mentioned(n, [turn for turn in turns if turn])))
-    wanted: list[Callable[[], Exchange | None]] = []
     numbers = rng.sample(n.numbers, len(n.numbers))
-    for pair in _clear_pairs(n, rng)[:3]:
-        wanted.append(lambda pair=pair: rng.choice((relation, relation, verify_relation))(n, rng, pair))
+    wanted: list[Callable[[], Exchange | None]] = [
+        partial(rng.choice((relation, relation, verify_relation)), n, rng, pair)
+        for pair in _clear_pairs(n, rng)[:3]
+    ]
     if len(numbers) > 1:
-        for _ in range(2):
-            pair = tuple(rng.sample(numbers, 2))
-            wanted.append(lambda pair=pair: compare_size(n, rng, pair))
+        wanted += [partial(compare_size, n, rng, (a, b)) for a, b in (rng.sample(numbers, 2) for _ in "ab")]
     coloured = [number for number in numbers if known_colour(n, n[number])]
-    wanted += [lambda number=number: colour(n, rng, number) for number in coloured[:2]]
-    wanted += [lambda number=number: position(n, rng, number) for number in numbers[:1]]
-    if not turns[0]:
-        wanted += [lambda number=number: position(n, rng, number) for number in numbers[1:2]]
+    wanted += [partial(colour, n, rng, number) for number in coloured[:2]]
+    wanted += [partial(position, n, rng, number) for number in numbers[: 1 if turns[0] else 2]]
     rng.shuffle(wanted)
     turns += [make() for make in wanted[:6]]
     # Names come last: what is beside a region tells what other regions are.
