@@ -30,7 +30,7 @@ from eval.tasks.base import Task
 from rgpt.errors import InputError
 
 HEADLINE = (
-    "names", "names_not_person", "names_generated", "mAP", "CIDEr", "METEOR", "yes_no",
+    "names", "names_not_person", "names_generated", "mAP", "CIDEr", "METEOR",
     "yes_no_without_picture", "which", "which_by_yes",
     "classification", "classification_small", "relation", "yes_no", "referring", "referring_likelihood",
     "no_match",

@@ -131,7 +131,7 @@ def _sampled(photograph: Photograph, draw: Draw) -> list[PhotoObject]:
 
 
 def which_items(photograph: Photograph, draw: Draw) -> list[Item]:
-    """Which of five regions is a thing of a class, of which exactly one is? Two classes where there are two."""
+    """Which of five regions is a thing of a class, as one of them is? Two classes where there are two."""
     rng = random.Random(f"{draw.seed} which {photograph.id}")
     objects = clear_objects(photograph)
     classes = sorted({item.name for item in objects})

@@ -22,8 +22,8 @@ import numpy as np
 from rgpt import prompts
 from rgpt.data.class_words import (
     ANIMALS,
-    COLOURED,
     COLOUR_SPELLINGS,
+    COLOURED,
     FOOD,
     PERSON,
     VEHICLES,
@@ -43,6 +43,8 @@ UNKNOWN = "I don't know what this is."
 NOTHING = "I see nothing there that I know."
 MIN_SIDE, MIN_AREA = 10, 80
 """Pixels and square pixels: smaller boxes cannot be told, and are asked about only with `too_small`."""
+TINY_SHARE = 0.15
+"""How likely a tiny object is chosen compared with another of its class."""
 LARGE, SMALL = 0.2, 0.01
 """Shares of the picture that a box is called large or small at."""
 CANDIDATES = 5
@@ -312,13 +314,13 @@ def choose_objects(
 ) -> list[PhotoObject]:
     """Up to `count` objects in random order, rare classes rather than frequent ones.
 
-    Of people two at most, of another class four. Tiny ones are a third as likely.
+    Of people two at most, of another class four.
     """
     pool = list(photograph.singles)
     # Sampling without replacement by weights (Efraimidis and Spirakis): the largest u^(1/w) win.
     keys = {
         item.id: math.log(rng.random() or 1e-12)
-        / (frequencies.weight(item) * (0.33 if is_tiny(item) else 1.0))
+        / (frequencies.weight(item) * (TINY_SHARE if is_tiny(item) else 1.0))
         for item in pool
     }
     chosen: list[PhotoObject] = []
@@ -595,7 +597,7 @@ def picture_caption(n: NumberedPhoto, rng: random.Random) -> Exchange | None:
     if not n.photograph.captions:
         return None
     text = rng.choice(n.photograph.captions)
-    text = text[0].upper() + text[1:].rstrip(" .") + "."
+    text = text[0].upper() + text[1:].rstrip(" .,;") + "."
     wordings = _PICTURE if rng.random() < 0.2 else prompts.WORDINGS["picture_caption"]
     return Exchange("picture_caption", rng.choice(wordings), text, text)
 
