@@ -7,10 +7,11 @@ where each layer is gathered by all of them, none can wait for another.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rgpt.data.collator import Collator, model_inputs
 from rgpt.data.dataset import BadSample, TrainingSet, messages_of
@@ -21,8 +22,17 @@ from rgpt.regions import open_image
 
 
 @torch.no_grad()
-def held_out_loss(model: Any, rows: TrainingSet, collator: Collator, count: int, size: int) -> float:
+def held_out_loss(
+    model: Any,
+    rows: TrainingSet,
+    collator: Collator,
+    count: int,
+    size: int,
+    summed: Callable[[Any, dict[str, Any]], tuple[Tensor, int]] | None = None,
+) -> float:
     """Mean loss a learned token over the first `count` samples, `size` at a time.
+
+    `summed` is another loss of (model, batch): its sum, and what to divide by.
 
     Raises InputError when none of them can be used.
     """
@@ -32,12 +42,16 @@ def held_out_loss(model: Any, rows: TrainingSet, collator: Collator, count: int,
         items = [rows[Draw(0, row)] for row in range(start, min(start + size, count))]
         batch = collator([item for item in items if not isinstance(item, BadSample)])
         inputs = model_inputs(batch, device)
-        learned = int((inputs["shift_labels"] != -100).sum())
-        total += float(model(**inputs, num_items_in_batch=1).loss)
+        loss, learned = (summed or _answer_loss)(model, inputs)
+        total += float(loss)
         tokens += learned
     if not tokens:
         raise InputError("none of the held-out samples can be used: check their pictures and lengths.")
     return total / tokens
+
+
+def _answer_loss(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, int]:
+    return model(**inputs, num_items_in_batch=1).loss, int((inputs["shift_labels"] != -100).sum())
 
 
 @torch.no_grad()

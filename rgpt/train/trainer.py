@@ -202,6 +202,7 @@ class RegionTrainer(Trainer):
         self.model.eval()
         file = rows.files[0]
         context = self.autocast_smart_context_manager
+        by_name = self.run.objective == "names"
         with context():
             loss = held_out_loss(
                 self.model,
@@ -209,8 +210,11 @@ class RegionTrainer(Trainer):
                 self.data_collator,
                 min(settings.samples, len(file)),
                 self.run.micro_batch_size,
+                name_loss if by_name else None,
             )
-            chosen = [file[row] for row in spread(len(file), settings.answers, self.run.seed)]
+            # Names are not generated: the language model has not been trained to read these vectors yet.
+            wanted = 0 if by_name else settings.answers
+            chosen = [file[row] for row in spread(len(file), wanted, self.run.seed)]
             table = answers(self.accelerator.unwrap_model(self.model), rows, chosen)
         self.model.train(was_training)
         self.log({"held_out_loss": loss})

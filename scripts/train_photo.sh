@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Train `photo` on photographs in COCO's layout: a folder with instances*.json, captions*.json and images/.
+#
+#   bash scripts/train_photo.sh PHOTOGRAPHS             both stages; a second call goes on where it was stopped
+#   bash scripts/train_photo.sh PHOTOGRAPHS --smoke     a few steps of each: for tests
+#   bash scripts/train_photo.sh PHOTOGRAPHS --install   also put the result into rgpt/model/photo
+#   --work DIR     where everything is written (default: runs/photo, or runs/photo-smoke)
+#   --base DIR     another RegionGPT to start from (default: the fetched base, python -m rgpt.model.photo_base)
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+die() { printf 'train_photo.sh: %s\n' "$*" >&2; exit 2; }
+
+photographs="" work="" base="" smoke="" install=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --smoke) smoke=1; shift ;;
+        --install) install=1; shift ;;
+        --work | --base)
+            [ $# -ge 2 ] || die "$1 needs a folder."
+            if [ "$1" = --work ]; then work="$2"; else base="$2"; fi
+            shift 2
+            ;;
+        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -*) die "unknown option '$1'; known are --smoke, --install, --work and --base." ;;
+        *) [ -z "$photographs" ] || die "one folder of photographs, not also '$1'."; photographs="$1"; shift ;;
+    esac
+done
+[ -d "$photographs/images" ] || die "give a folder with instances*.json, captions*.json and images/, not '$photographs'."
+work="${work:-runs/photo${smoke:+-smoke}}"
+
+bash "$root/scripts/setup.sh" train
+cd "$root"
+python="${RGPT_VENV:-$root/.venv}/bin/python"
+base="${base:-$("$python" -m rgpt.model.photo_base)}"
+# A recipe writes into a new folder and only when it is whole, so a folder that is there is finished.
+recipe() {
+    local out="$1"
+    shift
+    [ -e "$out/report.json" ] || "$python" -m data_recipes.coco_photos --annotations "$photographs"/instances*.json \
+        --captions "$photographs"/captions*.json --images "$photographs/images" --out "$out" --seed 1 ${smoke:+--limit 16} "$@"
+}
+recipe "$work/names" --form names
+recipe "$work/names-held-out" --form names --split held_out
+recipe "$work/samples" --copies "$([ -n "$smoke" ] && echo 1 || echo 2)"
+recipe "$work/samples-held-out" --split held_out
+"$python" -m rgpt.cli cache-features "$work/names/names.jsonl" "$work/samples/samples.jsonl" --model "$base" \
+    --out "$work/features"
+
+run() { # STAGE SCRIPT RESULT key=value ...
+    local stage="$1" script="$2" result="$3" resume=()
+    shift 3
+    [ ! -e "$work/$stage/run.yaml" ] || resume=(--resume)
+    [ -d "$work/$stage/$result" ] || bash "scripts/$script.sh" "scripts/runs/photo_$stage.yaml" \
+        out="$work/$stage" features="$work/features" "$@" ${resume[@]+"${resume[@]}"}
+}
+# All cores for one process: the model is small, and its rows are long.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
+# glibc hands memory back to the system after each step and asks for it again: a tenth of the time on a CPU.
+export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
+run align pretrain model model="$base" data.0.path="$work/names/names.jsonl" \
+    held_out.path="$work/names-held-out/names.jsonl" ${smoke:+max_steps=8 batch_size=4 micro_batch_size=4 held_out.every=4 held_out.samples=4}
+run tune finetune adapter model="$work/align/model" data.0.path="$work/samples/samples.jsonl" \
+    held_out.path="$work/samples-held-out/samples.jsonl" ${smoke:+max_steps=4 batch_size=2 micro_batch_size=2 held_out.every=2 held_out.samples=2 save_every=2}
+printf 'photo: the trained part is %s\n' "$work/tune/adapter"
+if [ -n "$install" ]; then
+    "$python" -m scripts.install_photo "$work/tune/adapter"
+fi
