@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rgpt.data.schema import Sample
-from rgpt.errors import InputError
 
 BINS = 12
 BAR = 40
@@ -23,20 +22,10 @@ def length_counter(model: str) -> tuple[Callable[[Sequence[Sample]], list[int]],
     """
     # Imported here: `--no-tokens` and `--help` need no torch.
     from rgpt.data.dataset import messages_of
-    from rgpt.model.loading import TINY
-    from rgpt.model.processing_regiongpt import RegionGPTProcessor
+    from rgpt.model.loading import open_processor
     from rgpt.model.prompt_text import expand_mentions
 
-    path = str(TINY if model == "tiny" else model)
-    try:
-        processor: Any = RegionGPTProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise InputError.about(
-            f"model {model!r}",
-            expected="a RegionGPT with its processor",
-            actual=str(error).partition("\n")[0][:120],
-            fix="give tiny, a folder or a hub id",
-        ) from error
+    processor: Any = open_processor(model)
 
     def count(samples: Sequence[Sample]) -> list[int]:
         rendered = processor.apply_chat_template([messages_of(sample) for sample in samples])

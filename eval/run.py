@@ -68,15 +68,16 @@ def revision(session: Any, name: str) -> str:
     Of files above 64 MiB the digest reads the size and a mebibyte at either end: 7B weights take half a
     minute to read in whole.
     """
-    from rgpt.model.loading import TINY
+    from rgpt.model.loading import PACKAGED
 
     if isinstance(session, recognizers.RecognizerSession | recognizers.DetectorSession):
         from rgpt.recognizers.token_cache import fingerprint
 
         return f"weights:{fingerprint(session.network)}"
-    if commit := getattr(session.model.config, "_commit_hash", None):
+    folder = PACKAGED.get(name, Path(name))
+    # A folder first: the configuration of one that names its base is the base's, and so is its commit.
+    if not folder.is_dir() and (commit := getattr(session.model.config, "_commit_hash", None)):
         return str(commit)
-    folder = TINY if name == "tiny" else Path(name)
     return digest_of([*folder.glob("*.safetensors"), *folder.glob("*.json")])
 
 

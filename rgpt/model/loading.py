@@ -1,4 +1,8 @@
-"""Open a RegionGPT: the embedded `tiny`, a folder, or a hub id."""
+"""Open a RegionGPT: an embedded model, a folder, or a hub id.
+
+A folder that names its base (`rgpt.model.bases`) is opened like any other: its base first, then what was
+trained on it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ import torch
 from safetensors import SafetensorError
 
 from rgpt.errors import InputError
+from rgpt.model.bases import PACKAGED, apply_layer, lineage
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
 from rgpt.model.quantization import keep_whole, quantization_config
 
-TINY = Path(__file__).parent / "tiny"
+TINY = PACKAGED["tiny"]
 """The folder of the embedded default model."""
 
 
@@ -23,28 +28,36 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     bits: int | None = None,
+    base: str | Path | None = None,
     **options: Any,
 ) -> tuple[RegionGPTForConditionalGeneration, RegionGPTProcessor]:
     """(model in eval mode, its processor).
 
     Args:
-        name_or_path: `tiny`, a folder, or a hub id.
+        name_or_path: an embedded model, a folder, or a hub id. The folder may be a run's adapter or delta:
+            what was trained is then merged into its base in memory, and the processor is the base's.
         dtype: `float32`, `bfloat16`, `float16` or `auto` (as saved); default: float32 on the CPU, else as
             saved.
         device: default: the first GPU, or the CPU.
         bits: 8 or 4: linear layers of tower and language model are quantised by bitsandbytes while loading;
             connector, refinement and head stay whole.
+        base: where the base of an adapter or delta is, instead of the place that it names.
         options: for `from_pretrained`, e.g. `attn_implementation`, `quantization_config`, `device_map`.
 
     Raises:
         InputError: when there is no such model, it is not a RegionGPT, or its files are incomplete or do
             not belong together.
     """
-    path = _path(name_or_path)
+    path, layers = lineage(name_or_path, base)
     if bits is not None:
         if options.get("quantization_config") is not None:
             raise InputError("load takes bits or quantization_config, not both.")
         options["quantization_config"] = quantization_config(bits)
+    if layers and options.get("quantization_config") is not None:
+        raise InputError(
+            f"{str(layers[-1])!r} cannot be loaded quantised, for what was trained is added to whole "
+            "weights: make a plain checkpoint of it with rgpt merge-lora and load that."
+        )
     if options.get("quantization_config") is not None:
         # bitsandbytes places the weights while it makes them small; they must not be moved as a whole later.
         options["quantization_config"] = keep_whole(options["quantization_config"])
@@ -54,7 +67,7 @@ def load(
         device = _default_device()
     if dtype is None:
         dtype = torch.float32 if device is not None and torch.device(device).type == "cpu" else "auto"
-    config = open_config(path)
+    config = _open(RegionGPTConfig, path)
     processor = _open(RegionGPTProcessor, path)
     processor.check_model(config)
     attention = options.get("attn_implementation")
@@ -82,6 +95,8 @@ def load(
             raise InputError(
                 f"the checkpoint {path!r} {what} {len(keys)} weights, first {keys[0]}: save it again."
             )
+    for layer in layers:  # before the model moves: a sum on the CPU is the same on every machine's GPU
+        apply_layer(model, layer)
     if device is not None:
         model = model.to(device)
         _align(model)
@@ -90,15 +105,12 @@ def load(
 
 def open_config(name_or_path: str | Path) -> RegionGPTConfig:
     """The configuration alone. Raises InputError as `load`."""
-    return _open(RegionGPTConfig, _path(name_or_path))
+    return _open(RegionGPTConfig, lineage(name_or_path)[0])
 
 
-def _path(name_or_path: str | Path) -> str:
-    if name_or_path == "tiny" and not (TINY / "config.json").is_file():
-        raise InputError(
-            "the embedded model 'tiny' is not installed: run bash scripts/train_tiny.sh --install."
-        )
-    return str(TINY if name_or_path == "tiny" else name_or_path)
+def open_processor(name_or_path: str | Path) -> RegionGPTProcessor:
+    """The processor alone. Raises InputError as `load`."""
+    return _open(RegionGPTProcessor, lineage(name_or_path)[0])
 
 
 def _default_device() -> str:
@@ -136,5 +148,5 @@ def _open(kind: Any, path: str, **options: Any) -> Any:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"the model {path!r} cannot be opened ({reason}): "
-            "give 'tiny', a folder written by save_pretrained, or a hub id."
+            "give 'tiny', a folder written by save_pretrained or a training run, or a hub id."
         ) from error

@@ -1,13 +1,12 @@
 """LoRA and QLoRA of stage 2: adapters on the language model, refinement and connector trained whole.
 
-Everything that was trained is in one adapter folder (`modules_to_save`); `merge_adapter` makes a plain
-checkpoint of it that answers equally.
+Everything that was trained is in one adapter folder (`modules_to_save`), which `rgpt.model.load` opens as it
+is; `merge_adapter` makes a plain checkpoint of it that answers equally.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 from pathlib import Path
@@ -18,12 +17,13 @@ from torch import nn
 
 from rgpt.errors import InputError
 from rgpt.model import load
+from rgpt.model.bases import ADAPTER_CONFIG, BASE_FILE, is_layer, read_json
 from rgpt.train.arguments import Lora
 
 
-def add_adapters(model: nn.Module, settings: Lora, base: str) -> nn.Module:
+def add_adapters(model: nn.Module, settings: Lora) -> nn.Module:
     """A PEFT model: low-rank updates on every linear layer of the language model, connector and refinement as
-    trainable copies, everything else frozen. `base` is remembered as the checkpoint they belong to."""
+    trainable copies, everything else frozen."""
     from peft import LoraConfig, get_peft_model
 
     core: Any = model.model
@@ -45,9 +45,10 @@ def add_adapters(model: nn.Module, settings: Lora, base: str) -> nn.Module:
         modules_to_save=whole,
         bias="none",
     )
-    model.name_or_path = base  # type: ignore[assignment]
+    model.name_or_path = None  # type: ignore[assignment]
     adapted = get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = base
+    # base.json names the base, as seen from the adapter; PEFT would write a path of this machine.
+    adapted.peft_config["default"].base_model_name_or_path = None
     return adapted
 
 
@@ -79,31 +80,31 @@ def quantization(precision: str) -> Any:
 
 
 def merge_adapter(adapter: Path, out: Path, base: str | None = None) -> Path:
-    """Adapter folder + its base -> a plain checkpoint in the new folder `out`, whole or not at all.
+    """An adapter or delta folder and its base -> a plain checkpoint in the new folder `out`, whole or not at
+    all.
 
     Args:
-        base: the checkpoint the adapter was trained on; default: the one it remembers.
+        base: the checkpoint it was trained on; default: the one it names.
 
     Raises:
-        InputError: when one of them is missing, or `out` exists.
+        InputError: when one of them is missing or they do not fit, or `out` exists.
     """
-    from peft import PeftModel
-
-    config = adapter / "adapter_config.json"
-    if not config.is_file():
+    if not is_layer(adapter):
         raise InputError.about(
-            "adapter", expected="a folder with adapter_config.json", actual=repr(str(adapter)), fix="check it"
+            "adapter",
+            expected=f"a folder with {BASE_FILE} or {ADAPTER_CONFIG}",
+            actual=repr(str(adapter)),
+            fix="check it",
         )
     if out.exists():
         raise InputError.about(
             "--out", expected="a new folder", actual=f"{str(out)!r}, which exists", fix="choose another"
         )
-    remembered = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    base = base or remembered
-    if not base:
-        raise InputError("the adapter does not say which checkpoint it belongs to: give --base.")
-    model, processor = load(base, device="cpu", dtype="auto")
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    if base is None and not (adapter / BASE_FILE).is_file():
+        base = read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")  # another program's adapter
+        if not base:
+            raise InputError("the adapter does not say which checkpoint it belongs to: give --base.")
+    merged, processor = load(adapter, device="cpu", dtype="auto", base=base)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         merged.save_pretrained(partial)

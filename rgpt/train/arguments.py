@@ -65,9 +65,11 @@ class Run:
     """Every setting of a run. Defaults are LLaVA-1.5's where the paper is silent [D].
 
     stage, model, out: what trains, from which checkpoint, into which new folder. Stage `tune` wants the
-        `model/` folder of a finished stage 1, or `skip_stage_1: true`.
+        `model/` or `delta/` folder of a finished stage 1, or `skip_stage_1: true`.
     objective: `answers` is the loss of the language model; `names`, in stage align only, pulls region vectors
         towards the word embeddings of their names and runs no language model (`rgpt.train.name_loss`).
+    delta: of stage `align`, write into `delta/` only what was trained and the name of the model it was
+        trained on, in place of a whole `model/`.
     batch_size: samples a step over all processes; accumulation follows from it and `micro_batch_size`.
     lr, connector_lr: of everything, and of refinement, connector and region projector where it differs.
     packing: `rows` (short samples share a row), `one-row` (for FlashAttention), `none`.
@@ -84,6 +86,7 @@ class Run:
     skip_stage_1: bool = False
     objective: str = "answers"
     method: str = "full"
+    delta: bool = False
     lora: Lora = field(default_factory=Lora)
     batch_size: int = 128
     micro_batch_size: int = 16
@@ -190,6 +193,8 @@ def run_from(values: Mapping[str, Any], where: str = "run") -> Run:
         _refuse("objective", "answers in stage tune: names trains no language model", run.objective, where)
     if run.method != "full" and run.stage == "align":
         _refuse("method", "full in stage align, which trains no language model", run.method, where)
+    if run.delta and run.stage != "align":
+        _refuse("delta", "false in stage tune, which trains most of the model", "true", where)
     return run
 
 
@@ -223,14 +228,30 @@ def check_files(run: Run, processes: int = 1) -> None:
             actual=f"{run.features!r}, which is none or of an older form",
             fix="run rgpt cache-features into a new folder",
         )
-    if run.model != "tiny" and not (Path(run.model) / "config.json").is_file():
-        _missing("model", run.model, "'tiny' or a folder with a RegionGPT")
+    if not (Path(run.model) / "config.json").is_file():
+        _check_base(run)
     if run.stage == "tune" and not run.skip_stage_1 and stage_of(run.model) != "align":
         raise InputError.about(
             "model of stage tune",
-            expected="the model/ folder of a finished stage-1 run",
+            expected="the model/ or delta/ folder of a finished stage-1 run",
             actual=repr(run.model),
             fix="run scripts/pretrain.sh first, or set skip_stage_1: true for a connector aligned elsewhere",
+        )
+
+
+def _check_base(run: Run) -> None:
+    """A model that is an embedded one, or a folder that names its base. Raises InputError."""
+    from rgpt.model.bases import FETCHED, PACKAGED, is_layer, lineage  # imports torch
+
+    if run.model not in PACKAGED and run.model not in FETCHED and not is_layer(run.model):
+        _missing("model", run.model, "'tiny' or a folder with a RegionGPT")
+    _, layers = lineage(run.model)
+    if layers and run.method == "qlora":
+        raise InputError.about(
+            "model of method qlora",
+            expected="a whole model, which is quantised while it is loaded",
+            actual=f"{run.model!r}, which names its base",
+            fix="make a plain checkpoint of it with rgpt merge-lora, or use lora",
         )
 
 
@@ -243,7 +264,11 @@ def stage_of(model: str) -> str | None:
 
 def refuse_other_run(run: Run, saved: Path) -> None:
     """Raises InputError when `saved` (run.yaml of the run to continue) is not this run."""
-    before, now = _yaml(saved.read_text(encoding="utf-8"), str(saved)), dataclasses.asdict(run)
+    # A setting younger than the run had its default.
+    no_default = dataclasses.MISSING
+    before = {item.name: item.default for item in dataclasses.fields(Run) if item.default is not no_default}
+    before |= _yaml(saved.read_text(encoding="utf-8"), str(saved))
+    now = dataclasses.asdict(run)
     changed = sorted(
         key for key in set(before) | set(now) if before.get(key) != now.get(key) and key not in FREE_ON_RESUME
     )

@@ -4,7 +4,7 @@
 
 `scripts/pretrain.sh` and `scripts/finetune.sh` are this with the processes counted. The folder `out` gets
 run.yaml and versions.json at once, log.jsonl, answers.jsonl, tensorboard/ and checkpoints/ on the way, and at
-the end curve.png and `model/` (or `adapter/`), which is there whole or not at all.
+the end curve.png and `model/` (or `adapter/`, or `delta/`), which is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def train(run: Run, resume: bool = False) -> Path:
 
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     check_files(run, processes)
-    out, result = Path(run.out), Path(run.out) / ("model" if run.method == "full" else "adapter")
+    out = Path(run.out)
+    result = out / ("adapter" if run.method != "full" else "delta" if run.delta else "model")
     checkpoint = open_folder(run, resume, processes, rank)
     if resume and result.is_dir():
         return result
@@ -166,8 +167,7 @@ def open_model(run: Run) -> tuple[Any, Any, Any]:
     if run.method == "full":
         apply_stage(model, run.stage)
     else:
-        base = run.model if run.model == "tiny" else str(Path(run.model).resolve())
-        model = add_adapters(model, run.lora, base)
+        model = add_adapters(model, run.lora)
     return model, tower, processor
 
 

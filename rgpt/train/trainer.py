@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
@@ -23,6 +24,7 @@ from rgpt.data.collator import Collator, model_inputs
 from rgpt.data.dataset import BadSample, TrainingSet
 from rgpt.data.mixture import MicroBatches
 from rgpt.errors import InputError
+from rgpt.model.bases import base_for, write_base
 from rgpt.train import checkpoints, record
 from rgpt.train.arguments import Run
 from rgpt.train.evaluation import answers, held_out_loss, spread
@@ -30,6 +32,7 @@ from rgpt.train.groups import parameter_groups
 from rgpt.train.hidden_tower import HiddenTower, tower_state
 from rgpt.train.meter import flops_per_token, peak_flops
 from rgpt.train.name_loss import name_loss
+from rgpt.train.stages import STAGES, part_of
 
 COUNTED = ("samples", "tokens", "pictures", "learned")
 
@@ -62,6 +65,8 @@ class RegionTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # `Record` does it
         self.run, self.batches, self.tower = run, batches, tower
         self.folder = Path(run.out)
+        # Named now: what lies there when the run ends may be another model.
+        self.base = base_for(run.model, STAGES["align"].trains) if run.delta or run.method != "full" else None
         self.samples_skipped = 0
         self._handled = -1
         self._staging: str | None = None
@@ -274,11 +279,26 @@ class RegionTrainer(Trainer):
             return
         assert output_dir is not None
         model = self.accelerator.unwrap_model(self.model)
+        folder, final = Path(output_dir), Path(output_dir)
+        if self._staging is not None:
+            final = Path(self.args.output_dir) / folder.name
+        # To go on, a full run needs the whole.
+        is_layer = self.base is not None and (self.run.method != "full" or self._staging is None)
         if self.run.method == "full":
             state = dict(model.state_dict() if state_dict is None else state_dict)
-            model.save_pretrained(output_dir, state_dict={**state, **tower_state(self.tower)})
+            if is_layer:
+                folder.mkdir(parents=True, exist_ok=True)
+                parts = STAGES[self.run.stage].trains
+                kept = {name: value.contiguous() for name, value in state.items() if part_of(name) in parts}
+                save_file(kept, folder / "model.safetensors", {"format": "pt"})
+            else:
+                model.save_pretrained(folder, state_dict={**state, **tower_state(self.tower)})
         else:
             # "auto" would look the base up on the hub, to see whether its vocabulary has grown.
-            model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
-            (Path(output_dir) / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
-        self.train_dataset.processor.save_pretrained(output_dir)
+            model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
+        if is_layer:
+            assert self.base is not None
+            write_base(folder, *self.base, at=final)
+        else:
+            self.train_dataset.processor.save_pretrained(folder)
