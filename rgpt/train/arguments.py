@@ -233,7 +233,7 @@ def check_files(run: Run, processes: int = 1) -> None:
     if run.stage == "tune" and not run.skip_stage_1 and stage_of(run.model) != "align":
         raise InputError.about(
             "model of stage tune",
-            expected="the model/ or delta/ folder of a finished stage-1 run",
+            expected="the model/ folder of a finished stage-1 run, or its delta/",
             actual=repr(run.model),
             fix="run scripts/pretrain.sh first, or set skip_stage_1: true for a connector aligned elsewhere",
         )

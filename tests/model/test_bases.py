@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -339,7 +340,7 @@ def test_a_hub_id_and_a_fetched_base(here: Path, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(logits(*load(here / "adapter", device="cpu")), expected)
     assert asked == [("owner/name", "v1")]
     module = SimpleNamespace(ensure_base=lambda progress=True: away)
-    monkeypatch.setattr(bases.importlib, "import_module", lambda name: module)
+    monkeypatch.setitem(sys.modules, "rgpt.model.photo_base", module)
     write_base(here / "adapter", "package:photo", digest)
     assert torch.equal(logits(*load(here / "adapter", device="cpu")), expected)
     monkeypatch.setitem(bases.PACKAGED, "photo", here / "adapter")

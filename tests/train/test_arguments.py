@@ -58,6 +58,7 @@ def test_overrides_reach_inside(tmp_path: Path) -> None:
         ({"method": "lora"}, "method in .*: expected full in stage align"),
         ({"warmup": 1}, "warmup in .*: expected a share"),
         ({"packing": True}, "packing in .*: expected a value of type str"),
+        ({"stage": "tune", "delta": True}, "delta in .*: expected false in stage tune"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
@@ -105,6 +106,9 @@ def test_another_run_does_not_continue_this_one(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(run.to_yaml())
     refuse_other_run(run, tmp_path / "run.yaml")
     refuse_other_run(run_from({**LEAST, "workers": 0, "keep": 9}), tmp_path / "run.yaml")
+    lines = [line for line in run.to_yaml().splitlines() if not line.startswith("delta")]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))  # begun before there was such a setting
+    refuse_other_run(run, tmp_path / "run.yaml")
     with pytest.raises(InputError, match=r"expected the settings it began with, got another lr, seed"):
         refuse_other_run(run_from({**LEAST, "lr": 1.0, "seed": 3}), tmp_path / "run.yaml")
 

@@ -16,6 +16,7 @@ from rgpt.commands import cache_features, merge_lora
 from rgpt.errors import InputError
 from rgpt.model import load
 from rgpt.train import record, run
+from rgpt.train.adapters import merge_adapter
 from rgpt.train.stages import STAGES, part_of
 from tests.train.little import little_mix, little_model, little_run
 
@@ -119,6 +120,63 @@ def test_a_merged_adapter_answers_like_the_adapted_model(
     assert (merged / "run.yaml").is_file()
     with pytest.raises(InputError, match="expected a new folder"):
         merge_lora.main([str(adapter), "--out", str(merged)])
+
+
+def logits(folder: Path) -> torch.Tensor:
+    model, processor = load(folder)
+    with torch.no_grad():
+        return model(**processor(text="<image>\nIs it red?", images=_picture())).logits
+
+
+def test_what_a_run_writes_is_opened_as_it_is(little: Little) -> None:
+    """An adapter or delta beside the run's checkpoints, which name the same base from a folder deeper."""
+    adapter = little.train("opened", save_every=2, **LORA)
+    last = adapter.parent / "checkpoints" / "checkpoint-4"
+    merge_adapter(adapter, little.folder / "opened-merged")
+    assert torch.equal(logits(adapter), logits(little.folder / "opened-merged"))
+    assert torch.equal(logits(adapter), logits(last))
+    assert not torch.equal(logits(adapter), logits(adapter.parent / "checkpoints" / "checkpoint-2"))
+    files = {"adapter_config.json", "adapter_model.safetensors", "base.json", "run.yaml", "versions.json"}
+    assert {path.name for path in adapter.iterdir()} == files
+    assert json.loads((adapter / "base.json").read_text())["base"] == "../../model"
+    assert str(little.folder) not in (adapter / "adapter_config.json").read_text()
+
+
+def test_a_delta_is_the_model_that_a_run_without_it_writes(little: Little) -> None:
+    whole = little.train("align-whole", stage="align")
+    delta = little.train("align-delta", stage="align", delta=True)
+    assert delta.name == "delta" and torch.equal(logits(delta), logits(whole))
+    names = load_file(delta / "model.safetensors")
+    assert {part_of(name) for name in names} == {"refinement", "connector"}
+    # Stage 2 starts from it; the adapter holds both parts whole and names the model that stage 1 began with.
+    settings = {"skip_stage_1": False, **LORA}
+    after_whole = little.train("after-whole", model=str(whole), **settings)
+    after_delta = little.train("after-delta", model=str(delta), **settings)
+    assert little.losses("after-delta") == little.losses("after-whole")
+    assert torch.equal(logits(after_delta), logits(after_whole))
+    assert json.loads((after_delta / "base.json").read_text())["base"] == "../../model"
+
+
+@pytest.mark.parametrize("method", [{}, LORA], ids=["full", "lora"])
+def test_a_run_starts_from_an_adapter(little: Little, method: dict[str, Any]) -> None:
+    name = "lora" if method else "full"
+    first = little.train(f"first-{name}", **LORA)
+    merged = merge_adapter(first, little.folder / f"first-{name}-merged")
+    by_layer = little.train(f"on-adapter-{name}", model=str(first), **method)
+    by_merged = little.train(f"on-merged-{name}", model=str(merged), **method)
+    assert little.losses(f"on-adapter-{name}") == little.losses(f"on-merged-{name}")
+    assert torch.equal(logits(by_layer), logits(by_merged))
+
+
+def test_a_run_refuses_a_base_that_changed_before_any_work(little: Little) -> None:
+    other = little_model(little.folder / "changing")
+    adapter = little.train("on-changing", model=str(other), max_steps=1, **LORA)
+    little_model(other, seed=1)
+    with pytest.raises(InputError, match="expected the model it was trained on"):
+        little.train("after-changing", model=str(adapter))
+    assert not (little.folder / "after-changing").exists()
+    with pytest.raises(InputError, match="qlora"):
+        little.train("quantised", model=str(little.train("plain", max_steps=1, **LORA)), method="qlora")
 
 
 def _picture() -> Any:
