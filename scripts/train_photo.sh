@@ -32,7 +32,7 @@ work="${work:-runs/photo${smoke:+-smoke}}"
 bash "$root/scripts/setup.sh" train
 cd "$root"
 python="${RGPT_VENV:-$root/.venv}/bin/python"
-base="${base:-$("$python" -m rgpt.model.photo_base)}"
+base="${base:-package:photo}"
 # A recipe writes into a new folder and only when it is whole, so a folder that is there is finished.
 recipe() {
     local out="$1"
@@ -58,9 +58,9 @@ run() { # STAGE SCRIPT RESULT key=value ...
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 # glibc hands memory back to the system after each step and asks for it again: a tenth of the time on a CPU.
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
-run align pretrain model model="$base" data.0.path="$work/names/names.jsonl" \
+run align pretrain delta model="$base" data.0.path="$work/names/names.jsonl" \
     held_out.path="$work/names-held-out/names.jsonl" ${smoke:+max_steps=8 batch_size=4 micro_batch_size=4 held_out.every=4 held_out.samples=4}
-run tune finetune adapter model="$work/align/model" data.0.path="$work/samples/samples.jsonl" \
+run tune finetune adapter model="$work/align/delta" data.0.path="$work/samples/samples.jsonl" \
     held_out.path="$work/samples-held-out/samples.jsonl" ${smoke:+max_steps=4 batch_size=2 micro_batch_size=2 held_out.every=2 held_out.samples=2 save_every=2}
 printf 'photo: the trained part is %s\n' "$work/tune/adapter"
 if [ -n "$install" ]; then

@@ -93,7 +93,7 @@ def lineage(name_or_path: str | Path, base: str | Path | None = None) -> tuple[s
             circle.
     """
     here, layers = str(embedded(str(name_or_path)) or name_or_path), list[Path]()
-    digests: list[tuple[Path, str, str]] = []
+    digests: list[tuple[Path, str, str, str]] = []
     while is_layer(here):
         folder = Path(here)
         if any(folder.samefile(layer) for layer in layers):
@@ -103,11 +103,12 @@ def lineage(name_or_path: str | Path, base: str | Path | None = None) -> tuple[s
         if base is None:
             here = str(_find_base(folder, named))
         else:
-            here, base = str(embedded(str(base)) or find_source(str(base)).folder), None
+            named = str(base)
+            here, base = str(embedded(named) or find_source(named).folder), None
         if digest is not None:  # without: given by hand, for an adapter that names none
-            digests.append((folder, here, digest))
-    for folder, there, digest in digests:  # of folders in a circle none can be right
-        found = model_digest(there)
+            digests.append((folder, named, here, digest))
+    for folder, named, there, digest in digests:  # of folders in a circle none can be right
+        found = base_digest(named, there)
         if found != digest:
             raise InputError.about(
                 f"the base of {str(folder)!r} at {there!r}",
@@ -176,7 +177,7 @@ def base_for(model: str, replaced: Sequence[str]) -> tuple[str, str]:
         if not Path(name).is_dir() and name not in FETCHED and name not in PACKAGED:
             return name, str(digest)  # a hub id
         model = name
-    return model, model_digest(embedded(model) or model)
+    return model, base_digest(model, str(embedded(model) or model))
 
 
 def _is_delta_of(folder: Path, parts: Sequence[str]) -> bool:
@@ -202,6 +203,17 @@ def write_base(folder: Path, base: str, digest: str, at: Path | None = None) -> 
 
 
 # ------------------------------------------------------------------------------------------------ the digest
+
+
+def base_digest(name: str, folder: str) -> str:
+    """Of a fetched base that of its packages and how they are joined, else `model_digest` of the folder.
+
+    A fetched base is made on each machine anew, and the last bit of what is drawn for it (rows of new tokens)
+    differs between processors.
+    """
+    if name in FETCHED:
+        return importlib.import_module(FETCHED[name]).base_digest()
+    return model_digest(folder)
 
 
 def model_digest(folder: str | Path) -> str:
