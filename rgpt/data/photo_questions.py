@@ -276,11 +276,17 @@ class Frequencies:
         present = has * self._by_name(self.class_weight)
         present /= np.maximum(present.sum(1, keepdims=True), 1e-9)
         self.absent_weight = self._fitted(present.sum(0), ~has)
-        # Half of the false names of a region stand elsewhere in the picture; the others make up for them.
-        among = has * (1 - region)
-        among = 0.5 * among / np.maximum(among.sum(1, keepdims=True), 1e-9)
-        rest = np.maximum(region.sum(0) - among.sum(0), 1e-3)
-        self.region_weight = self._fitted(rest, ~has)
+        # Half of a region's false names stand elsewhere in the picture. Few classes do, so their weights get
+        # a factor, found by bisection of its logarithm.
+        low, high = 0.0, 12.0
+        for _ in range(12):
+            middle = (low + high) / 2
+            self.elsewhere_factor = math.exp(middle)
+            near = self.elsewhere_factor * has * (1 - region)
+            self.region_weight = self._fitted(region.sum(0), near + ~has)
+            weights = self._by_name(self.region_weight.__getitem__)
+            share = near @ weights / np.maximum((near + ~has) @ weights, 1e-12)
+            low, high = (low, middle) if share.mean() > 0.5 else (middle, high)
 
     def class_weight(self, name: str) -> float:
         return 1 / math.sqrt(self.share.get(name) or 1e-4)
@@ -295,12 +301,22 @@ class Frequencies:
     def _fitted(self, wanted: np.ndarray, allowed: np.ndarray) -> dict[str, float]:
         wanted = wanted / max(wanted.sum(), 1e-9)
         weights = wanted.copy()
-        for _ in range(50):
+        for _ in range(40):
             drawn = allowed * weights
             drawn = (drawn / np.maximum(drawn.sum(1, keepdims=True), 1e-12)).sum(0)
             weights *= wanted / np.maximum(drawn / max(drawn.sum(), 1e-12), 1e-12)
             weights /= max(weights.sum(), 1e-12)
         return dict(zip(self.names, weights.tolist(), strict=True))
+
+    def false_name(self, name: str, classes: Iterable[str], rng: random.Random) -> str | None:
+        """What a thing of class `name` is not; half of the time a class that is elsewhere among `classes`."""
+        there = set(classes)
+        factor = [self.elsewhere_factor if each in there else 1.0 for each in self.names]
+        weights = [
+            0.0 if each == name else f * self.region_weight[each]
+            for each, f in zip(self.names, factor, strict=True)
+        ]
+        return rng.choices(self.names, weights)[0] if sum(weights) > 0 else None
 
     def absent(self, classes: Iterable[str], weights: dict[str, float], rng: random.Random) -> str | None:
         """A class that is not among `classes`, drawn by `weights`."""
@@ -413,12 +429,8 @@ def verify(
         return None
     truth = rng.random() < 0.5 if truth is None else truth
     said: str | None = item.name
-    elsewhere = sorted({other.name for other in n.photograph.singles} - {item.name})
     if not truth:
-        near = bool(elsewhere) and rng.random() < 0.5
-        said = (
-            rng.choice(elsewhere) if near else frequencies.absent(n.classes, frequencies.region_weight, rng)
-        )
+        said = frequencies.false_name(item.name, n.classes, rng)
     if said is None:
         return None
     question = rng.choice(_VERIFY).format(region=prompts.mention(number), text=with_article(said))

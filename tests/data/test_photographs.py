@@ -15,12 +15,12 @@ from rgpt.errors import InputError
 from rgpt.regions import RLE, Box, Polygon
 
 
-def coco_folder(folder: Path, annotations: list[dict[str, Any]], **other: Any) -> Path:
+def coco_folder(folder: Path, entries: list[dict[str, Any]], **other: Any) -> Path:
     """One picture of 100 x 80 pixels, number 7, with these annotations of dogs (1) and cats (2)."""
     (folder / "images").mkdir(parents=True)
     content = {
         "images": [{"id": 7, "file_name": "7.jpg", "width": 100, "height": 80}],
-        "annotations": [{"id": i, "image_id": 7, "category_id": 1} | a for i, a in enumerate(annotations)],
+        "annotations": [{"id": i, "image_id": 7, "category_id": 1} | a for i, a in enumerate(entries)],
         "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
     }
     (folder / "instances.json").write_text(json.dumps(content | other))
