@@ -38,7 +38,7 @@ recipe() {
     local out="$1"
     shift
     [ -e "$out/report.json" ] || "$python" -m data_recipes.coco_photos --annotations "$photographs"/instances*.json \
-        --captions "$photographs"/captions*.json --images "$photographs/images" --out "$out" --seed 1 ${smoke:+--limit 16} "$@"
+        --captions "$photographs"/captions*.json --images "$photographs/images" --out "$out" ${smoke:+--limit 16} "$@"
 }
 recipe "$work/names" --form names
 recipe "$work/names-held-out" --form names --split held_out
