@@ -31,7 +31,6 @@ from eval.arguments import add_photographs, photographs_of
 from eval.metrics.captions import caption_scores, require_java, tokenise
 from eval.report import between
 from eval.score import write_scores
-from eval.tasks.base import Item
 from eval.tasks.photo_items import Draw, clear_objects, yes_no_items
 from eval.tasks.photos import Figures, Photographs, size_of
 from rgpt.data.photo_questions import direction
@@ -55,8 +54,8 @@ PAIRS = 6
 class Vectors:
     """What the model's region tokens are made from, of every object and photograph by its id.
 
-    regions: `[C]` each, or `[C + 5]` where the model adds the region's measures. pictures: `[C]` each, the mean
-    of the tower's map.
+    regions: `[C]` each, or `[C + 5]` where the model adds the region's measures.
+    pictures: `[C]` each, the mean of the tower's map.
     """
 
     regions: dict[int, Tensor] = field(default_factory=dict)
@@ -277,7 +276,7 @@ def rows_of(task: Photographs, kind: str) -> list[dict[str, Any]]:
 def bound_names(
     bounds: Bounds, rows: Sequence[Mapping[str, Any]], learned: Learned, counts: Counter[str]
 ) -> None:
-    """Floor: the commonest training class (of the rest, the commonest of the rest). Ceiling: the seeds' mean."""
+    """Floor: the commonest training class (without persons, the next). Ceiling: the mean of the seeds."""
     if not rows:
         return
     said = [
@@ -301,9 +300,10 @@ def bound_names(
 
 
 def bound_questions(bounds: Bounds, task: Photographs, learned: Learned) -> None:
-    """Yes/no: any answer that depends on the class alone, against the class's share with a threshold. Which: a
-    guess, against the region of the largest share. Relations: the commonest direction, against a network on
-    both vectors."""
+    """Yes/no: the best answers by class alone, against the class's share with a threshold. Which: a guess,
+    against the region of the largest share. Relations: the commonest direction, against a network on both
+    vectors.
+    """
     seeds = range(len(learned.namers))
     rows = rows_of(task, "yes_no")
     truths: dict[str, list[bool]] = {}
@@ -316,8 +316,7 @@ def bound_questions(bounds: Bounds, task: Photographs, learned: Learned) -> None
         said = [share > learned.thresholds[seed] for seed, share in enumerate(shares)]
         return sum(one == row["yes"] for one in said) / len(said)
 
-    for figure, group in (("yes_no", rows), ("yes_no_elsewhere", [row for row in rows if row["elsewhere"]])):
-        bounds.add(figure, group, lambda row: constant[row["name"]] == row["yes"], likely)
+    bounds.add("yes_no", rows, lambda row: constant[row["name"]] == row["yes"], likely)
 
     def found(row: Mapping[str, Any]) -> float:
         column = learned.names.index(row["name"])
@@ -341,8 +340,8 @@ def bound_questions(bounds: Bounds, task: Photographs, learned: Learned) -> None
 
 
 def consensus(tokenised: Sequence[Sequence[str]], idf: Mapping[tuple[str, ...], float]) -> int:
-    """Of the captions of neighbours (outer: photographs), the one most like the others': its place in the flat
-    list. Likeness is CIDEr's: the mean cosine of tf-idf weighted n-grams, n = 1 to 4.
+    """Of the captions of neighbours (outer: photographs), the place in the flat list of the one that is most
+    like the others'. Likeness is CIDEr's: the mean cosine of tf-idf weighted n-grams, n = 1 to 4.
     """
     flat = [_weigh(caption, idf) for own in tokenised for caption in own]
     owner = [k for k, own in enumerate(tokenised) for _ in own]
@@ -389,9 +388,9 @@ def inverse_frequencies(tokenised: Sequence[Sequence[str]]) -> dict[tuple[str, .
 def bound_captions(
     rows: Sequence[Mapping[str, Any]], train: Sequence[Photograph], vectors: Vectors, seed: int
 ) -> dict[str, Figures]:
-    """METEOR and CIDEr of captions that are copied: of another held-out photograph (`shuffled`), of the nearest
-    training photograph (`nearest`: its first caption), and of the 30 nearest (`consensus`). Nearness is the
-    cosine of the towers' mean features.
+    """METEOR and CIDEr of captions that are copied: of another held-out photograph (`shuffled`), of the
+    nearest training photograph (`nearest`: its first caption), and of the 30 nearest (`consensus`). Nearness
+    is the cosine of the tower's mean features.
     """
     captioned = [photograph for photograph in train if photograph.captions]
     if len(captioned) < 2 or len(rows) < 2:
