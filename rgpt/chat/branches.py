@@ -174,8 +174,8 @@ def log_likelihoods(
             computed once (a trie).
         most: tokens behind the common prefix in one pass; prompts are grouped accordingly.
         within: a tail that cannot come within so many nats of its prompt's likeliest is not read to its end;
-            its value is the sum as far as it was read, which its own cannot exceed. Of 80 names a trained
-            model gives few a chance: at 12 nats a quarter of the tokens is read.
+            its value is the sum as far as it was read, which its own cannot exceed. A trained model gives
+            few of many names a chance, so most are never read.
     """
     trees = [_Tree(prompt_tails) for prompt_tails in tails]
     if not keys.can_branch:

@@ -119,8 +119,13 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_the_command_prints_floor_model_and_ceiling(
-    parts: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    parts: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(photo_bounds, "EPOCHS", 15)
+    monkeypatch.setattr(photo_bounds, "HIDDEN", 64)
     data, model = parts
     out = tmp_path / "bounds.json"
     command = ["--data", str(data), "--model", str(model), "--seeds", "2", "--out", str(out)]
