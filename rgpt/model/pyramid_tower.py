@@ -83,6 +83,12 @@ class PyramidTower(PreTrainedModel):
         self.network = timm.create_model(
             config.architecture, pretrained=False, features_only=True, out_indices=tuple(config.stages)
         )
+        channels = self.network.feature_info.channels()
+        if channels != list(config.channels):
+            raise InputError(
+                f"channels is {list(config.channels)} but stages {list(config.stages)} of "
+                f"{config.architecture} have {channels}: give those."
+            )
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
