@@ -1,6 +1,6 @@
 """Rows to one batch: padded or packed, pictures and regions in the order of their placeholders.
 
-Axes: B samples, N rows, L tokens a row, K columns with something to learn, I pictures, R regions a picture
+Axes: B samples, N rows, L tokens a row, K positions with something to learn, I pictures, R regions a picture
 (padded), M mentions, G the refined grid.
 """
 
@@ -28,8 +28,8 @@ class Collator:
 
     `input_ids`, `labels` `[N, L]`; `position_ids` `[N, L]` when packed; `pixel_values` `[I, 3, S, S]` or
     `vision_features` `[I, C, h, w]`; `region_masks` `[I, R, G, G]` and `region_index` `[M]`. The language
-    model's head runs only where something is learned: `logits_to_keep` `[K]` are those columns and
-    `shift_labels` `[N, K]` what they predict. There is no attention mask: attention is causal, so the padding
+    model's head runs only where something is learned: `logits_to_keep` `[2, K]` are those rows and columns,
+    `shift_labels` `[1, K]` what they predict. There is no attention mask: attention is causal, so the padding
     on the right is seen by nobody.
 
     Besides: `bad`, the bad samples, and `counts`: samples, tokens (without padding), pictures.
@@ -79,14 +79,14 @@ class Collator:
                 start = stop
             positions[row, start:] = torch.arange(length - start)
         shifted = torch.cat([labels[:, 1:], torch.full((len(rows), 1), IGNORED)], dim=1)  # [N, L]
-        columns = (shifted != IGNORED).any(0).nonzero()[:, 0]
-        if not len(columns):
-            columns = torch.zeros(1, dtype=torch.long)  # nothing to learn: one ignored position
+        places = (shifted != IGNORED).nonzero().T  # [2, K]
+        if not places.numel():
+            places = torch.zeros(2, 1, dtype=torch.long)  # nothing to learn: one ignored position
         words: dict[str, Any] = {"input_ids": ids, "labels": labels}
         if any(len(row) > 1 for row in rows):
             # With a cache of keys attention would not look for boundaries in the positions.
             words["position_ids"], words["use_cache"] = positions, False
-        return {**words, "logits_to_keep": columns, "shift_labels": shifted[:, columns]}
+        return {**words, "logits_to_keep": places, "shift_labels": shifted[places[0], places[1]][None]}
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:

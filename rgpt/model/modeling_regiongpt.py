@@ -314,7 +314,8 @@ class RegionGPTForConditionalGeneration(RegionGenerationMixin, RegionGPTPreTrain
                 pictures.
             labels: `[B, L]`, -100 where nothing is learned. The loss is the mean over supervised tokens, or
                 their sum divided by `num_items_in_batch` when that is passed.
-            logits_to_keep: only the last so many positions get logits (0: all).
+            logits_to_keep: only the last so many positions get logits (0: all), or these columns `[K]` of all
+                rows, or these rows and columns `[2, K]`: the logits are then `[1, K, V]`.
 
         Raises:
             InputError: when placeholders and features differ in number (looked at on the CPU only).
@@ -335,6 +336,8 @@ class RegionGPTForConditionalGeneration(RegionGenerationMixin, RegionGPTPreTrain
         hidden = outputs.last_hidden_state
         if isinstance(logits_to_keep, int):
             hidden = hidden[:, -logits_to_keep:] if logits_to_keep else hidden
+        elif logits_to_keep.ndim == 2:
+            hidden = hidden[logits_to_keep[0], logits_to_keep[1]][None]
         else:
             hidden = hidden[:, logits_to_keep]
         logits = self.lm_head(hidden)

