@@ -66,7 +66,8 @@ def encode(
 ) -> list[Prompt]:
     """The same conversation ending with each of the questions. The picture itself is not encoded.
 
-    Questions that read the same are tokenised once; regions that nobody mentions cost nothing.
+    Numbers belong to turns: what `<region1>` meant when a turn was asked, it means there for good, whatever
+    it means now. Questions that read the same are tokenised once; regions that nobody mentions cost nothing.
 
     Args:
         image: a PIL picture, or None.
@@ -74,36 +75,26 @@ def encode(
         regions: of each question, at least those that it mentions.
 
     Raises:
-        InputError: an empty question, half a character, a number that meant another region before, or a
+        InputError: an empty question, half a character, a turn without a region that it mentions, or a
             conversation longer than the context.
     """
     history: list[dict[str, Any]] = []
-    earlier: dict[int, Region] = {}
     before = 0
     for question, answer, known in past:
-        history.append({"role": "user", "content": [{"type": "text", "text": question}]})
+        history.append(_asked(question, known))
         history.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        earlier |= {n: known[n] for n in _in_order(question)}
         before += len(_in_order(question))
     conversations: dict[str, list[dict[str, Any]]] = {}
-    given: list[dict[int, Region] | None] = []
     for question, known in zip(questions, regions, strict=True):
         _check(question)
-        mine = {n: known[n] for n in _in_order(question)}
-        if clash := [n for n in mine if earlier.get(n, mine[n]) is not mine[n]]:
-            raise InputError(
-                f"{mention(clash[0])} means another region earlier in this conversation: "
-                "use a number that was not used, or reset."
-            )
         if question not in conversations:
-            messages = [*history, {"role": "user", "content": [{"type": "text", "text": question}]}]
+            messages = [*history, _asked(question, known)]
             if image is not None:
                 picture = {"type": "image", "image": image}
                 messages[0] = {**messages[0], "content": [picture, *messages[0]["content"]]}
             conversations[question] = messages
-            given.append((earlier | mine) or None)
     batch = processor.encode_chat(
-        list(conversations.values()), regions=given, add_generation_prompt=True, return_pixel_values=False
+        list(conversations.values()), add_generation_prompt=True, return_pixel_values=False
     )
     firsts = dict(zip(conversations, _rows(batch, processor), strict=True))
     length, limit = max(len(prompt.ids) for prompt in firsts.values()), processor.max_length
@@ -127,6 +118,14 @@ def encode(
         seen.add(question)
         prompts.append(prompt)
     return prompts
+
+
+def _asked(question: str, known: Mapping[int, Region]) -> dict[str, Any]:
+    """A turn's message: its text, and what the numbers in it mean."""
+    if missing := [n for n in _in_order(question) if n not in known]:
+        raise InputError(f"A turn mentions {mention(missing[0])} but has no such region: give it one.")
+    own = {n: known[n] for n in _in_order(question)}
+    return {"role": "user", "content": [{"type": "text", "text": question}], "regions": own}
 
 
 def _check(question: str) -> None:

@@ -62,7 +62,6 @@ class ChatSession:
         self.turns: list[Turn] = []
         self.regions: dict[int, Region] = {}
         self._image: Any = None
-        self._used: set[int] = set()
         self._keys = Keys(model, processor)
         ends = model.generation_config.eos_token_id
         ends = processor.tokenizer.eos_token_id if ends is None else ends
@@ -95,25 +94,27 @@ class ChatSession:
         with torch.inference_mode():
             refined = self.model.model.encode(pixels.to(self.model.device))
         self._image, self._keys.refined = opened, refined
-        self.regions, self._used = {}, set()
+        self.regions = {}
         self.reset()
 
     def add_region(self, region: Region, number: int | None = None) -> int:
-        """Add a region and return its number, the next free one unless given. Numbers are never given twice.
+        """Add a region and return its number: one that was not used in this conversation unless given.
+
+        A number may be given again: from then on it means this region, but in the turns before what it meant
+        there.
 
         Raises:
-            InputError: without a picture, for a region outside of it, or for a number that was used before.
+            InputError: without a picture, for a region outside of it, or for a number below 1.
         """
         if self._image is None:
             raise InputError("There is no picture to draw a region on: set one first.")
         if number is None:
-            number = max(self._used | set(self.regions), default=0) + 1
-        elif number < 1 or number in self._used | set(self.regions):
-            # Also one that was removed: an old <region1> in the chat must not come to mean another region.
-            raise InputError(f"Region number {number} is below 1 or taken: give one never used.")
+            # Not one of an earlier turn: whoever reads the chat would take the new region for the old one.
+            number = max([0, *self.regions, *(n for turn in self.turns for n in turn.regions)]) + 1
+        elif number < 1:
+            raise InputError(f"Region number {number} is below 1: regions are numbered from 1.")
         region.check_inside(self._image.height, self._image.width)
         self.regions[number] = region
-        self._used.add(number)
         return number
 
     def remove_region(self, number: int) -> None:
@@ -130,7 +131,7 @@ class ChatSession:
 
     def another(self) -> ChatSession:
         """A new session about the same picture, which is not encoded again; without regions and turns."""
-        session = ChatSession(self.model, self.processor)
+        session = type(self)(self.model, self.processor)
         session._image, session._keys.refined = self._image, self._keys.refined
         return session
 

@@ -232,7 +232,8 @@ class RegionGPTProcessor(ProcessorMixin):
         A conversation is a list of `{"role", "content"}`; content is text or a list of blocks: `{"type":
         "text", "text"}`, `{"type": "image", "image"}`, `{"type": "region", "region", "number"?}` (a mention
         of that region). In the text of users `<regionN>` is a mention; any other control token is
-        neutralised.
+        neutralised. A message may have `regions` of its own, as in `__call__`: there its numbers mean these,
+        so that a number may mean one region in one message and another in the next.
 
         Args:
             chat_template: name of one of ours or Jinja text; default: the processor's own.
@@ -247,8 +248,8 @@ class RegionGPTProcessor(ProcessorMixin):
         all_regions = [regions] if single else one_each(regions, len(conversations), "regions")
         numbered = [numbered_regions(item) for item in all_regions]
         prepared = [
-            Conversation(item, self._control, self.mention, taken)
-            for item, taken in zip(conversations, numbered, strict=True)
+            Conversation(item, self._control, self.mention, given)
+            for item, given in zip(conversations, numbered, strict=True)
         ]
         prompts, learned = self._render(
             prepared, chat_template, add_generation_prompt, continue_final_message
@@ -260,10 +261,8 @@ class RegionGPTProcessor(ProcessorMixin):
                 images, [prompt.count(self.image_token) for prompt in prompts], self.image_token
             )
         samples = [
-            self._make_sample(prompt, item.mentions, item_pictures, {**item_regions, **item.regions}, spans)
-            for prompt, item, item_pictures, item_regions, spans in zip(
-                prompts, prepared, pictures, numbered, learned, strict=True
-            )
+            self._make_sample(prompt, item.mentions, item_pictures, item.regions, spans)
+            for prompt, item, item_pictures, spans in zip(prompts, prepared, pictures, learned, strict=True)
         ]
         if padding_side is None and add_generation_prompt:
             padding_side = "left"

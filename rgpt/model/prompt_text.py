@@ -8,12 +8,13 @@ reaches the language model is not stated by the paper; written before the token 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.model.samples import Key, numbered_regions
 
 MENTION = re.compile(r"<region([0-9]{1,9})>")
 CHAT_TEMPLATES = ("vicuna", "llama-3", "qwen", "plain")
@@ -60,11 +61,17 @@ class Conversation:
     Text blocks of the user and the system: control tokens neutralised, mentions expanded. Text of the
     assistant: neutralised only; a `<region1>` there is a word that the model wrote, not a placeholder.
 
+    A number belongs to its message: it means the region that the message itself gives, else that of the whole
+    conversation.
+
+    Args:
+        given: `{number: region}` of the whole conversation.
+
     Attributes:
         messages: for the template; blocks are `{"type": "image"}` and `{"type": "text", "text": ...}` only.
-        mentions: region numbers in reading order.
+        mentions: what every mention means, in reading order: a key of `regions`.
         pictures: what the image blocks carry, in reading order.
-        regions: `{number: region}` of the region blocks.
+        regions: the given ones, and those of the messages.
     """
 
     def __init__(
@@ -72,15 +79,34 @@ class Conversation:
         conversation: Sequence[dict[str, Any]],
         control: re.Pattern[str],
         mention: Callable[[int], str],
-        taken: Iterable[int] = (),
+        given: Mapping[int, Any] | None = None,
     ) -> None:
-        self.mentions: list[int] = []
+        self.mentions: list[Key] = []
         self.pictures: list[Any] = []
-        self.regions: dict[int, Any] = {}
+        self.regions: dict[Key, Any] = dict(given or {})
         self._control, self._mention = control, mention
-        self._taken = set(taken)
-        self._highest = max(self._taken, default=0)
-        self.messages = [self._message(message) for message in conversation]
+        self._highest = max(given or [0])
+        self._own: dict[int, Any] = {}  # of the message being read
+        self._latest: dict[int, Key] = {}  # of every number the key of the last message that gave it
+        self._index = 0
+        self.messages = []
+        for self._index, message in enumerate(conversation):
+            self._own = numbered_regions(message.get("regions"))
+            self.messages.append(self._message({k: v for k, v in message.items() if k != "regions"}))
+
+    def _meant(self, number: int) -> Key:
+        """What a mention in the message being read means; a region given again, unchanged, is the same."""
+        if number not in self._own:
+            return number
+        region = self._own[number]
+        for key in (number, self._latest.get(number, number)):
+            if key in self.regions and self.regions[key] == region:
+                return key
+        # The first to give a number also gives it to the messages that do not: a block before its mentions.
+        key = number if number not in self.regions else (number, self._index)
+        self.regions[key] = region
+        self._latest[number] = key
+        return key
 
     def _message(self, message: dict[str, Any]) -> dict[str, Any]:
         content = message.get("content") or ""
@@ -93,7 +119,7 @@ class Conversation:
         if role == "assistant":
             return text
         text, numbers = expand_mentions(text, self._mention)
-        self.mentions += numbers
+        self.mentions += map(self._meant, numbers)
         return text
 
     def _block(self, block: dict[str, Any], role: str) -> dict[str, str]:
@@ -110,15 +136,10 @@ class Conversation:
             if number is None:
                 number = self._highest + 1
             self._highest = max(self._highest, number)
-            if block.get("region") is not None:
-                if number in self._taken:
-                    raise InputError(
-                        f"<region{number}> is given twice, by a region block and before it: "
-                        "give each number once."
-                    )
-                self._taken.add(number)
-                self.regions[number] = block["region"]
-            self.mentions.append(number)
+            region = block.get("region")
+            if region is not None and self._own.setdefault(number, region) != region:
+                raise InputError(f"<region{number}> is given twice in one message: give each number once.")
+            self.mentions.append(self._meant(number))
             return {"type": "text", "text": self._mention(number)}
         raise InputError(f"a content block has type {kind!r}: it must be 'text', 'image' or 'region'.")
 

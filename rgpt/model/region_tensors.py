@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rgpt.errors import InputError
-from rgpt.model.samples import Sample
+from rgpt.model.samples import Key, Sample, number_of
 from rgpt.regions import Region, area_weights, square_padding
 
 
@@ -37,16 +37,16 @@ def region_tensors(
     for sample in samples:
         first = len(rows)
         rows += [[] for _ in sample.pictures]
-        position = {}
-        for number, (picture_index, region) in sample.regions.items():
+        position: dict[Key, tuple[int, int]] = {}
+        for key, (picture_index, region) in sample.regions.items():
             picture, own = sample.pictures[picture_index], rows[first + picture_index]
             try:
                 weights = region_weights(region, picture.height, picture.width, grid)
             except InputError as error:
-                raise InputError(f"<region{number}>: {error}") from error
-            position[number] = (first + picture_index, len(own))
+                raise InputError(f"<region{number_of(key)}>: {error}") from error
+            position[key] = (first + picture_index, len(own))
             own.append(weights)
-        index += [position[number] for number in sample.mentions]
+        index += [position[key] for key in sample.mentions]
     most = max(map(len, rows), default=0)
     if most == 0:
         return None, None

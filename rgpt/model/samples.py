@@ -15,28 +15,36 @@ from rgpt.errors import InputError
 from rgpt.model.pictures import as_picture
 from rgpt.regions import region_from_json
 
+Key = int | tuple[int, int]
+"""Which region a mention means: its number, or (number, message) where a message gives the number a region
+of its own."""
+
+
+def number_of(key: Key) -> int:
+    return key if isinstance(key, int) else key[0]
+
 
 @dataclass
 class Sample:
     """`text` holds one `<image>` a picture and one `<region>` a mention.
 
-    `regions` maps a number to (picture of this sample, region); `learned` are the character spans of the
-    assistant's words.
+    `regions` maps what a mention means to (picture of this sample, region); `learned` are the character spans
+    of the assistant's words.
     """
 
     text: str
-    mentions: list[int]
+    mentions: list[Key]
     pictures: list[Image.Image]
-    regions: dict[int, tuple[int, Any]]
+    regions: dict[Key, tuple[int, Any]]
     learned: list[tuple[int, int]]
 
     @classmethod
     def checked(
         cls,
         text: str,
-        mentions: list[int],
+        mentions: Sequence[Key],
         pictures: Sequence[Any],
-        regions: Mapping[int, Any],
+        regions: Mapping[Key, Any],
         learned: Sequence[tuple[int, int]] = (),
         *,
         image_token: str,
@@ -54,15 +62,16 @@ class Sample:
                 f"the conversation mentions {len(mentions)} regions but its chat template wrote "
                 f"{text.count(region_token)}: it leaves messages out."
             )
-        for number in mentions:
-            if number not in regions:
-                known = ", ".join(f"<region{key}>" for key in sorted(regions)) or "none"
+        for key in mentions:
+            if key not in regions:
+                numbers = sorted(set(map(number_of, regions)))
+                known = ", ".join(f"<region{number}>" for number in numbers) or "none"
                 raise InputError(
-                    f"the prompt mentions <region{number}> but there are {len(regions)} regions ({known}): "
-                    "draw that region or change the number."
+                    f"the prompt mentions <region{number_of(key)}> but there are {len(numbers)} regions "
+                    f"({known}): draw that region or change the number."
                 )
-        placed = {number: place_region(number, region, len(pictures)) for number, region in regions.items()}
-        return cls(text, mentions, [as_picture(item) for item in pictures], placed, list(learned))
+        placed = {key: place_region(number_of(key), item, len(pictures)) for key, item in regions.items()}
+        return cls(text, list(mentions), [as_picture(item) for item in pictures], placed, list(learned))
 
 
 def place_region(number: int, region: Any, pictures: int) -> tuple[int, Any]:

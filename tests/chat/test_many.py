@@ -246,7 +246,12 @@ def test_no_questions_no_answers(session: ChatSession) -> None:
     assert session.ask_each([]) == [] and session.rank_each([], ["a"]) == [] and session.score([], []) == []
 
 
-def test_a_number_keeps_its_meaning_within_a_conversation(session: ChatSession) -> None:
+def test_a_number_of_the_conversation_may_stand_for_each_region(session: ChatSession) -> None:
+    """`as_number=1` after a turn about region 1, which keeps its own."""
     session.ask("a <region1>?", max_new_tokens=2)
-    with pytest.raises(InputError, match="another region earlier"):
-        session.ask_many("<region1>?", as_number=1)
+    regions = dict(session.regions)
+    together = session.ask_many("<region1>?", as_number=1, max_new_tokens=4)
+    for number, region in regions.items():
+        session.regions = {1: region}
+        assert session.ask("<region1>?", max_new_tokens=4) == together[number]
+        session.undo()

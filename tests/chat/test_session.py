@@ -195,16 +195,12 @@ def test_choose_returns_the_best_score(session: ChatSession) -> None:
     assert set(scores) == {1, 2} and scores[number] == max(scores.values())
 
 
-def test_numbers_are_never_given_twice(session: ChatSession) -> None:
+def test_a_number_that_a_turn_had_is_given_again_only_when_asked_for(session: ChatSession) -> None:
+    session.ask("a <region2>?", max_new_tokens=2)
     session.remove_region(2)
     assert session.add_region(Box(1, 1, 5, 5)) == 3
-
-
-def test_a_removed_number_cannot_be_given_again(session: ChatSession) -> None:
-    """An old <region1> in the chat must not come to mean another region."""
-    session.remove_region(1)
-    with pytest.raises(InputError, match="never used"):
-        session.add_region(Box(1, 1, 5, 5), number=1)
+    assert session.add_region(Box(2, 2, 6, 6), number=2) == 2
+    assert session.regions == {1: Box(0, 0, 20, 15), 2: Box(2, 2, 6, 6), 3: Box(1, 1, 5, 5)}
 
 
 def test_a_failure_in_the_model_leaves_no_turn_and_no_half_cache(
@@ -288,8 +284,8 @@ def test_regions_that_cannot_be_added(session: ChatSession, parts: tuple[Any, An
         session.add_region(Mask(np.ones((7, 7), bool)))
     with pytest.raises(InputError, match="picture"):
         ChatSession(*parts).add_region(Box(0, 0, 1, 1))
-    with pytest.raises(InputError, match="never used"):
-        session.add_region(Box(0, 0, 5, 5), number=1)
+    with pytest.raises(InputError, match="numbered from 1"):
+        session.add_region(Box(0, 0, 5, 5), number=0)
     with pytest.raises(InputError, match="undo"):
         session.undo()
 

@@ -76,10 +76,10 @@ def test_a_conversation_made_ready() -> None:
         ],
         CONTROL,
         lambda number: f"[{number}] <region>",
-        taken=[1, 3],
+        given={1: "P", 3: "Q"},
     )
     assert item.mentions == [3, 1, 4, 9, 1]
-    assert item.regions == {4: "R", 9: "S"} and item.pictures == ["a.png"]
+    assert item.regions == {1: "P", 3: "Q", 4: "R", 9: "S"} and item.pictures == ["a.png"]
     texts = [block["text"] for block in item.messages[1]["content"] if block["type"] == "text"]
     assert "".join(texts) == "Is [1] <region> < image> [4] <region> or [9] <region>[1] <region>"
     assert item.messages[2]["content"] == "<region1> it is< /s>"
@@ -98,9 +98,30 @@ def test_an_unknown_block_is_named() -> None:
 
 def test_a_number_given_twice_is_refused() -> None:
     blocks = [{"type": "region", "number": 2, "region": "R"}, {"type": "region", "number": 2, "region": "S"}]
-    for content, taken in ((blocks, ()), (blocks[:1], (2,))):
-        with pytest.raises(InputError, match="<region2> is given twice"):
-            Conversation([{"role": "user", "content": content}], CONTROL, str, taken)
+    with pytest.raises(InputError, match="<region2> is given twice in one message"):
+        Conversation([{"role": "user", "content": blocks}], CONTROL, str)
+
+
+def said(text: str, **regions: str) -> dict:
+    return {"role": "user", "content": text, "regions": {int(n[1:]): region for n, region in regions.items()}}
+
+
+def test_a_number_means_what_its_message_gives_it_else_what_the_conversation_does() -> None:
+    block = [{"type": "region", "number": 1, "region": "B"}]
+    messages = [
+        said("<region1> <region2>", n1="A"),
+        said("<region1>", n1="B"),
+        said("<region1>"),
+        said("<region1>", n1="B"),  # given again, unchanged: the same region
+        {"role": "user", "content": block},
+        said("<region3> <region3>", n3="C", n4="nobody mentions it"),
+        said("<region3>", n3="D"),
+        said("<region1> <region3>"),
+    ]
+    item = Conversation(messages, CONTROL, str, {1: "A", 2: "S"})
+    assert "".join(item.regions[key] for key in item.mentions) == "ASBABBCCDAC"
+    assert list(item.regions.values()) == ["A", "S", "B", "C", "D"]
+    assert all("regions" not in message for message in item.messages)
 
 
 def test_an_unknown_template_is_named() -> None:
