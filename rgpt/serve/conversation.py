@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rgpt.prompts import mention
 from rgpt.serve.errors import ApiError
-from rgpt.serve.protocol import ImagePart, Message
+from rgpt.serve.protocol import ImagePart, Message, RegionParam
 
 MENTION = re.compile(r"<region([0-9]{1,9})>")
 
@@ -17,15 +17,18 @@ MENTION = re.compile(r"<region([0-9]{1,9})>")
 class Asked:
     """What a request asks: `(question, answer)` of the earlier turns, the question, the one picture.
 
-    `picture_param` is where the picture's URL stood in the request.
+    `picture_param` is where the picture's URL stood in the request. Turns are counted from 0, the question's
+    is the last.
     """
 
     turns: tuple[tuple[str, str], ...]
     question: str
     picture_url: str | None
     picture_param: str | None
-    mentions: tuple[tuple[int, str], ...]
-    """Every number that the texts mention, with the field it stands in."""
+    mentions: tuple[tuple[int, str, int], ...]
+    """Every number that the texts mention, with the field and the turn it stands in."""
+    given: tuple[tuple[int, str, Sequence[RegionParam]], ...] = ()
+    """The regions that turns have of their own: (turn, field, regions)."""
 
 
 def mentioned(text: str) -> list[int]:
@@ -46,7 +49,8 @@ def read_conversation(messages: Sequence[Message], max_text: int) -> Asked:
     turns: list[tuple[str, str]] = []
     open_question: list[str] = []
     pictures: dict[str, str] = {}
-    mentions: list[tuple[int, str]] = []
+    mentions: list[tuple[int, str, int]] = []
+    given: list[tuple[int, str, Sequence[RegionParam]]] = []
     length = 0
     for index, message in enumerate(messages):
         where = f"messages[{index}].content"
@@ -86,7 +90,9 @@ def read_conversation(messages: Sequence[Message], max_text: int) -> Asked:
             continue
         if message.role == "user" and not text.strip() and not texts_follow(messages, index):
             raise ApiError("invalid_value", "A user message has no text: ask something.", param=where)
-        mentions += [(number, where) for number in mentioned(text)]
+        mentions += [(number, where, len(turns)) for number in mentioned(text)]
+        if message.regions:
+            given.append((len(turns), f"messages[{index}].regions", message.regions))
         if text:
             open_question.append(text)
     if messages[-1].role != "user":
@@ -103,7 +109,7 @@ def read_conversation(messages: Sequence[Message], max_text: int) -> Asked:
         )
     picture_url, picture_param = next(iter(pictures.items()), (None, None))
     question = "\n".join(open_question)
-    return Asked(tuple(turns), question, picture_url, picture_param, tuple(mentions))
+    return Asked(tuple(turns), question, picture_url, picture_param, tuple(mentions), tuple(given))
 
 
 def texts_follow(messages: Sequence[Message], index: int) -> bool:
@@ -111,11 +117,19 @@ def texts_follow(messages: Sequence[Message], index: int) -> bool:
     return index + 1 < len(messages) and messages[index + 1].role == "user"
 
 
-def check_mentions(asked: Asked, known: Sequence[int]) -> None:
-    """Raises ApiError `unknown_region` for a mention of a region that is not given."""
-    for number, where in asked.mentions:
-        if number not in known:
-            given = ", ".join(map(mention, sorted(known))) or "none"
+def check_mentions(
+    asked: Asked, known: Collection[int], own: Mapping[int, Collection[int]] | None = None
+) -> None:
+    """Raises ApiError `unknown_region` for a mention of a region that is not given.
+
+    Args:
+        known: the numbers that all turns know.
+        own: by turn, the numbers that it has besides.
+    """
+    for number, where, turn in asked.mentions:
+        numbers = {*known, *(own or {}).get(turn, ())}
+        if number not in numbers:
+            given = ", ".join(map(mention, sorted(numbers))) or "none"
             raise ApiError(
                 "unknown_region",
                 f"The text mentions {mention(number)} but the regions given are: {given}.",

@@ -118,14 +118,22 @@ Stops = Annotated[
 ]
 
 
+Regions = Annotated[list[RegionParam], Field(max_length=1000, fail_fast=True)]
+
+
 class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Content | None = None
+    regions: Regions | None = Field(
+        None, description="What the numbers mean in this turn, where it is not what the request's say."
+    )
 
     @model_validator(mode="after")
     def _content(self) -> Message:
         if self.content is None and self.role != "assistant":
             raise ValueError("content is missing")
+        if self.regions and self.role != "user":
+            raise ValueError(f"a message of the role {self.role} has regions: only users give them")
         return self
 
 
@@ -141,8 +149,8 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     model: str
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000, fail_fast=True)]
-    regions: Annotated[list[RegionParam], Field(max_length=1000, fail_fast=True)] | None = Field(
-        None, description="What `<region1>`, `<region2>` … mean, in every message."
+    regions: Regions | None = Field(
+        None, description="What `<region1>`, `<region2>` … mean, in every message without regions of its own."
     )
     stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None

@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rgpt.errors import InputError
 from rgpt.regions import RLE, Box, Point, Polygon, Region
+from rgpt.serve.conversation import Asked
 from rgpt.serve.errors import ApiError, from_input_error
 from rgpt.serve.protocol import RegionParam
 from rgpt.serve.settings import Settings
 
 
-def check_region_params(params: Sequence[RegionParam], settings: Settings, picture: bool) -> list[int]:
-    """The numbers of the regions, after everything has been checked that needs no picture.
+@dataclass(frozen=True)
+class Numbered:
+    """The regions of a field of the request with their numbers; of one `turn` only, or None: of all."""
+
+    params: Sequence[RegionParam]
+    numbers: Sequence[int]
+    field: str
+    turn: int | None = None
+
+
+def number_regions(params: Sequence[RegionParam], asked: Asked, settings: Settings) -> list[Numbered]:
+    """The request's regions, then those that turns have of their own; what needs no picture is checked.
+
+    Raises:
+        ApiError: as `check_region_params`; too many in all, or one given twice in a turn.
+    """
+    picture = asked.picture_url is not None
+    found = [Numbered(params, check_region_params(params, settings, picture), "regions")]
+    total, own = len(params), set[tuple[int, int]]()
+    for turn, field, given in asked.given:
+        numbers = check_region_params(given, settings, picture, field)
+        if twice := own & {(turn, number) for number in numbers}:
+            raise ApiError(
+                "duplicate_region",
+                f"region{min(twice)[1]} is given twice in one turn: give each its own id.",
+                param=field,
+            )
+        own |= {(turn, number) for number in numbers}
+        total += len(given)
+        found.append(Numbered(given, numbers, field, turn))
+    if total > settings.max_regions:
+        raise ApiError(
+            "too_many_regions",
+            f"There are {total} regions in all turns: at most {settings.max_regions} are taken.",
+            param=found[-1].field,
+        )
+    return found
+
+
+def check_region_params(
+    params: Sequence[RegionParam], settings: Settings, picture: bool, field: str = "regions"
+) -> list[int]:
+    """The numbers of the regions of a field, after everything has been checked that needs no picture.
 
     Raises:
         ApiError: too many, two with one id, one on a picture that is not there, too many corners or counts.
@@ -21,14 +64,14 @@ def check_region_params(params: Sequence[RegionParam], settings: Settings, pictu
         raise ApiError(
             "too_many_regions",
             f"There are {len(params)} regions: at most {settings.max_regions} are taken.",
-            param="regions",
+            param=field,
         )
     if params and not picture:
-        raise ApiError("missing_image", "There are regions but no picture in the messages.", param="regions")
+        raise ApiError("missing_image", "There are regions but no picture in the messages.", param=field)
     numbers: list[int] = []
     points = 0
     for index, param in enumerate(params):
-        where = f"regions[{index}]"
+        where = f"{field}[{index}]"
         number = index + 1 if param.id is None else int(param.id.removeprefix("region"))
         if number in numbers:
             raise ApiError(
@@ -66,7 +109,7 @@ def check_region_params(params: Sequence[RegionParam], settings: Settings, pictu
 
 
 def build_regions(
-    params: Sequence[RegionParam], numbers: Sequence[int], height: int, width: int
+    params: Sequence[RegionParam], numbers: Sequence[int], height: int, width: int, field: str = "regions"
 ) -> dict[int, Region]:
     """The regions by number.
 
@@ -76,7 +119,7 @@ def build_regions(
         ApiError: 400 with `regions[i].kind`, e.g. `region_out_of_bounds` at `regions[0].box`.
     """
     return {
-        number: _build(param, f"regions[{index}].{param.kind}", height, width)
+        number: _build(param, f"{field}[{index}].{param.kind}", height, width)
         for index, (number, param) in enumerate(zip(numbers, params, strict=True))
     }
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rgpt.regions import Region
@@ -17,7 +17,7 @@ from rgpt.serve.fetch import fetch
 from rgpt.serve.metrics import Metrics
 from rgpt.serve.pictures import SentPicture, open_sent, read_data_url
 from rgpt.serve.protocol import ChatRequest
-from rgpt.serve.regions import build_regions, check_region_params
+from rgpt.serve.regions import Numbered, build_regions, number_regions
 from rgpt.serve.sessions import Earlier, Picture, Session, Sessions
 from rgpt.serve.settings import Settings
 from rgpt.serve.text import AnswerText
@@ -35,20 +35,29 @@ class Ended:
 
 @dataclass
 class _Ready:
-    """A request whose picture and regions are opened; `image` is None where nothing has to be encoded."""
+    """A request whose picture and regions are opened; `image` is None where nothing has to be encoded.
+
+    `own`: by turn, what its numbers mean where that is not what `regions` say.
+    """
 
     key: str
     picture: Picture | None
     image: Any
     alpha: Any
     regions: dict[int, Region]
+    own: dict[int, dict[int, Region]] = field(default_factory=dict)
+
+    def of_turn(self, turn: int, text: str) -> dict[int, Region]:
+        """The regions that a turn's text mentions."""
+        known = {**self.regions, **self.own.get(turn, {})}
+        return {n: known[n] for n in mentioned(text)}
 
 
 class Service:
     """Answers requests over one model.
 
     Args:
-        new_session: makes an empty `ChatSession` (or a fake of it).
+        new_session: makes an empty `ChatSession`.
         fetch_images: whether http(s) picture URLs are fetched.
     """
 
@@ -134,16 +143,15 @@ class Service:
         settings, loop = self.settings, asyncio.get_running_loop()
         until = loop.time() + settings.time_limit
         asked = read_conversation(request.messages, settings.max_text)
-        params = request.regions or []
-        numbers = check_region_params(params, settings, asked.picture_url is not None)
+        given = number_regions(request.regions or [], asked, settings)
         alpha_is_region = request.regions is None
         if not alpha_is_region or asked.picture_url is None:
-            check_mentions(asked, numbers)
+            check_mentions(asked, given[0].numbers, _numbers_by_turn(given))
         await self.slots.acquire(until, settings.time_limit)
         held_since = loop.time()
         job: Job | None = None
         try:
-            opening = loop.run_in_executor(self._openers, self._open, request, asked, numbers, who)
+            opening = loop.run_in_executor(self._openers, self._open, request, asked, given, who)
             async with asyncio.timeout_at(until):
                 ready = await opening
             if ready.picture is None and ready.image is None:
@@ -186,7 +194,7 @@ class Service:
             else:
                 job.stop()
 
-    def _open(self, request: ChatRequest, asked: Asked, numbers: list[int], who: str) -> _Ready:
+    def _open(self, request: ChatRequest, asked: Asked, given: list[Numbered], who: str) -> _Ready:
         """On a thread: the picture's bytes, then what is known of it or the opened picture; regions."""
         if asked.picture_url is None:
             return _Ready("", None, None, None, {})
@@ -203,10 +211,12 @@ class Service:
             image, alpha = open_sent(sent, self.settings)
             ready = _Ready(sent.key, None, image, alpha, {})
             height, width = image.height, image.width
-        ready.regions = build_regions(request.regions or [], numbers, height, width)
+        for item in given:
+            into = ready.regions if item.turn is None else ready.own.setdefault(item.turn, {})
+            into |= build_regions(item.params, item.numbers, height, width, item.field)
         if ready.alpha is not None:
             ready.regions = {1: ready.alpha}
-        check_mentions(asked, list(ready.regions))
+        check_mentions(asked, ready.regions, ready.own)
         return ready
 
     def _bytes_of(self, url: str, param: str) -> bytes:
@@ -238,12 +248,11 @@ class Service:
             holder[0] = base.another()
             ready.image = None
         session = holder[0]
-        known = ready.regions
         session.turns = [
-            Earlier(question, answer, {n: known[n] for n in mentioned(question)})
-            for question, answer in asked.turns
+            Earlier(question, answer, ready.of_turn(turn, question))
+            for turn, (question, answer) in enumerate(asked.turns)
         ]
-        session.regions = {n: known[n] for n in mentioned(asked.question)}
+        session.regions = ready.of_turn(len(asked.turns), asked.question)
         limit = request.max_completion_tokens or request.max_tokens or self.settings.default_max_tokens
         yield from session.stream(
             asked.question,
@@ -252,3 +261,12 @@ class Service:
             top_p=1.0 if request.top_p is None else request.top_p,
             seed=request.seed,
         )
+
+
+def _numbers_by_turn(given: list[Numbered]) -> dict[int, list[int]]:
+    """The numbers that turns have of their own."""
+    numbers: dict[int, list[int]] = {}
+    for item in given:
+        if item.turn is not None:
+            numbers.setdefault(item.turn, []).extend(item.numbers)
+    return numbers

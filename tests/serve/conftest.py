@@ -1,4 +1,4 @@
-"""Servers: one process with the model `tiny` for all tests, and quick ones in a thread with fake sessions."""
+"""Servers: one process with the model `tiny` for all tests, and quick scripted ones in a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session that answers without a model, and small pictures to ask about."""
+"""Sessions that say what a test wants to hear, and small pictures to ask about."""
 
 from __future__ import annotations
 
@@ -6,46 +6,32 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator
+from functools import cache
+from typing import Any
 
 from PIL import Image
 
-from rgpt.regions import Region
+from rgpt.chat import ChatSession
+from rgpt.chat.session import Turn, Usage
+from tests.model.tiny_models import make_model, make_processor
 
 
-class Usage(NamedTuple):
-    prompt_tokens: int
-    cached_tokens: int
-    answer_tokens: int
-    ended: str
+class ScriptedSession(ChatSession):
+    """A real session over a tiny model, up to the words: what can refuse a question or a picture is asked.
 
+    `log.words` stands for what the weights would say; the log counts what was encoded, begun and closed.
+    """
 
-class Turn(NamedTuple):
-    question: str
-    answer: str
-    regions: dict[int, Region]
-    usage: Usage
-
-
-class FakeSession:
-    """Says `words` and what it was asked; counts what was encoded, begun and closed."""
-
-    def __init__(self, log: FakeLog) -> None:
-        self.log, self.turns, self.regions, self.image = log, [], {}, None
-        self.turns: list[Turn]
-        self.regions: dict[int, Region]
+    log: FakeLog
 
     def set_image(self, image: Any) -> None:
-        self.image = image
+        super().set_image(image)
         self.log.encoded += 1
 
-    def another(self) -> FakeSession:
-        session = FakeSession(self.log)
-        session.image = self.image
-        return session
-
-    def stream(self, question: str, *, max_new_tokens: int, **options: Any) -> Iterator[str]:
+    def stream(self, question: str, *, max_new_tokens: int = 128, **options: Any) -> Generator[str]:
+        prompt = self._encode([question])[0]
+        self._check_limits(max_new_tokens, None)
         self.log.asked.append((question, [t.question for t in self.turns], dict(self.regions), options))
         words = self.log.words(self, question)
         said: list[str] = []
@@ -62,11 +48,19 @@ class FakeSession:
         except GeneratorExit:
             ended = "closed"
             self.log.closed.set()
-        self.turns.append(Turn(question, "".join(said).strip(), self.regions, Usage(10, 0, len(said), ended)))
+        usage = Usage(len(prompt.ids), 0, len(said), ended)
+        self.turns.append(Turn(question, "".join(said).strip(), dict(self.regions), usage))
+
+
+@cache
+def parts() -> tuple[Any, Any]:
+    """A tiny random model, and its processor without a limit on the context: one character is a token."""
+    model = make_model()
+    return model, make_processor(model.config, max_length=None)
 
 
 class FakeLog:
-    """What the fake sessions of one server did; `words(session, question)` is what they say."""
+    """What the sessions of one server did; `words(session, question)` is what they say."""
 
     def __init__(self, words: Any = None, pause: float = 0.0) -> None:
         self.words = words or (lambda session, question: ["You ", "asked: ", question])
@@ -75,11 +69,13 @@ class FakeLog:
         self.asked: list[Any] = []
         self.closed = threading.Event()
 
-    def session(self) -> FakeSession:
-        return FakeSession(self)
+    def session(self) -> ScriptedSession:
+        session = type("Session", (ScriptedSession,), {"log": self})(*parts())
+        assert isinstance(session, ScriptedSession)
+        return session
 
 
-def endless(session: FakeSession, question: str) -> Iterator[str]:
+def endless(session: ScriptedSession, question: str) -> Iterator[str]:
     while True:
         yield "word "
 

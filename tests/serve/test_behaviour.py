@@ -1,4 +1,4 @@
-"""The server around a fake session: queue, limits, streams, what is kept, who may ask."""
+"""The server around scripted sessions: queue, limits, streams, what is kept, who may ask."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_usage_is_the_answers_own_even_if_its_session_is_in_other_hands(
     monkeypatch.setattr("rgpt.serve.sessions.Sessions.give", lambda self, key, session: session.turns.clear())
     response = post(fake_server(FakeLog()), text="a <region1>?")
     assert content(response) == "You asked: a <region1>?"
-    assert response.json()["usage"]["total_tokens"] == 13
+    assert response.json()["usage"]["completion_tokens"] == 3
 
 
 def test_a_plain_answer(fake_server: Start) -> None:
@@ -67,7 +67,7 @@ def test_a_plain_answer(fake_server: Start) -> None:
     answer = response.json()
     assert answer["object"] == "chat.completion" and answer["model"] == "fake"
     assert answer["choices"][0]["finish_reason"] == "stop"
-    assert answer["usage"]["total_tokens"] == 13
+    assert answer["usage"]["completion_tokens"] == 3
     _, _, regions, options = log.asked[0]
     assert list(regions) == [1] and options == {"temperature": 0.5, "top_p": 0.9, "seed": 7}
 
@@ -194,6 +194,36 @@ def test_a_second_turn_encodes_nothing_and_continues_the_same_session(fake_serve
     assert log.encoded == 1
     assert log.asked[-1][1] == ["What is <region1>?"]
     assert list(log.asked[-1][2]) == [2]  # only what this question mentions
+
+
+def test_turns_may_have_regions_of_their_own(fake_server: Start) -> None:
+    """A region redrawn under its number: the earlier turn keeps what it was asked with."""
+    log = FakeLog()
+    url = fake_server(log)
+    first = body(text="<region1>?")["messages"][0]
+    drawn, redrawn = BOX, {"id": "region1", "point": [5, 5]}
+    answer = content(httpx.post(url + CHAT, json=body(text="<region1>?")))
+    messages = [
+        first | {"regions": [drawn]},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": "<region1>!"},
+    ]
+    for own in (drawn, redrawn):
+        messages[0]["regions"] = [own]
+        request = {"model": "rgpt", "messages": messages, "regions": [redrawn]}
+        assert content(httpx.post(url + CHAT, json=request)) == "You asked: <region1>!"
+        session = fake_server.service.sessions._resting[-1][1]  # type: ignore[attr-defined]
+        kinds = [next(iter(turn.regions[1].to_json())) for turn in session.turns]
+        assert kinds == [next(kind for kind in own if kind != "id"), "point"]
+    for wrong, expected in (
+        ([{"box": [50, 0, 60, 9]}], ("region_out_of_bounds", "messages[0].regions[0].box")),
+        ([drawn, drawn], ("duplicate_region", "messages[0].regions[1].id")),
+        ([{"bbox": [5, 0, 6, 9]}], ("unknown_parameter", "messages[0].regions[0].bbox")),
+        ([{"id": f"region{i}", "point": [5, 5]} for i in range(2, 66)], ("too_many_regions", None)),
+    ):
+        messages[0]["regions"] = wrong
+        refused = httpx.post(url + CHAT, json={"model": "rgpt", "messages": messages, "regions": [redrawn]})
+        assert code(refused)[:2] == (400, expected[0]) and expected[1] in (code(refused)[2], None)
 
 
 def test_two_conversations_about_one_picture_do_not_mix(fake_server: Start) -> None:

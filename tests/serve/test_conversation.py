@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from rgpt.serve.conversation import Asked, check_mentions, read_conversation
 from rgpt.serve.errors import ApiError
@@ -69,6 +70,30 @@ def test_refused(messages: list[dict[str, Any]], code: str, param: str) -> None:
     with pytest.raises(ApiError) as caught:
         read(*messages)
     assert (caught.value.code, caught.value.param, caught.value.status) == (code, param, 400)
+
+
+def test_regions_of_a_message_belong_to_its_turn() -> None:
+    box, point = {"id": "region1", "box": [1, 2, 3, 4]}, {"id": "region2", "point": [1, 2]}
+    asked = read(
+        said("system", "Look."),
+        {**said("user", "a <region1>"), "regions": [box]},
+        said("assistant", "b"),
+        said("user", "c <region1>"),
+        {**said("user", "<region2>"), "regions": [point]},
+    )
+    assert [(turn, field, [p.id for p in params]) for turn, field, params in asked.given] == [
+        (0, "messages[1].regions", ["region1"]),
+        (1, "messages[4].regions", ["region2"]),
+    ]
+    check_mentions(asked, [1], {1: [2]})
+    with pytest.raises(ApiError, match="mentions <region1> but the regions given are: <region2>") as caught:
+        check_mentions(asked, [], {0: [1], 1: [2]})
+    assert caught.value.param == "messages[3].content"
+
+
+def test_only_users_give_regions() -> None:
+    with pytest.raises(ValidationError, match="only users give them"):
+        Message(role="assistant", content="a", regions=[{"point": [1, 2]}])
 
 
 def test_a_mention_of_an_unknown_region_is_told_with_its_place() -> None:

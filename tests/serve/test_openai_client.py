@@ -62,6 +62,24 @@ def ask(text: str, url: str) -> list[Any]:
     ]
 
 
+def test_a_region_redrawn_under_its_number_between_two_turns(
+    client: openai.OpenAI, session: ChatSession, scene: DrawnScene, url: str
+) -> None:
+    """The earlier turn brings its own region: the answer is that of a session that saw both."""
+    first, second = ({"id": "region1", **RLE.from_mask(o.mask).to_json()} for o in scene.objects[:2])
+    question = "Describe <region1>."
+    answers = [session.ask(question)]
+    session.add_region(Mask(scene.objects[1].mask), number=1)
+    answers.append(session.ask(question))
+    assert answers[0] != answers[1]
+    messages = [{**ask(question, url)[0], "regions": [first]}, {"role": "assistant", "content": answers[0]}]
+    messages += ask(question, url)
+    response = client.chat.completions.create(
+        model="rgpt", messages=messages, extra_body={"regions": [second]}
+    )
+    assert response.choices[0].message.content == answers[1]
+
+
 def test_plain(client: openai.OpenAI, session: ChatSession, scene: DrawnScene, url: str) -> None:
     answer = client.chat.completions.create(
         model="rgpt", messages=ask("Describe <region1>.", url), extra_body=regions(scene)
