@@ -1,15 +1,15 @@
-"""`rgpt chat` around a ten-line fake of the session: what reaches it, what is printed, the exit codes."""
+"""`rgpt chat` over a tiny model that says one thing: what reaches it, what is printed, the exit codes."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
-import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,59 +17,33 @@ import pytest
 from PIL import Image
 
 from rgpt import cli
+from rgpt.chat import ChatSession
 from rgpt.commands import chat
-from rgpt.errors import InputError
+from rgpt.regions import Box
+from tests.model.parrot import make_parrot
+
+SAYS = "blue dog."
 
 
-class FakeSession:
-    """Answers "a red circle" word by word; refuses a number it has no region for."""
+@pytest.fixture(scope="module")
+def parrot() -> tuple[Any, Any]:
+    """A model and its processor that answer `SAYS` to everything."""
+    return make_parrot(SAYS)
 
-    def __init__(self) -> None:
-        self.regions: dict[int, Any] = {}
-        self.turns: list[Any] = []
-        self.settings: list[dict[str, Any]] = []
-        self.during_answer: Callable[[], object] = lambda: None
 
-    def set_image(self, image: Image.Image) -> None:
-        self.image, self.regions, self.turns = image, {}, []
+class Watched(ChatSession):
+    """Notes with which settings it was asked."""
 
-    def add_region(self, region: Any) -> int:
-        self.regions[len(self.regions) + 1] = region
-        return len(self.regions)
-
-    def check(self, question: str) -> None:
-        for number in re.findall(r"<region(\d+)>", question):
-            if int(number) not in self.regions:
-                raise InputError(
-                    f"<region{number}> is asked about,\nbut there are {len(self.regions)} regions."
-                )
-
-    def stream(self, question: str, **settings: Any) -> Iterator[str]:
-        self.check(question)
-        self.settings.append(settings)
-        said = ""
-        try:
-            for word in ("a", " red", " circle"):
-                said += word
-                yield word
-                self.during_answer()
-        finally:
-            self.turns.append(SimpleNamespace(question=question, answer=said))
-
-    def ask(self, question: str, **settings: Any) -> str:
-        return "".join(self.stream(question, **settings))
-
-    def undo(self) -> Any:
-        if not self.turns:
-            raise InputError("There is no turn to take back.")
-        return self.turns.pop()
+    def stream(self, question: str, **settings: Any) -> Any:
+        self.settings = [*getattr(self, "settings", []), settings]
+        return super().stream(question, **settings)
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
-    fake = FakeSession()
-    monkeypatch.setattr(chat, "open_session", lambda model: fake)
-    return fake
+def session(monkeypatch: pytest.MonkeyPatch, parrot: tuple[Any, Any]) -> Watched:
+    opened = Watched(*parrot)
+    monkeypatch.setattr(chat, "open_session", lambda model: opened)
+    return opened
 
 
 @pytest.fixture
@@ -88,14 +62,14 @@ def rgpt(*arguments: str) -> int:
         return int(exit.code or 0)
 
 
-def test_one_question_prints_the_answer_alone(session: FakeSession, picture: str, capsys: Any) -> None:
+def test_one_question_prints_the_answer_alone(session: Watched, picture: str, capsys: Any) -> None:
     assert rgpt("chat", "--image", picture, "--region", "box:1,2,30,20", "--ask", "What is <region1>?") == 0
-    assert capsys.readouterr() == ("a red circle\n", "")
+    assert capsys.readouterr() == (f"{SAYS}\n", "")
     assert session.image.size == (40, 30)
     assert session.regions[1].to_json() == {"box": [1, 2, 30, 20]}
 
 
-def test_regions_keep_the_order_given(session: FakeSession, picture: str, tmp_path: Path) -> None:
+def test_regions_keep_the_order_given(session: Watched, picture: str, tmp_path: Path) -> None:
     mask = np.zeros((30, 40), np.uint8)
     mask[5:9, 6:10] = 255
     Image.fromarray(mask).save(tmp_path / "m.png")
@@ -106,23 +80,21 @@ def test_regions_keep_the_order_given(session: FakeSession, picture: str, tmp_pa
     assert session.regions[2].to_mask(30, 40).sum() == 16
 
 
-def test_several_questions_are_turns_of_one_conversation(
-    session: FakeSession, picture: str, capsys: Any
-) -> None:
+def test_several_questions_are_turns_of_one_conversation(session: Watched, picture: str, capsys: Any) -> None:
     assert rgpt("chat", "--image", picture, "--ask", "One?", "--ask", "Two?", "--seed", "3") == 0
     assert [turn.question for turn in session.turns] == ["One?", "Two?"]
-    assert capsys.readouterr().out == "a red circle\n" * 2
+    assert capsys.readouterr().out == f"{SAYS}\n" * 2
     assert session.settings == [{"max_new_tokens": 128, "temperature": 0.0, "seed": 3}] * 2
 
 
-def test_json_is_one_object(session: FakeSession, picture: str, capsys: Any) -> None:
+def test_json_is_one_object(session: Watched, picture: str, capsys: Any) -> None:
     options = ["--json", "--region", "box:0,0,5,5", "--max-new-tokens", "7", "--temperature", "0.5"]
     assert rgpt("chat", "--image", picture, *options, "--ask", "What?") == 0
     assert json.loads(capsys.readouterr().out) == {
         "model": "tiny",
         "image": picture,
         "regions": {"region1": {"box": [0, 0, 5, 5]}},
-        "turns": [{"question": "What?", "answer": "a red circle"}],
+        "turns": [{"question": "What?", "answer": SAYS[:7]}],
     }
     assert session.settings == [{"max_new_tokens": 7, "temperature": 0.5, "seed": None}]
 
@@ -205,14 +177,14 @@ def test_a_bad_region_is_one_sentence_and_exit_code_2(
     ids=" ".join,
 )
 def test_bad_arguments_are_one_sentence_and_exit_code_2(
-    arguments: list[str], session: FakeSession, capsys: Any
+    arguments: list[str], session: Watched, capsys: Any
 ) -> None:
     assert rgpt(*arguments) == 2
     assert_one_sentence(capsys.readouterr())
 
 
 def test_no_question_is_answered_when_a_later_one_is_wrong(
-    session: FakeSession, picture: str, capsys: Any
+    session: Watched, picture: str, capsys: Any
 ) -> None:
     regions = ["--region", "box:0,0,5,5", "--region", "box:5,5,9,9"]
     asks = ["--ask", "What is <region1>?", "--ask", "And <region3>?"]
@@ -235,18 +207,26 @@ def test_help_and_version(arguments: list[str], capsys: Any) -> None:
     assert "rgpt" in capsys.readouterr().out
 
 
-def press_ctrl_c() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+@contextmanager
+def ctrl_c_pressed(session: Watched, at: int) -> Iterator[None]:
+    """Within this block Ctrl-C is pressed during the `at`-th token."""
+    tokens = itertools.count(1)
+
+    def press(*_: Any) -> None:
+        if next(tokens) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = session.model.register_forward_pre_hook(press)
+    yield
+    hook.remove()
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
-    session: FakeSession, picture: str, capsys: Any
-) -> None:
-    session.during_answer = press_ctrl_c
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(session: Watched, picture: str, capsys: Any) -> None:
     handler = signal.getsignal(signal.SIGINT)
-    assert rgpt("chat", "--image", picture, "--ask", "One?", "--ask", "Two?") == 130
-    assert capsys.readouterr().out == "a red\n"
-    assert [turn.answer for turn in session.turns] == ["a red"]
+    with ctrl_c_pressed(session, at=4):
+        assert rgpt("chat", "--image", picture, "--ask", "One?", "--ask", "Two?") == 130
+    assert capsys.readouterr().out == "blue\n"
+    assert [turn.answer for turn in session.turns] == ["blue"]
     assert signal.getsignal(signal.SIGINT) is handler
 
 
@@ -254,9 +234,7 @@ def talk(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
-def test_a_conversation(
-    session: FakeSession, picture: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conversation(session: Watched, picture: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     talk(
         monkeypatch,
         "/regions",
@@ -272,7 +250,7 @@ def test_a_conversation(
         "no regions yet; /region box:x1,y1,x2,y2 adds one\n"
         f"{picture}: 40×30 pixels\n"
         "<region1>  box [1, 2, 30, 20]\n"
-        "a red circle\n"
+        "blue dog.\n"
         "<region1>  box [1, 2, 30, 20]\n"
         "took back: What is <region1>?\n",
         "",
@@ -280,8 +258,30 @@ def test_a_conversation(
     assert session.turns == []
 
 
+def test_a_region_is_drawn_anew_under_its_number(
+    session: Watched, picture: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(
+        monkeypatch,
+        "/region box:1,2,30,20",
+        "What is <region1>?",
+        "/region 1 box:3,4,9,9",
+        "And <region1>?",
+        "/region box:5,5,7,7",
+        "/region 0 box:5,5,7,7",
+    )
+    assert rgpt("chat", "--image", picture) == 0
+    out, error = capsys.readouterr()
+    assert out == (
+        "<region1>  box [1, 2, 30, 20]\nblue dog.\n<region1>  box [3, 4, 9, 9]\nblue dog.\n"
+        "<region2>  box [5, 5, 7, 7]\n"
+    )
+    assert error.count("\n") == 1 and "numbered from 1" in error
+    assert [turn.regions[1] for turn in session.turns] == [Box(1, 2, 30, 20), Box(3, 4, 9, 9)]
+
+
 def test_a_mistake_does_not_end_the_conversation(
-    session: FakeSession, picture: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    session: Watched, picture: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mistakes = [
         "/paint",
@@ -295,22 +295,21 @@ def test_a_mistake_does_not_end_the_conversation(
     talk(monkeypatch, *mistakes, "What?", "/quit", "never read")
     assert rgpt("chat", "--image", picture) == 0
     captured = capsys.readouterr()
-    assert captured.out == "a red circle\n"
+    assert captured.out == f"{SAYS}\n"
     assert len(captured.err.splitlines()) == len(mistakes)
     assert [turn.question for turn in session.turns] == ["What?"]
 
 
 def test_ctrl_c_in_a_conversation_stops_one_answer_only(
-    session: FakeSession, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    session: Watched, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    presses = iter([press_ctrl_c])
-    session.during_answer = lambda: next(presses, lambda: None)()
     talk(monkeypatch, "One?", "Two?")
-    assert rgpt("chat") == 0
-    assert [turn.answer for turn in session.turns] == ["a red", "a red circle"]
+    with ctrl_c_pressed(session, at=3):
+        assert rgpt("chat") == 0
+    assert [turn.answer for turn in session.turns] == ["blu", SAYS]
 
 
-def test_help_lists_every_command(session: FakeSession, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_lists_every_command(session: Watched, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from rgpt.commands.interactive import Conversation
 
     talk(monkeypatch, "/help")

@@ -19,6 +19,7 @@ HELP = """\
 Ask about the picture; <region1> stands for region 1. Ctrl-C stops an answer.
   /image FILE       another picture; regions and conversation start again
   /region KIND:…    add a region: box:x1,y1,x2,y2  polygon:x,y,x,y,x,y  point:x,y  mask:FILE  rle:FILE
+  /region N KIND:…  draw region N anew; what was asked before keeps the one that it was asked about
   /regions          list the regions
   /undo             take back the last question and its answer
   /help             this list
@@ -91,13 +92,15 @@ class Conversation:
         print(f"{path}: {image.width}×{image.height} pixels")
 
     def region(self, text: str) -> None:
-        """Add a region and say which number it got."""
+        """Add a region, or draw the one of a number anew, and say which number it has."""
         if not text:
             raise InputError("/region needs a region: /region box:60,150,260,330.")
         from rgpt.regions import parse_region
 
-        region = parse_region(text)
-        print(describe(self.session.add_region(region), region))
+        first, _, rest = text.partition(" ")
+        number = int(first) if first.isdecimal() else None
+        region = parse_region(text if number is None else rest.strip())
+        print(describe(self.session.add_region(region, number), region))
 
     def list_regions(self, _: str) -> None:
         """Print every region with its number."""
