@@ -58,7 +58,7 @@ with no_stub_file():
             found: masks made by Python, see `found`.
             tools: names of further tools: "segment" (a click becomes a mask), "everything".
             src: the picture as a data URL; empty for none (None would change nothing on the page).
-            asked: another text after every question: the regions drawn so far are then fixed.
+            asked: another text after every question: none of the regions is selected then.
             message: CSS selector of the textarea into which the chips insert `<regionN>`.
             upload_input: CSS selector of the file input that receives dropped and pasted pictures.
         """

@@ -1,4 +1,4 @@
-"""Who answers: a small protocol, so that tests answer with ten lines, and the model behind it.
+"""Who answers: what the app needs of a session and its model, and the one that it has.
 
 The model is loaded once and shared by all visitors. Every conversation has a session of its own; their steps
 run one at a time under one lock, so that answers of several visitors interleave token by token and never meet

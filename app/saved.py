@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.drawing import MAX_REGIONS, add_mask, check_cost
-from app.session import Conversation, Label, Picture, Table, Turn, is_text
+from app.session import Conversation, Label, Picture, Table, Turn, is_text, mentioned_numbers
 from rgpt.errors import InputError
 from rgpt.regions import Region, region_from_json
 
@@ -112,10 +112,10 @@ def from_json(content: bytes, shown: Picture | None = None) -> tuple[Conversatio
 
 
 def labels_of(conversation: Conversation, drawn: Mapping[int, Region] | None = None) -> dict[int, Label]:
-    """The labels of the regions `drawn` and of those of the table, by number."""
+    """The labels of the regions of the table, which keeps what it was asked with, and of those `drawn`."""
     if conversation.picture is None:
         return {}
-    regions = {**(conversation.table.regions if conversation.table else {}), **(drawn or {})}
+    regions = {**(drawn or {}), **(conversation.table.regions if conversation.table else {})}
     labels = {number: conversation.picture.label(region) for number, region in sorted(regions.items())}
     return {number: label for number, label in labels.items() if label}
 
@@ -131,7 +131,7 @@ def to_csv(conversation: Conversation, drawn: Mapping[int, Region] | None = None
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    regions = {**(table.regions if table else {}), **(drawn or {})}
+    regions = {**(drawn or {}), **(table.regions if table else {})}
     answers = table.answers if table else {}
     for number in sorted(set(labels) | set(answers)):
         assert picture is not None
@@ -181,9 +181,15 @@ def _turn(value: object, thing: str, picture: Picture | None) -> Turn:
     if not isinstance(value, dict):
         raise InputError(f"The file's {thing} is not an object; export it again.")
     status = value.get("status")
+    question = _text(value.get("question"), f"question of {thing}")
+    regions = _regions(value.get("regions", {}), thing, picture)
+    if missing := sorted(mentioned_numbers(question) - set(regions)):
+        raise InputError(
+            f"The file's {thing} mentions <region{missing[0]}> but has no such region; export it again."
+        )
     return Turn(
-        _text(value.get("question"), f"question of {thing}"),
-        _regions(value.get("regions", {}), thing, picture),
+        question,
+        regions,
         _text(value.get("answer"), f"answer of {thing}"),
         status if status in _STATUSES else "stopped",
     )
@@ -206,7 +212,7 @@ def _table(value: object, picture: Picture | None) -> Table:
 def _take_labels(value: object, conversation: Conversation, drawn: Mapping[int, Region]) -> None:
     """Give the picture the labels of its regions."""
     table, picture = conversation.table, conversation.picture
-    regions = {**(table.regions if table else {}), **drawn}
+    regions = {**drawn, **(table.regions if table else {})}
     numbers = {str(number): number for number in regions}
     if not isinstance(value, dict) or not set(value) <= set(numbers):
         raise InputError(

@@ -46,7 +46,7 @@ function addRegion(fields) {
     return;
   }
   remember();
-  lastId += 1;            // never reused, so that an old <regionN> in the chat cannot come to mean another region
+  lastId += 1;            // not reused: whoever reads an old <regionN> in the chat would take this region for it
   regions = [...regions, { id: lastId, ...fields }];
   active = lastId;
   publish();
@@ -61,7 +61,7 @@ function takeFound() {
   if (!found || found.batch === batch || found.picture !== picture.token) return "";
   batch = found.batch;
   const names = Object.keys(found.masks), named = found.add && names.some((name) => found.masks[name].label);
-  const replaced = (r) => r.kind === "mask" && shapes[r.mask]?.named && r.id > lockedUpTo && !names.includes(r.mask);
+  const replaced = (r) => r.kind === "mask" && shapes[r.mask]?.named && r.id > askedUpTo && !names.includes(r.mask);
   const earlier = named ? regions.filter(replaced) : [];
   if (named) Object.values(shapes).forEach((shape) => { shape.label = null; });
   names.forEach((name) => { shapes[name] = shapeOf(found.masks[name]); });
@@ -131,7 +131,7 @@ function finishDraft() {
 
 function finishStroke(stroke) {
   const region = regions.find((r) => r.id === active);
-  if (!region || region.kind !== "brush" || region.id <= lockedUpTo) {
+  if (!region || region.kind !== "brush") {
     addRegion({ kind: "brush", strokes: [stroke] });
   } else if (region.strokes.length >= limits.strokes) {
     refresh("This region has very many strokes; start a new one.");
@@ -202,7 +202,7 @@ function refresh(message) {
   find("[data-act=undo]").disabled = !history.length && !polygon;
   find("[data-act=clear]").disabled = !regions.length;
   find("[data-act=finish]").hidden = !(polygon && draft.points.length >= 3);
-  find("[data-act=new]").hidden = !(tool === "brush" && chosen && chosen.kind === "brush" && chosen.id > lockedUpTo);
+  find("[data-act=new]").hidden = !(tool === "brush" && chosen && chosen.kind === "brush");
   find(".rc-size").hidden = tool !== "brush";
   element.querySelectorAll("[data-tool]").forEach((button) => {
     button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
@@ -410,7 +410,7 @@ function sync() {
     lastId = value.last_id || 0;
     active = draft = cursor = null;
     history = [];
-    lockedUpTo = 0;
+    askedUpTo = 0;
     shapes = {};
     if (picture.token) save();
     showPicture();
@@ -418,10 +418,9 @@ function sync() {
     showPicture();
   }
   if (props.asked !== asked) {
-    // A question was asked: what it showed is fixed from now on; drawing goes on with new regions.
+    // A question was asked, and keeps what it showed: drawing goes on with a new region, or with one that is chosen.
     asked = props.asked;
-    lockedUpTo = lastId;
-    history = [];
+    askedUpTo = lastId;
     active = null;
   }
   refresh(takeFound());

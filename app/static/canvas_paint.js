@@ -26,7 +26,7 @@ const LONGEST_NAME = 24;
 let picture = { token: null, src: "", image: null, width: 0, height: 0, pointRadius: 2 };
 let view = { scale: 1 };
 let regions = [], active = null, lastId = 0, history = [], asked = null;
-let lockedUpTo = 0;       // regions with an id up to this one were part of a question: strokes no longer extend them
+let askedUpTo = 0;        // regions with an id up to this one were there when a question was asked
 let tool = "box";
 let draft = null;         // what is being drawn: {kind, …}, not yet a region and without an id
 let cursor = null;        // [x, y] of the keyboard cursor
@@ -243,7 +243,7 @@ function paintDraft() {
     paintStrokes([draft], fill, 0.9);
   } else if (draft.kind === "brush") {
     const extended = regions.find((r) => r.id === active);
-    const joins = extended && extended.kind === "brush" && extended.id > lockedUpTo;
+    const joins = extended && extended.kind === "brush";
     paintStrokes([draft], joins ? colour(extended.id) : fill, 0.55);
   } else {
     tracePath(draft.hover ? [...draft.points, draft.hover] : draft.points, false);

@@ -14,7 +14,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import pytest
 from PIL import Image
 
-from tests.app.fake_engine import FakeEngine
+from tests.app.watched import WatchedEngine, watched
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 FLAGS = [
@@ -68,14 +68,14 @@ def serve(engine, examples=(), **options) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, FakeEngine]]:
-    """The app with an engine that tells areas: (address, engine)."""
+def served() -> Iterator[tuple[str, WatchedEngine]]:
+    """The app with a watched engine: (address, engine)."""
     from app.session import Picture
 
-    engine = FakeEngine()
-    page, address = serve(engine, [Picture(drawing())])
-    yield address, engine
-    page.close()
+    with watched() as engine:
+        page, address = serve(engine, [Picture(drawing())])
+        yield address, engine
+        page.close()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def mounted() -> Iterator[str]:
     from app.mount import mount_page
     from app.page import build_page
 
-    application = mount_page(FastAPI(), build_page(FakeEngine()))
+    application = mount_page(FastAPI(), build_page(WatchedEngine()))
     server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -100,9 +100,9 @@ def mounted() -> Iterator[str]:
 
 
 @pytest.fixture
-def engine(served) -> FakeEngine:
+def engine(served) -> WatchedEngine:
     """The served engine, as new."""
-    served[1].__init__()
+    served[1].start_anew()
     return served[1]
 
 

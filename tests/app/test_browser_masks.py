@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.app.conftest import drawing, serve
-from tests.app.fake_engine import FakeEngine
 from tests.app.fake_segmenter import Halves
+from tests.app.watched import SAYS, watched
 
 pytestmark = pytest.mark.browser
 
@@ -22,16 +22,23 @@ SIZE = (384, 288)
 @pytest.fixture(scope="module")
 def served():
     """The app with a segmenter, one answer at a time, and room for one more event in the queue."""
-    engine = FakeEngine()
-    page, address = serve(engine, segmenter=Halves(), queue=1, at_once=1)
-    yield address, engine
-    page.close()
+    with watched() as engine:
+        page, address = serve(engine, segmenter=Halves(), queue=1, at_once=1)
+        yield address, engine
+        page.close()
 
 
 @pytest.fixture
 def visitor(regular):
     regular.upload(drawing(SIZE))
     return regular
+
+
+def areas(engine) -> dict[int, int]:
+    """In pixels, of the regions that the last question mentions."""
+    asked = engine.streams[-1]
+    size = asked.image.height, asked.image.width
+    return {number: int(region.to_mask(*size).sum()) for number, region in asked.regions.items()}
 
 
 def test_a_click_becomes_a_mask_and_is_chatted_about(visitor, engine):
@@ -44,14 +51,16 @@ def test_a_click_becomes_a_mask_and_is_chatted_about(visitor, engine):
     expect(visitor.chips).to_have_count(2)
     visitor.shot("segmented")
     visitor.ask("<region1> <region2>")
-    visitor.answered(r"<region1> covers 55296 px\. <region2> covers 55296 px\.")
+    visitor.answered(SAYS)
+    assert areas(engine) == {1: 55296, 2: 55296}
     visitor.page.locator("#rc [data-tool=box]").click()
     visitor.click((300, 200))  # a click on a region puts it into the message
     expect(visitor.message).to_have_value("<region2> ")
     visitor.reload()
     expect(visitor.chips).to_have_count(2)
     visitor.ask("<region2>")
-    visitor.answered(r"<region2> covers 55296 px", count=2)
+    visitor.answered(SAYS, count=2)
+    assert areas(engine) == {2: 55296}
 
 
 def test_no_object_there(visitor, engine):
@@ -74,7 +83,8 @@ def test_everything_then_the_table_then_a_region_then_the_chat(visitor, engine):
     expect(visitor.message).to_have_value("<region2> ")
     visitor.shot("everything")
     visitor.message.press("Enter")
-    visitor.answered("<region2> covers 55296 px")
+    visitor.answered(SAYS)
+    assert areas(engine) == {2: 55296}
     visitor.page.set_viewport_size({"width": 390, "height": 844})
     expect(visitor.canvas).to_have_css("width", re.compile(r"^3\d\d"))
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -93,9 +103,9 @@ def test_one_undo_takes_back_everything_that_was_found(visitor, engine):
 
 
 def test_a_full_queue_is_told_and_stop_still_works(browser, visitor, engine, served):
-    engine.padding, engine.delay = 100_000, 0.01
+    engine.talk_on(delay=0.2)
     visitor.ask("Describe the picture.")
-    expect(visitor.answers.last).to_contain_text("word")
+    expect(visitor.answers.last).to_contain_text("blue")
     # Somebody else waits for the model: the queue has no more room.
     config = httpx.get(f"{served[0]}config").json()
     (answer, *_) = [d["id"] for d in config["dependencies"] if d["api_name"] == "answer"]
@@ -107,9 +117,9 @@ def test_a_full_queue_is_told_and_stop_still_works(browser, visitor, engine, ser
     visitor.stop_button.click()
     expect(visitor.send_button).to_be_visible()
     assert engine.closed == 1
-    engine.padding = 0
+    engine.talk_on(False)
     visitor.ask("And now?")
-    visitor.answered("Answer", count=2)
+    visitor.answered(SAYS, count=2)
     browser.leave_out("503 (Service Unavailable)")
 
 
@@ -134,6 +144,6 @@ def test_a_question_that_finds_the_queue_full_comes_back(browser, visitor, engin
     expect(visitor.send_button).to_be_visible()
     assert refused and engine.streams == []
     visitor.message.press("Enter")
-    visitor.answered("Answer")
+    visitor.answered(SAYS)
     visitor.page.unroute("**/queue/join*")
     browser.leave_out("503 (Service Unavailable)")

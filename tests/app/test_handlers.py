@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from app.canvas import COLOURS, data_url, empty_value, hex_colours
-from app.engine import Answering
+from app.engine import Answering, ModelEngine
 from app.files import FileHandlers
 from app.handlers import Handlers
 from app.jobs import Jobs
@@ -22,12 +23,20 @@ from app.session import Conversation, Picture
 from app.table import TableHandlers
 from rgpt.errors import InputError
 from rgpt.regions import Box
-from tests.app.fake_engine import FakeEngine
+from tests.app.watched import SAYS, WatchedEngine, watched
+from tests.model.tiny_models import make_model, make_picture, make_processor
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[WatchedEngine]:
+    with watched() as engine:
+        yield engine
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
+def engine(shared) -> WatchedEngine:
+    shared.start_anew()
+    return shared
 
 
 @pytest.fixture
@@ -55,13 +64,13 @@ def last(steps: Iterator) -> Conversation:
 
 def test_an_answer_is_streamed_and_kept_with_its_turn(do, engine):
     talk = last(do.answer(asked(do)))
-    assert talk.turns[0].answer == "Answer: <region1> covers 50 px."
+    assert talk.turns[0].answer == SAYS
     assert talk.turns[0].status == "done"
     assert engine.closed == 1 and not do.jobs.busy(talk.picture.token)
 
 
 def test_stop_ends_the_computation_and_keeps_the_partial_answer(do, engine):
-    engine.padding, engine.delay = 10_000, 0.002
+    engine.talk_on(delay=0.02)
     talk, steps = asked(do), []
     thread = threading.Thread(target=lambda: steps.extend(do.answer(talk)))
     thread.start()
@@ -71,12 +80,12 @@ def test_stop_ends_the_computation_and_keeps_the_partial_answer(do, engine):
     assert engine.closed == 1
     thread.join(5)
     turn = steps[-1][0].turns[0]
-    assert turn.status == "stopped" and turn.answer.startswith("Answer: <region1> covers 50 px. word")
-    assert engine.streams[0].said < 5000
+    assert turn.status == "stopped" and (SAYS * 20).startswith(turn.answer) and turn.answer
+    assert engine.streams[0].said < 128
 
 
 def test_a_new_picture_waits_for_the_last_piece_and_is_not_overwritten(do, engine):
-    engine.padding, engine.delay = 10_000, 0.05
+    engine.talk_on(delay=0.05)
     talk = asked(do)
     steps = do.answer(talk)
     next(steps)
@@ -90,7 +99,7 @@ def test_a_new_picture_waits_for_the_last_piece_and_is_not_overwritten(do, engin
 
 
 def test_a_closed_tab_ends_the_computation(do, engine):
-    engine.padding, engine.delay = 10_000, 0.05
+    engine.talk_on(delay=0.05)
     steps = do.answer(asked(do))
     next(steps)
     steps.close()
@@ -116,16 +125,24 @@ def test_errors_are_escaped_for_the_toast(do):
     assert "&lt;region9&gt;" in caught.value.message
 
 
-def test_a_failing_model_leaves_a_failed_turn_and_a_free_visitor(do, engine, monkeypatch):
-    def fail(*_):
-        yield "half "
-        raise RuntimeError("secret details")
+def fail_at(call: int, forward):
+    """The model's forward pass, but the `call`-th and later ones fail, as for want of memory."""
+    calls = itertools.count(1)
 
+    def failing(*args, **options):
+        if next(calls) >= call:
+            raise RuntimeError("secret details")
+        return forward(*args, **options)
+
+    return failing
+
+
+def test_a_failing_model_leaves_a_failed_turn_and_a_free_visitor(do, engine, monkeypatch):
     warnings: list[str] = []
-    monkeypatch.setattr("tests.app.fake_engine.FakeSession.stream", fail)
+    monkeypatch.setattr(engine.model, "forward", fail_at(5, engine.model.forward))
     monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
     talk = last(do.answer(asked(do)))
-    assert talk.turns[0].status == "failed" and talk.turns[0].answer == "half"
+    assert talk.turns[0].status == "failed" and talk.turns[0].answer == "blue"
     assert warnings and "secret" not in warnings[0]
     assert not do.jobs.busy(talk.picture.token)
 
@@ -133,7 +150,7 @@ def test_a_failing_model_leaves_a_failed_turn_and_a_free_visitor(do, engine, mon
 def test_retry_asks_with_the_regions_of_its_turn(do, engine):
     talk = last(do.answer(asked(do)))
     _, talk, _ = do.retry(talk, SimpleNamespace(index=1))
-    assert last(do.answer(talk)).turns[0].answer == "Answer: <region1> covers 50 px."
+    assert last(do.answer(talk)).turns[0].answer == SAYS
     assert [s.regions for s in engine.streams] == [{1: Box(1, 1, 11, 6)}] * 2
 
 
@@ -192,9 +209,7 @@ def test_a_table_is_filled_batch_by_batch_and_kept(do, engine):
     assert shown["table"]["rows"] == [] and shown["table"]["asked"] == 10
     steps = list(tables.answer(talk))
     assert [len(filled.table.answers) for filled, _ in steps] == [8, 10, 10]
-    assert (
-        steps[-1][0].table.status == "done" and steps[-1][0].table.answers[10] == "<region10> covers 25 px."
-    )
+    assert steps[-1][0].table.status == "done" and steps[-1][0].table.answers[10] == SAYS
     assert engine.batches == [("Size of <region>?", [*range(1, 9)]), ("Size of <region>?", [9, 10])]
     assert do.visits.find(talk.picture.token) == steps[-1][0] and not do.jobs.busy(talk.picture.token)
     assert list(tables.answer(steps[-1][0])) == [(gr.skip(), gr.skip())]  # asked for only once
@@ -233,9 +248,9 @@ def test_a_stopped_table_keeps_its_rows(do, engine):
     assert last_table.status == "stopped" and len(last_table.answers) == 16 and len(engine.batches) == 2
 
 
-def test_a_failing_model_leaves_a_failed_table(do, monkeypatch):
+def test_a_failing_model_leaves_a_failed_table(do, engine, monkeypatch):
     monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
-    monkeypatch.setattr("tests.app.fake_engine.FakeSession.ask_many", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(engine.model, "forward", fail_at(1, engine.model.forward))
     tables, talk = TableHandlers(do), Conversation(picture())
     _, talk, _ = tables.ask("", boxes(talk, 2), talk)
     assert last(tables.answer(talk)).table.status == "failed" and not do.jobs.busy(talk.picture.token)
@@ -264,7 +279,7 @@ def test_a_reload_finds_the_conversation_under_its_token_only(do):
     assert files.arrive(saved, Conversation()) == (gr.skip(),) * 5
 
 
-def test_a_reload_never_gives_a_number_again(do):
+def test_a_reload_never_numbers_a_new_region_like_an_old_one(do):
     talk = last(do.answer(asked(do)))  # region 1 was asked about and then removed; 7 was drawn and removed
     drawn = {"picture": talk.picture.token, "regions": [], "last_id": 7}
     canvas = FileHandlers(do).arrive(json.dumps(drawn), Conversation())[0]
@@ -274,13 +289,13 @@ def test_a_reload_never_gives_a_number_again(do):
 
 
 def test_an_answer_cut_off_by_a_closed_tab_is_found_after_a_reload(do, engine):
-    engine.padding, engine.delay = 10_000, 0.05
+    engine.talk_on(delay=0.05)
     talk = asked(do)
     steps = do.answer(talk)
     next(steps)
     steps.close()
     found = FileHandlers(do).arrive(json.dumps(boxes(talk, 1)), Conversation())[1]
-    assert found.turns[0].status == "stopped" and found.turns[0].answer.startswith("Answer:")
+    assert found.turns[0].status == "stopped" and found.turns[0].answer.startswith("b")
 
 
 def test_new_chat_forgets_the_table(do):
@@ -319,34 +334,39 @@ def test_only_mentioned_regions_reach_the_model_and_few_sessions_are_kept(engine
         talk = talk.asked("<region2>", regions)
         list(answering.stream(talk))
     seen = engine.streams[-1]
+    assert [turn.question for turn in seen.history] == ["<region1>"]
     assert sorted(seen.regions) == [2] and [sorted(t.regions) for t in seen.history] == [[1]]
     assert len(answering._sessions) == 2
 
 
-def test_two_visitors_stream_at_once_and_never_meet_in_the_model():
-    inside, most = 0, 0
+def test_two_visitors_stream_at_once_and_never_meet_in_the_model(monkeypatch):
+    """Random weights, so that every visitor's answer is his own."""
+    model = make_model()
+    engine, inside, most = ModelEngine(model, make_processor(model.config), "small"), 0, 0
+    pictures = {name: Picture(make_picture(seed)) for seed, name in enumerate("abc")}
+    alone = {n: list(Answering(engine).stream(Conversation(p).asked(n, {}))) for n, p in pictures.items()}
+    forward = model.forward
 
-    class Session:
-        def stream(self, question):
-            nonlocal inside, most
-            for _ in range(50):
-                inside += 1
-                most = max(most, inside)
-                inside -= 1
-                yield question
+    def watched_forward(*args, **options):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        outputs = forward(*args, **options)
+        inside -= 1
+        return outputs
 
-    engine = SimpleNamespace(open=lambda image: Session())
+    monkeypatch.setattr(model, "forward", watched_forward)
     answering, answers = Answering(engine), {}
 
     def visit(name: str) -> None:
-        answers[name] = "".join(answering.stream(Conversation(picture()).asked(name, {})))
+        answers[name] = list(answering.stream(Conversation(pictures[name]).asked(name, {})))
 
     threads = [threading.Thread(target=visit, args=(name,)) for name in "abc"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == {name: name * 50 for name in "abc"} and most == 1
+    assert answers == alone and most == 1 and len(set(map(tuple, alone.values()))) == 3
 
 
 def test_jobs_are_claimed_once():

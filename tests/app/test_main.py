@@ -72,9 +72,9 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path, capsys):
 
 def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     from app import engine
-    from tests.app.fake_engine import FakeEngine
+    from tests.app.watched import WatchedEngine
 
-    monkeypatch.setattr(engine.ModelEngine, "load", lambda name: FakeEngine())
+    monkeypatch.setattr(engine.ModelEngine, "load", lambda name: WatchedEngine())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["--port", str(port)]) == 2

@@ -28,9 +28,9 @@ from rgpt.recognizers.proposals import best
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.regions import RLE, Box
 from tests.app.conftest import drawing
-from tests.app.fake_engine import FakeEngine
 from tests.app.fake_namer import Thirds
 from tests.app.tiny_sam import save_tiny_sam
+from tests.app.watched import WatchedEngine
 from tests.recognizers.tiny_recognizers import make
 
 WIDTH, HEIGHT = 48, 36
@@ -174,7 +174,7 @@ def test_a_question_for_each_region_stands_beside_the_names():
 
 
 def test_a_new_chat_keeps_the_names_only():
-    do = Handlers(FakeEngine(), [], start)
+    do = Handlers(WatchedEngine(), [], start)
     talk, drawn = named(start())
     table = Table("What is <region>?", read_regions(drawn, talk.picture), {1: "a"}, "done")
     _, talk, messages, shown = do.new_chat(Conversation(talk.picture, (), table), drawn)
@@ -228,7 +228,7 @@ def test_names_survive_export_and_import():
 
 def test_the_saved_picture_has_the_names_beside_it():
     talk, drawn = named(start())
-    do = FileHandlers(Handlers(FakeEngine(), [], start))
+    do = FileHandlers(Handlers(WatchedEngine(), [], start))
 
     def saved() -> Image.Image:
         parcel = json.loads(do.overlay(drawn, talk))
@@ -265,7 +265,7 @@ def test_without_names_files_are_as_before():
 
 
 def test_a_reload_brings_the_names_back():
-    do = Handlers(FakeEngine(), [], start)
+    do = Handlers(WatchedEngine(), [], start)
     talk, drawn = named(start())
     do.visits.keep(talk)
     canvas, arrived, _, _, table = FileHandlers(do).arrive(json.dumps(drawn), Conversation())

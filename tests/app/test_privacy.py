@@ -15,12 +15,12 @@ from gradio.utils import get_upload_folder
 
 from app.privacy import take_upload
 from tests.app.conftest import drawing, serve
-from tests.app.fake_engine import FakeEngine
+from tests.app.watched import WatchedEngine
 
 
 @pytest.fixture(scope="module")
 def launched() -> Iterator[str]:
-    page, address = serve(FakeEngine())
+    page, address = serve(WatchedEngine())
     yield address
     page.close()
 
@@ -44,7 +44,7 @@ def send(address: str, name: str | None = None) -> str:
 
 
 def test_the_page_itself_is_served(address):
-    assert "Knows areas only" in httpx.get(address, follow_redirects=True).text
+    assert "Knows one answer only" in httpx.get(address, follow_redirects=True).text
 
 
 @pytest.mark.parametrize("route", ["gradio_api/file=", "gradio_api/file/", "file=", "gradio_api/file%3D"])

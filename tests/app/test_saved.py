@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.drawing import add_mask, read_regions, shapes, to_canvas
+from app.engine import Answering, ModelEngine
 from app.saved import LOSSLESS_PIXELS, from_json, to_csv, to_json
 from app.session import Conversation, Picture, Table, question_for_each
 from app.visits import Visits
 from rgpt.errors import InputError
 from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble
+from tests.model.tiny_models import make_model, make_processor
 
 WIDTH, HEIGHT = 40, 30
 
@@ -53,7 +55,7 @@ def talk() -> Conversation:
 
 
 def exported(**changes: object) -> dict:
-    return json.loads(json.dumps(to_json(talk(), REGIONS, "fake", last_id=15))) | changes
+    return json.loads(json.dumps(to_json(talk(), REGIONS, "small", last_id=15))) | changes
 
 
 def same(a: Region, b: Region) -> bool:
@@ -62,7 +64,7 @@ def same(a: Region, b: Region) -> bool:
 
 def test_a_round_trip_changes_nothing_but_the_token():
     before = talk()
-    after, drawn, last_id = from_json(json.dumps(to_json(before, REGIONS, "fake", 15)).encode())
+    after, drawn, last_id = from_json(json.dumps(to_json(before, REGIONS, "small", 15)).encode())
     assert after.picture.token != before.picture.token
     assert after.picture.image.tobytes() == before.picture.image.tobytes()
     assert last_id == 15 and sorted(drawn) == sorted(REGIONS)
@@ -73,14 +75,44 @@ def test_a_round_trip_changes_nothing_but_the_token():
     assert all(same(after.turns[0].regions[n], REGIONS[n]) for n in REGIONS)
     assert (after.table.question, after.table.answers) == (before.table.question, before.table.answers)
     # And once more: a fixed point.
-    again = to_json(after, drawn, "fake", last_id)
-    assert again == to_json(*[*from_json(json.dumps(again).encode())[:2]], "fake", last_id)
+    again = to_json(after, drawn, "small", last_id)
+    assert again == to_json(*[*from_json(json.dumps(again).encode())[:2]], "small", last_id)
+
+
+def test_a_number_means_in_every_turn_what_it_meant_there():
+    """Redrawn under its number after two turns and a table: all keep what they were asked with."""
+    old, new = REGIONS[2], REGIONS[1]
+    said = Conversation(Picture(noise())).asked("<region1>?", {1: old}).answered("a", "done")
+    said = said.asked("<region1>!", {1: rebuilt(old)}).answered("b", "done")
+    said = said.asked("And <region1>?", {1: new}).answered("c", "done")
+    table = Table("Size of <region>?", {1: old}, {1: "large"}, "done")
+    before = Conversation(said.picture, said.turns, table)
+    after, drawn, _ = from_json(json.dumps(to_json(before, {1: new}, "small")).encode())
+    assert [same(turn.regions[1], old) for turn in after.turns] == [True, True, False]
+    assert same(after.turns[2].regions[1], new) and same(drawn[1], new) and same(after.table.regions[1], old)
+    (row,) = csv.DictReader(io.StringIO(to_csv(after, drawn)))
+    assert [float(row[key]) for key in ("x1", "y1", "x2", "y2")] == list(old.bounds(HEIGHT, WIDTH).xyxy)
+
+    model = make_model()
+    processor = make_processor(model.config)
+    answers = []
+    for talk in (before, after):
+        answering = Answering(ModelEngine(model, processor, "small"))
+        talk = talk.asked("<region1> again?", drawn)
+        answering.check(talk)
+        answers.append("".join(answering.stream(talk)))
+    assert answers[0] == answers[1] and answers[0]
+
+
+def rebuilt(region: Region) -> Region:
+    """The same pixels as another value."""
+    return RLE.from_mask(region.to_mask(HEIGHT, WIDTH))
 
 
 def test_a_photograph_is_saved_small_and_nearly_the_same():
     large = Picture(Image.effect_noise((1600, 1200), 20).convert("RGB").resize((1600, 1200)))
     assert large.width * large.height > LOSSLESS_PIXELS
-    saved = to_json(Conversation(large), {}, "fake")
+    saved = to_json(Conversation(large), {}, "small")
     after, _, _ = from_json(json.dumps(saved).encode())
     difference = np.abs(np.asarray(after.picture.image).astype(int) - np.asarray(large.image))
     assert after.picture.image.size == (1600, 1200) and difference.mean() < 3
@@ -124,6 +156,7 @@ def test_version_1_goes_onto_a_picture_of_the_same_size():
         (["drawn", "9"], {"mask": {"size": [9999, 9999], "counts": [0, 99980001]}}, "size of the picture"),
         (["drawn", "8"], {"scribble": {"points": [[0, 0], [40, 30]] * 40_000, "width": 400}}, "brush work"),
         (["drawn", "2"], {"polygon": [[0, 0], [40, 30], [0, 30]] * 9000}, "27000 corners"),
+        (["turns", 1, "question"], "<region5>?", "turn 2 mentions <region5> but has no such region"),
         (["last_id"], -1, "last_id"),
         (["last_id"], 10**12, "last_id"),
         (["table"], [], "table is not an object"),
