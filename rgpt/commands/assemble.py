@@ -18,6 +18,9 @@ examples:
   rgpt assemble --vision openai/clip-vit-large-patch14-336 --llm lmsys/vicuna-7b-v1.5 --out models/start
       the paper's start: connector and refinement are new and must be trained
   rgpt assemble --vision open_clip:ViT-L-14-336/openai --llm lmsys/vicuna-7b-v1.5 --out models/start
+  rgpt assemble --vision facebook/dinov2-small --image-size 336 --llm HuggingFaceTB/SmolLM2-135M-Instruct \
+      --merge-grid 8 --out models/small
+      a small one: the positions of the tower interpolated to 24 x 24 patches, 64 image tokens
   rgpt assemble --spatialrgpt SpatialRGPT-VILA1.5-8B --out models/spatial
 
 A source is a folder, a hub id, or a hub id with a revision: owner/name@revision.
@@ -34,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     way = parser.add_argument_group("sources (one of the three ways)")
     way.add_argument("--llava", metavar="SOURCE", help="a LLaVA checkpoint of transformers")
-    way.add_argument("--vision", metavar="SOURCE", help="a vision tower, or open_clip:MODEL/TAG; with --llm")
+    way.add_argument("--vision", metavar="SOURCE", help="a tower (transformers, timm, open_clip:MODEL/TAG)")
     way.add_argument("--llm", metavar="SOURCE", help="a causal language model; with --vision")
     way.add_argument("--spatialrgpt", metavar="SOURCE", help="a SpatialRGPT folder")
     parser.add_argument("--out", metavar="DIR", required=True, help="a new folder")
@@ -45,6 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--merge-grid", type=int, metavar="N", help="image tokens along a side (default: all, N*N in all)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="side of the pictures in pixels, with --vision (default: the tower's own)",
+    )
+    parser.add_argument(
+        "--vision-layer",
+        metavar="N|last",
+        help="layer of the tower, with --vision (default: -2; last where the tower offers no layers)",
     )
     parser.add_argument(
         "--chat-template",
@@ -76,6 +90,14 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("give exactly one of --llava, --vision with --llm, and --spatialrgpt.")
     if given.merge_grid is not None and given.merge_grid < 1:
         raise InputError(f"--merge-grid is {given.merge_grid}: it must be at least 1.")
+    if given.image_size is not None and given.image_size < 1:
+        raise InputError(f"--image-size is {given.image_size}: it must be at least 1.")
+    layer = given.vision_layer
+    if layer not in (None, "last"):
+        try:
+            layer = int(layer)
+        except ValueError:
+            raise InputError(f"--vision-layer is {layer!r}: give a number such as -2, or last.") from None
     if given.spatialrgpt and given.refinement not in (None, "deconv"):
         raise InputError("--refinement cannot be chosen with --spatialrgpt: its weights are a deconv's.")
     from transformers.utils import logging
@@ -86,6 +108,8 @@ def main(arguments: Sequence[str]) -> int:
     options = assemble.Options(
         refinement=given.refinement,
         merge_grid=given.merge_grid,
+        image_size=given.image_size,
+        vision_layer=layer,
         chat_template=given.chat_template,
         region_token=given.region_token,
         region_mention=given.region_mention,

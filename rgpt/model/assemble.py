@@ -10,15 +10,25 @@ every key against it and copies.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, LlavaConfig, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+    TimmWrapperConfig,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rgpt.errors import InputError
 from rgpt.model import assemble_keys as keys
+from rgpt.model.assemble_library import LibraryWeights, on_meta, published_class, resized_tower
 from rgpt.model.assemble_openclip import PREFIX, open_clip_tower
 from rgpt.model.assemble_plan import (
     Assembled,
@@ -32,7 +42,7 @@ from rgpt.model.assemble_plan import (
 )
 from rgpt.model.assemble_sources import FileWeights, MemoryWeights, Source, find_source
 from rgpt.model.assemble_text import load_tokenizer
-from rgpt.model.assemble_tower import natural_strategy, patch_grid, picture_settings, tower_output
+from rgpt.model.assemble_tower import default_layer, patch_grid, picture_settings, token_grid, tower_output
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 
 
@@ -51,6 +61,7 @@ def assemble_llava(name: str, out: str | Path, options: Options | None = None) -
         InputError: it is not LLaVA-shaped, or see `write_model`.
     """
     options = options or Options()
+    _refuse_tower_options(options)
     refuse_existing(out)
     source = find_source(name)
     raw = source.config()
@@ -76,6 +87,15 @@ def assemble_llava(name: str, out: str | Path, options: Options | None = None) -
     grid = patch_grid(tower_output(vision, pictures["image_size"], layer, name), strategy, name)
     tokenizer = load_tokenizer(source)
     generation = source.json("generation_config.json") or {"eos_token_id": text.eos_token_id}
+    built = on_meta(lambda: LlavaForConditionalGeneration(deepcopy(llava)), name)
+    part = Part(
+        name,
+        LibraryWeights(FileWeights(source.folder), built, name),
+        keys.LLAVA,
+        keys.COMPUTED,
+        source,
+        provides=[keys.TOWER, keys.LANGUAGE, keys.HEAD, keys.CONNECTOR],
+    )
     template, ends, ids = prepare_text(source, tokenizer, text.vocab_size, generation, options)
     if ids["image_token_id"] != llava.image_token_index:
         raise InputError(
@@ -95,14 +115,6 @@ def assemble_llava(name: str, out: str | Path, options: Options | None = None) -
         tie_word_embeddings=bool(llava.tie_word_embeddings or text.tie_word_embeddings),
         **ids,
     )
-    part = Part(
-        name,
-        FileWeights(source.folder),
-        keys.LLAVA,
-        keys.COMPUTED,
-        source,
-        provides=[keys.TOWER, keys.LANGUAGE, keys.HEAD, keys.CONNECTOR],
-    )
     plan = Plan(
         "llava",
         name,
@@ -119,7 +131,8 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
     """A vision tower and a language model, joined by a new connector and refinement: the start of training.
 
     Args:
-        vision: folder or hub id of a tower or of a CLIP or SigLIP model; `open_clip:MODEL/TAG`.
+        vision: folder or hub id of a tower, or of a model around one (CLIP, SigLIP, a classifier), in
+            transformers' or timm's layout; `open_clip:MODEL/TAG`.
         llm: folder or hub id of a causal language model.
         out: a new folder.
 
@@ -128,19 +141,25 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
     """
     options = options or Options()
     refuse_existing(out)
-    tower, tower_config, pictures = _tower(vision)
+    tower, tower_config, pictures = _tower(vision, options.image_size)
     source = find_source(llm)
     text = _language_config(source)
-    layer = None if tower_config.model_type == "pyramid_tower" else -2
     size = pictures["image_size"]
-    if size is None:
-        raise InputError(
-            f"{vision} does not state its picture size: copy its preprocessor_config.json beside it."
-        )
+    if options.vision_layer is None:
+        layer = default_layer(tower_config, size, vision)
+    else:
+        layer = None if options.vision_layer == "last" else options.vision_layer
     shape = tower_output(tower_config, size, layer, vision)
     patch = getattr(tower_config, "patch_size", None)
-    strategy = natural_strategy(shape, size // patch if isinstance(patch, int) and len(shape) == 3 else None)
-    cells = size // patch if len(shape) == 3 and isinstance(patch, int) else shape[-1]
+    patches = size // patch if isinstance(patch, int) else None
+    cells, strategy = token_grid(shape, patches, vision)
+    unit: int = patch if patch and cells == patches else -(-size // cells)
+    if options.image_size and size != unit * cells:
+        raise InputError(
+            f"--image-size {size} does not divide into the patches of {vision}, {unit} pixels wide: "
+            f"give a multiple, such as {max(1, round(size / unit)) * unit}."
+        )
+    words = _language_part(source, text)
     tokenizer = load_tokenizer(source)
     generation = source.json("generation_config.json") or {"eos_token_id": text.eos_token_id}
     template, ends, ids = prepare_text(source, tokenizer, text.vocab_size, generation, options)
@@ -149,7 +168,7 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
         vision_config=tower_config,
         text_config=text,
         vision_feature_layer=layer,
-        vision_feature_select_strategy=strategy,  # type: ignore[arg-type]
+        vision_feature_select_strategy=strategy,
         vision_hidden_size=shape[-1] if len(shape) == 3 else shape[1],
         vision_grid=cells,
         merge_grid=options.merge_grid,
@@ -158,22 +177,27 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
         tie_word_embeddings=bool(text.tie_word_embeddings),
         **ids,
     )
-    words = Part(
-        llm,
-        FileWeights(source.folder),
-        keys.LANGUAGE_MODEL,
-        keys.COMPUTED,
-        source,
-        provides=[keys.LANGUAGE, keys.HEAD],
-    )
     processor = make_processor(config, tokenizer, template, pictures, options)
     return write_model(
         Plan("parts", f"{vision} + {llm}", config, processor, [tower, words], ends=ends), out, options
     )
 
 
-def _tower(name: str) -> tuple[Part, Any, dict[str, Any]]:
-    """(weights, configuration, picture settings) of `--vision`."""
+def _tower(name: str, size: int | None) -> tuple[Part, Any, dict[str, Any]]:
+    """(weights, configuration, picture settings) of `--vision`, for pictures of `size` or its own size."""
+    part, config, pictures = _published_tower(name)
+    if size is not None:
+        config, part.weights, part.resized = resized_tower(config, part.weights, size, name)
+        pictures["image_size"] = size
+    if pictures["image_size"] is None:
+        raise InputError(
+            f"{name} does not state its picture size: give --image-size, or copy its "
+            "preprocessor_config.json beside it."
+        )
+    return part, config, pictures
+
+
+def _published_tower(name: str) -> tuple[Part, Any, dict[str, Any]]:
     if name.startswith(PREFIX):
         config, weights, ignored, values = open_clip_tower(name)
         part = Part(
@@ -181,17 +205,61 @@ def _tower(name: str) -> tuple[Part, Any, dict[str, Any]]:
         )
         return part, config, {**values, "image_size": config.image_size}
     source = find_source(name)
-    config = _config(AutoConfig, source)
-    config = getattr(config, "vision_config", config)
-    part = Part(
-        name,
-        FileWeights(source.folder),
+    whole: Any = _config(AutoConfig, source)
+    config = getattr(whole, "vision_config", whole)
+    pictures = picture_settings(source, config)
+    if isinstance(config, TimmWrapperConfig):
+        # timm records the classes among the arguments of the model, which transformers gives by itself; and
+        # the names of the classes, of which a tower has none.
+        whole.model_args = {k: v for k, v in (whole.model_args or {}).items() if k != "num_classes"}
+        config = TimmWrapperConfig(
+            architecture=whole.architecture,
+            model_args=whole.model_args,
+            do_pooling=False,
+            num_labels=0,
+            image_size=pictures["image_size"],
+        )
+    return _tower_part(source, config, whole), config, pictures
+
+
+def _tower_part(source: Source, config: Any, whole: Any) -> Part:
+    """The weights of a tower of `config`, out of a checkpoint whose own configuration is `whole`."""
+    tower = on_meta(lambda: AutoModel.from_config(config), source.name)
+    files = FileWeights(source.folder)
+    weights = LibraryWeights(files, tower, source.name, published_class(whole, source.name))
+    return Part(
+        source.name,
+        weights,
         keys.VISION_TOWER,
-        [*keys.COMPUTED, *keys.TEXT_SIDE],
+        keys.COMPUTED,
         source,
         provides=[keys.TOWER],
+        ignored=weights.ignored,
     )
-    return part, config, picture_settings(source, config)
+
+
+def _language_part(source: Source, text: Any) -> Part:
+    # From a copy: the vocabulary of `text` grows later, but not that of the checkpoint.
+    model = on_meta(lambda: AutoModelForCausalLM.from_config(deepcopy(text)), source.name)
+    weights = LibraryWeights(FileWeights(source.folder), model, source.name)
+    provides = [keys.LANGUAGE, keys.HEAD]
+    return Part(
+        source.name,
+        weights,
+        keys.LANGUAGE_MODEL,
+        keys.COMPUTED,
+        source,
+        provides,
+        weights.ignored,
+    )
+
+
+def _refuse_tower_options(options: Options) -> None:
+    for name in ("image_size", "vision_layer"):
+        if getattr(options, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} goes with --vision: other checkpoints were trained with theirs."
+            )
 
 
 def _language_config(source: Source) -> Any:
@@ -215,6 +283,7 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
         InputError: a part is missing or of another kind, or see `write_model`.
     """
     options = options or Options()
+    _refuse_tower_options(options)
     refuse_existing(out)
     source = find_source(name)
     raw = source.config()
@@ -235,8 +304,8 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
     if strategy is None or not isinstance(layer, int):
         raise InputError(f"{name} selects vision features in an unknown way: {layer}, {strategy}.")
 
-    vision: Any = _config(AutoConfig, folders["vision_tower"])
-    vision = getattr(vision, "vision_config", vision)
+    whole: Any = _config(AutoConfig, folders["vision_tower"])
+    vision = getattr(whole, "vision_config", whole)
     pictures = picture_settings(folders["vision_tower"], vision)
     grid = patch_grid(tower_output(vision, pictures["image_size"], layer, name), strategy, name)
     text = _language_config(folders["llm"])
@@ -245,6 +314,22 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
     if options.region_mention is None:
         # The authors write the bare placeholder; these weights have never seen a number before it [A].
         options = replace(options, region_mention=options.region_token)
+    plan_parts = [
+        _tower_part(folders["vision_tower"], vision, whole),
+        _language_part(folders["llm"], text),
+        *(
+            Part(source.name, FileWeights(source.folder), prefixes, reasons, source, provides)
+            for source, prefixes, reasons, provides in (
+                (folders["mm_projector"], keys.SPATIALRGPT_CONNECTOR[connector], [], [keys.CONNECTOR]),
+                (
+                    folders["region_extractor"],
+                    keys.SPATIALRGPT_REGIONS,
+                    keys.DEPTH,
+                    [keys.REFINEMENT, keys.PROJECTOR],
+                ),
+            )
+        ),
+    ]
     template, ends, ids = prepare_text(folders["llm"], tokenizer, text.vocab_size, generation, options)
     text.vocab_size = ids.pop("vocab_size")
     config = RegionGPTConfig(
@@ -261,17 +346,6 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
         tie_word_embeddings=bool(text.tie_word_embeddings),
         **ids,
     )
-    plan_parts = [
-        Part(
-            folders[part].name, FileWeights(folders[part].folder), prefixes, reasons, folders[part], provides
-        )
-        for part, prefixes, reasons, provides in (
-            ("vision_tower", keys.VISION_TOWER, keys.COMPUTED, [keys.TOWER]),
-            ("llm", keys.LANGUAGE_MODEL, keys.COMPUTED, [keys.LANGUAGE, keys.HEAD]),
-            ("mm_projector", keys.SPATIALRGPT_CONNECTOR[connector], [], [keys.CONNECTOR]),
-            ("region_extractor", keys.SPATIALRGPT_REGIONS, keys.DEPTH, [keys.REFINEMENT, keys.PROJECTOR]),
-        )
-    ]
     processor = make_processor(config, tokenizer, template, pictures, options)
     return write_model(Plan("spatialrgpt", name, config, processor, plan_parts, ends=ends), out, options)
 

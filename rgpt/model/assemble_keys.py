@@ -2,8 +2,8 @@
 key.
 
 Names inside a part are kept; only the prefix changes, because a RegionGPT holds the very modules that
-transformers builds for the tower and the language model. Two generations of transformers wrote other prefixes
-(and the tower with or without `vision_model.`): both stand in the tables.
+transformers builds for the tower and the language model. What transformers itself called them in the past is
+the business of `assemble_library`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,9 @@ VOCABULARY = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 Prefixes = Sequence[tuple[str, str]]
 Reasons = Sequence[tuple[str, str]]
 
-LANGUAGE_MODEL: Prefixes = [("model.", LANGUAGE), ("lm_head.", HEAD), ("", LANGUAGE)]
+LANGUAGE_MODEL: Prefixes = [("model.", LANGUAGE), ("lm_head.", HEAD)]
 VISION_TOWER: Prefixes = [("", TOWER)]
 LLAVA: Prefixes = [
-    ("language_model.lm_head.", HEAD),
-    ("language_model.model.", LANGUAGE),
-    ("vision_tower.", TOWER),
-    ("multi_modal_projector.", CONNECTOR),
     ("model.language_model.", LANGUAGE),
     ("model.vision_tower.", TOWER),
     ("model.multi_modal_projector.", CONNECTOR),
@@ -55,11 +51,6 @@ SPATIALRGPT_CONNECTOR: Mapping[str, Prefixes] = {
 COMPUTED: Reasons = [
     (r"(^|\.)position_ids$", "a buffer of indices that is computed"),
     (r"rotary_emb\.inv_freq$", "a buffer of frequencies that is computed"),
-]
-TEXT_SIDE: Reasons = [
-    (r"^text_model\.", "the text side of CLIP; a language model takes its place"),
-    (r"^(text|visual)_projection\.", "the projection into CLIP's joint space; the connector takes its place"),
-    (r"^logit_(scale|bias)$", "belongs to the contrastive loss"),
 ]
 DEPTH: Reasons = [
     (r"^depth_projector\.", "regions of a depth map; RegionGPT has no depth input"),
@@ -140,13 +131,9 @@ def _target(key: str, prefixes: Prefixes, expected: Mapping[str, tuple[int, ...]
     for prefix, target_prefix in prefixes:
         if not key.startswith(prefix):
             continue
-        rest = key.removeprefix(prefix)
-        candidates = [rest]
-        if target_prefix == TOWER:
-            candidates += [rest.removeprefix("vision_model."), "vision_model." + rest]
-        for candidate in candidates:
-            if target_prefix + candidate in expected:
-                return target_prefix + candidate
+        target = target_prefix + key.removeprefix(prefix)
+        if target in expected:
+            return target
     return None
 
 

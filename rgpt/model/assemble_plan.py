@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig
@@ -30,6 +30,7 @@ from rgpt.model.assemble_keys import (
     account_for,
     check_complete,
 )
+from rgpt.model.assemble_library import folded
 from rgpt.model.assemble_sources import MemoryWeights, Source, TensorInfo, Weights
 from rgpt.model.assemble_text import choose_template, end_ids, with_placeholders
 from rgpt.model.assemble_tower import empty_model, expected_shapes, fresh_layers, grown_rows
@@ -49,6 +50,9 @@ class Options:
     refinement: `residual` starts as the identity, `deconv` is the paper's (untrained); default: by the way.
     merge_grid: image tokens along a side; default: all of the tower's cells.
     region_geometry: add a region's centre and extent to its vector.
+    image_size: side of the pictures in pixels, where it is not the tower's own (with a vision tower only).
+    vision_layer: index into the tower's `hidden_states`, or `last` for its `last_hidden_state`; default: -2
+        where the tower offers its layers, else `last` (with a vision tower only).
     chat_template: name of one of ours; default: told from the source.
     region_mention: what `<regionN>` becomes; default: the processor's.
     dtype: of all weights; `auto` keeps every tensor as its source stores it.
@@ -58,6 +62,8 @@ class Options:
     refinement: str | None = None
     merge_grid: int | None = None
     region_geometry: bool = False
+    image_size: int | None = None
+    vision_layer: int | Literal["last"] | None = None
     chat_template: str | None = None
     image_token: str = "<image>"
     region_token: str = "<region>"
@@ -78,6 +84,7 @@ class Part:
     source: Source | None = None
     provides: Sequence[str] = ()  # prefixes of the new model that must come from here
     ignored: dict[str, str] = field(default_factory=dict)  # keys that were left out before
+    resized: Sequence[str] = ()  # keys that were interpolated for another picture size
 
 
 @dataclass
@@ -245,13 +252,17 @@ def _write_provenance(
     }
     sources = []
     for part, account in zip(plan.parts, accounts, strict=True):
+        origins = {target: part.weights.origins(key) for target, key in account.used.items()}
+        renamed = {name: origins[name] for name, key in account.used.items() if origins[name] != [key]}
         sources.append(
             {
                 "part": part.label,
                 "id": part.source.name if part.source else part.label,
                 "revision": part.source.revision if part.source else None,
                 "files": {path.name: path.stat().st_size for path in part.weights.files()},
-                "used_keys": len(account.used),
+                "used_keys": len({origin for names in origins.values() for origin in names}),
+                "renamed_by_transformers": folded(renamed),
+                "resized_keys": list(part.resized),
                 "ignored_keys": account.ignored,
             }
         )

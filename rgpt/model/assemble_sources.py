@@ -51,6 +51,9 @@ class Weights(Protocol):
     def read(self, key: str) -> Tensor:
         """One tensor, owned by the caller (no view into a mapped file)."""
 
+    def origins(self, key: str) -> list[str]:
+        """The names, as published, of what a tensor is made from."""
+
     def files(self) -> list[Path]:
         """The files that hold them."""
 
@@ -204,6 +207,9 @@ class FileWeights:
         with safe_open(path, "pt") as file:
             return file.get_tensor(key).clone()
 
+    def origins(self, key: str) -> list[str]:
+        return [key]
+
     def files(self) -> list[Path]:
         return sorted(set(self._where.values()))
 
@@ -220,6 +226,9 @@ class MemoryWeights:
 
     def read(self, key: str) -> Tensor:
         return self.tensors[key].detach().clone(memory_format=torch.contiguous_format)
+
+    def origins(self, key: str) -> list[str]:
+        return [key]
 
     def files(self) -> list[Path]:
         return list(self.origin)

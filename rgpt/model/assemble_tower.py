@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +24,28 @@ def tower_output(vision_config: Any, size: int, layer: int | None, label: str) -
 
     It runs on the meta device: shapes only, no memory.
     """
+    if layer is None:
+        return tuple(_run(vision_config, size, label).last_hidden_state.shape)
+    layers = _run(vision_config, size, label, output_hidden_states=True).hidden_states or ()
+    if not -len(layers) <= layer < len(layers):
+        raise InputError(
+            f"{label} takes layer {layer} of its tower, which offers {len(layers)}: choose another, or the "
+            "last by itself."
+        )
+    return tuple(layers[layer].shape)
+
+
+def _run(vision_config: Any, size: int, label: str, **asked: Any) -> Any:
     try:
         with torch.device("meta"):
             tower = AutoModel.from_config(vision_config).eval()
-            pixels = torch.zeros(1, 3, size, size)
-            output = tower(pixels, output_hidden_states=True, return_dict=True)
-        features = output.last_hidden_state if layer is None else output.hidden_states[layer]
-    except IndexError as error:
-        raise InputError(
-            f"{label} takes layer {layer} of its tower, which has fewer: its config.json is wrong."
-        ) from error
+            return tower(torch.zeros(1, 3, size, size), return_dict=True, **asked)
     except Exception as error:  # a tower with another input fails in its own way
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"the tower of {label} ({vision_config.model_type}) cannot read one {size} x {size} picture "
             f"({reason}): RegionGPT needs a tower for square pictures."
         ) from error
-    return tuple(features.shape)
 
 
 def patch_grid(shape: tuple[int, ...], strategy: str, label: str) -> int:
@@ -60,11 +66,40 @@ def patch_grid(shape: tuple[int, ...], strategy: str, label: str) -> int:
     return side
 
 
-def natural_strategy(shape: tuple[int, ...], grid: int | None) -> str:
-    """`full` where every token is a patch, `default` where class or register tokens come first."""
-    if len(shape) == 4 or grid is None:
-        return "full" if len(shape) == 3 and round(shape[1] ** 0.5) ** 2 == shape[1] else "default"
-    return "full" if shape[1] == grid**2 else "default"
+def default_layer(vision_config: Any, size: int, label: str) -> int | None:
+    """-2, as in the paper, where a tower offers its layers; else `None`, its `last_hidden_state`."""
+    try:
+        output = _run(vision_config, size, label, output_hidden_states=True)
+    except InputError:
+        _run(vision_config, size, label)  # it may refuse to be asked for layers, but not to run at all
+        return None
+    layers = getattr(output, "hidden_states", None)
+    return -2 if layers is not None and len(layers) > 1 else None
+
+
+def token_grid(
+    shape: tuple[int, ...], grid: int | None, label: str
+) -> tuple[int, Literal["default", "full"]]:
+    """(cells along a side, `full` where every token is a patch or `default` where others come first).
+
+    Args:
+        shape: of `tower_output`.
+        grid: patches along a side where the configuration tells. Where it does not, or the tower merges its
+            patches, the largest square that the tokens fill: there are always fewer class and register
+            tokens than one more row and column would need.
+
+    Raises:
+        InputError: the tower's map is not square.
+    """
+    if len(shape) == 4:
+        if shape[2] != shape[3]:
+            raise InputError(
+                f"the tower of {label} gives a map of {shape[2]} x {shape[3]} cells, not a square: choose "
+                "another of its layers with --vision-layer."
+            )
+        return shape[3], "default"
+    cells = grid if grid is not None and grid**2 <= shape[1] else math.isqrt(shape[1])
+    return cells, "full" if shape[1] == cells**2 else "default"
 
 
 def picture_settings(source: Source | None, vision_config: Any) -> dict[str, Any]:
@@ -73,6 +108,10 @@ def picture_settings(source: Source | None, vision_config: Any) -> dict[str, Any
     if source is not None:
         values = source.json("preprocessor_config.json") or source.json("processor_config.json")
         values = values.get("image_processor", values)
+        timm = source.config().get("pretrained_cfg")
+        if timm and not values:
+            side = (timm.get("input_size") or [None])[-1]
+            values = {"image_mean": timm.get("mean"), "image_std": timm.get("std"), "size": side}
     family = str(vision_config.model_type)
     mean, std = values.get("image_mean"), values.get("image_std")
     if mean is None or std is None:

@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -20,10 +25,12 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
+    ViTImageProcessor,
 )
 
 from tests.model.tiny_models import LM, VIT, make_tokenizer
@@ -166,3 +173,66 @@ def rewrite(path: Path, **changes: Any) -> None:
     """Change top-level keys of a JSON file; `None` removes one."""
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def make_tower(folder: Path, kind: str, **changes: Any) -> PreTrainedModel:
+    """A tower by its model type, saved by transformers itself (under the names that it publishes)."""
+    torch.manual_seed(4)
+    # AutoModel builds what `from_pretrained` opens; every weight is drawn, position embeddings included.
+    model = AutoModel.from_config(CONFIG_MAPPING[kind](**{**VIT, **changes})).eval()
+    draw(model)
+    model.save_pretrained(folder)
+    size = getattr(model.config, "image_size", VIT["image_size"])
+    ViTImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
+    return model
+
+
+def make_timm(folder: Path, architecture: str, **arguments: Any) -> Any:
+    """A timm classifier in the layout of the hub, saved by timm itself."""
+    torch.manual_seed(5)
+    model = timm.create_model(architecture, num_classes=5, **arguments).eval()
+    save_for_hf(model, folder, safe_serialization=True)
+    return model
+
+
+def draw(model: nn.Module) -> None:
+    """Every weight at random, so that no two are equal and none is without effect."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+
+
+def make_chatml_llm(folder: Path) -> LlamaForCausalLM:
+    """Llama with tied embeddings, a byte-level BPE and ChatML without generation marks, like SmolLM2."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    words = ["What is this? A dog.", "system user assistant", "You are a helpful assistant."]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(words, trainer)
+    rows = tokenizer.get_vocab_size()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    fast.chat_template = (
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+        "{{ '<|im_start|>system\nYou are a helpful AI assistant named Small<|im_end|>\n' }}{% endif %}"
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    torch.manual_seed(6)
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    config = LlamaConfig(**{**LM, **ids, "vocab_size": rows, "tie_word_embeddings": True})
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return model
