@@ -279,18 +279,20 @@ class StripesConfig(PreTrainedConfig):
 
 
 class Stripes(PreTrainedModel):
-    """A map of 4 x 4 cells and no layers to choose from."""
+    """Two towers as one, channels side by side: a map, and no layers to choose from."""
 
     config_class = StripesConfig
     main_input_name = "pixel_values"
 
     def __init__(self, config: StripesConfig) -> None:
         super().__init__(config)
-        self.layer = nn.Conv2d(3, config.channels, 7, 7)
+        self.stem = nn.Conv2d(3, config.channels, 7, 7)
+        self.tower = AutoModel.from_config(Dinov2Config(**{**VIT, "image_size": config.image_size}))
         self.post_init()
 
     def forward(self, pixel_values: Tensor, return_dict: bool = True) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self.layer(pixel_values))
+        fine = patches(self.tower(pixel_values).last_hidden_state, pixel_values.shape[-1] // 7)
+        return BaseModelOutput(last_hidden_state=torch.cat([self.stem(pixel_values), fine], dim=1))
 
 
 @pytest.fixture
@@ -302,15 +304,18 @@ def stripes() -> Iterator[None]:
     AutoModel._model_mapping._extra_content.pop(StripesConfig)
 
 
+@pytest.mark.parametrize("size", [28, 42])
 @torch.no_grad()
-def test_a_tower_that_offers_no_layers(stripes: None, llm: str, tmp_path: Path) -> None:
+def test_a_tower_of_ours_that_offers_no_layers(size: int, stripes: None, llm: str, tmp_path: Path) -> None:
     theirs = Stripes(StripesConfig()).eval()
+    draw(theirs)
     theirs.save_pretrained(tmp_path / "tower")
     ViTImageProcessor().save_pretrained(tmp_path / "tower")
-    assemble_parts(str(tmp_path / "tower"), llm, tmp_path / "out", Options(merge_grid=2))
+    assemble_parts(str(tmp_path / "tower"), llm, tmp_path / "out", Options(image_size=size))
     model, processor = load(tmp_path / "out", device="cpu")
-    assert model.config.vision_feature_layer is None and processor.image_size == 28
-    pixels = torch.randn(1, 3, 28, 28)
+    assert model.config.vision_feature_layer is None and processor.image_size == size
+    assert model.config.vision_hidden_size == 12 + 16
+    pixels = torch.randn(1, 3, size, size)
     assert torch.equal(model.model.vision_features(pixels), theirs(pixels).last_hidden_state)
 
 
