@@ -133,7 +133,7 @@ class SlowIndex:
                 self.wfile.write(body[: len(body) // 2])
                 if not page:
                     index.half_sent.set()
-                    index.whole.wait(60)
+                    index.whole.wait(300)
                 self.wfile.write(body[len(body) // 2 :])
 
             def log_message(self, *_: object) -> None: ...
@@ -168,7 +168,7 @@ def test_killed_half_way_it_works_the_next_time(
 ) -> None:
     process = fetch_elsewhere(pinned)
     try:
-        assert slow_index.half_sent.wait(60)
+        assert slow_index.half_sent.wait(300)
         (os.killpg if pip_dies_too else os.kill)(process.pid, signal.SIGKILL)
         process.wait()
         assert not any(cache_folder().rglob("weights.bin"))
@@ -183,13 +183,13 @@ def test_killed_half_way_it_works_the_next_time(
 
 def test_two_processes_fetch_once(pinned: PinnedFile, slow_index: SlowIndex) -> None:
     first = fetch_elsewhere(pinned)
-    assert slow_index.half_sent.wait(60)
+    assert slow_index.half_sent.wait(300)
     slow_index.half_sent.clear()
     second = fetch_elsewhere(pinned)
     assert second.stdout is not None and second.stdout.readline() == "ready\n"
     assert not slow_index.half_sent.wait(2)  # without the lock it would ask for the wheel now
     slow_index.whole.set()
-    paths = {process.communicate(timeout=60)[0].split()[-1] for process in (first, second)}
+    paths = {process.communicate(timeout=300)[0].split()[-1] for process in (first, second)}
     assert len(paths) == 1 and Path(paths.pop()).read_bytes() == CONTENT
     assert not slow_index.half_sent.is_set()
 
