@@ -26,6 +26,8 @@ COMMANDS = {
     "serve": "answer OpenAI chat completions with regions over HTTP",
 }
 
+MODEL_HELP = "photo, tiny, a model folder or a hub id (default: photo, or tiny where photo cannot be had)"
+
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose complaints are `InputError`s, so every mistake is told in the same way."""

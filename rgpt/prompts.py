@@ -295,6 +295,37 @@ def choose_wording(task: str, rng: random.Random) -> str:
     return rng.choice(WORDINGS[task])
 
 
+def asks_for_name(questions: Sequence[str], vocabulary_name: str) -> bool:
+    """Whether the last of a conversation's questions asks what one region is.
+
+    It does when it carries the guide sentence of this vocabulary, or reads like a wording of
+    `classification`, or like one of `classification_followup` after a question that did.
+    """
+    *before, question = questions
+    if classification_guide(vocabulary_name) in question:
+        return True
+    asked, mentions = re.subn(r"<region\d*>", "{region}", question)
+    asked = _plain(asked)
+    if mentions != 1:
+        return False
+    if asked in {_plain(wording) for wording in WORDINGS["classification"]}:
+        return True
+    followups = {_plain(wording) for wording in WORDINGS["classification_followup"]}
+    return asked in followups and bool(before) and asks_for_name(before, vocabulary_name)
+
+
+def guided(question: str, vocabulary_name: str) -> str:
+    """The question with the vocabulary's guide sentence, appended unless it is there."""
+    guide = classification_guide(vocabulary_name)
+    return question if guide in question else f"{question.rstrip()} {guide}"
+
+
+def _plain(question: str) -> str:
+    """What is left of a question when case, blanks, its final mark and "What's" do not matter."""
+    text = re.sub(r"\s+", " ", question).strip().casefold().replace("’", "'").replace("what's", "what is")
+    return text.rstrip(".?! ")
+
+
 def mention(number: int) -> str:
     """The way a person refers to a region in text: `<region1>` (numbers are 1-based)."""
     return f"<region{number}>"

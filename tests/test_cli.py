@@ -18,6 +18,7 @@ from PIL import Image
 
 from rgpt import cli
 from rgpt.chat import ChatSession
+from rgpt.chat.remarks import ONLY_DRAWN
 from rgpt.commands import chat
 from rgpt.regions import Box
 from tests.model.parrot import make_parrot
@@ -55,9 +56,10 @@ def picture(tmp_path: Path) -> str:
 
 
 def rgpt(*arguments: str) -> int:
-    """Run the command; argparse's own exits (--help) count as exit codes."""
+    """Run the command, on `tiny`; argparse's own exits (--help) count as exit codes."""
+    command, rest = list(arguments[:1]), list(arguments[1:])
     try:
-        return cli.main(arguments)
+        return cli.main([*command, *(["--model", "tiny"] if command == ["chat"] else []), *rest])
     except SystemExit as exit:
         return int(exit.code or 0)
 
@@ -316,3 +318,53 @@ def test_help_lists_every_command(session: Watched, capsys: Any, monkeypatch: py
     assert rgpt("chat") == 0
     out = capsys.readouterr().out
     assert all(name in out for name in Conversation(session, {}).commands)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------ what stands beside an answer, on `tiny`
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    return chat.open_session("tiny")
+
+
+@pytest.fixture
+def scene(tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[str, str, str]:
+    """A picture's file, a region on it, and its shape."""
+    from rgpt.data.scenes import draw_scene
+
+    monkeypatch.setattr(chat, "open_session", lambda model: tiny)  # the same one, for it is quick
+    drawn = draw_scene(42)
+    drawn.image.save(tmp_path / "scene.png")
+    box = ",".join(f"{value:g}" for value in drawn.objects[0].box.xyxy)
+    return str(tmp_path / "scene.png"), f"box:{box}", drawn.objects[0].shape
+
+
+def test_a_name_comes_with_the_three_likeliest_and_a_description_does_not(
+    scene: tuple[str, str, str], capsys: Any
+) -> None:
+    picture, region, shape = scene
+    asks = ["--ask", "What is <region1>?", "--ask", "Describe <region1>."]
+    assert rgpt("chat", "--image", picture, "--region", region, *asks) == 0
+    captured = capsys.readouterr()
+    name, shares, description = captured.out.splitlines()
+    assert shape in name and shares.startswith(f"{shape} ") and shares.count("%") == 3
+    assert shape in description
+    assert captured.err == f"{ONLY_DRAWN}\n" * 2
+
+
+def test_the_shares_of_all_names_are_in_the_json(scene: tuple[str, str, str], capsys: Any) -> None:
+    picture, region, shape = scene
+    asks = ["--ask", "What is <region1>?", "--ask", "Describe <region1>."]
+    assert rgpt("chat", "--image", picture, "--region", region, "--json", *asks) == 0
+    captured = capsys.readouterr()
+    name, description = json.loads(captured.out)["turns"]
+    assert next(iter(name["names"])) == shape and sum(name["names"].values()) == pytest.approx(1)
+    assert "names" not in description and captured.err == f"{ONLY_DRAWN}\n"
+
+
+def test_without_a_picture_nothing_is_said_about_photographs(tiny: Any, capsys: Any, scene: Any) -> None:
+    from rgpt.commands.answering import tell_only_drawn
+
+    tell_only_drawn(type(tiny)(tiny.model, tiny.processor))
+    assert capsys.readouterr().err == ""

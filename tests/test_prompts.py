@@ -158,3 +158,32 @@ def test_normalise_answer(text: str, plain: str) -> None:
 def test_normalising_twice_changes_nothing(text: str) -> None:
     once = prompts.normalise_answer(text)
     assert prompts.normalise_answer(once) == once
+
+
+@pytest.mark.parametrize(
+    ("questions", "named"),
+    [
+        (["What is <region1>?"], True),
+        (["what's  <region12> ?"], True),
+        (["Name <region>."], True),
+        (["Tell me what <region3> is"], True),
+        (["What about <region1>? Answer the question using COCO-80 category names."], True),
+        (["What about <region1>?"], False),
+        (["What is <region1>?", "And <region2>?", "How about <region3>?"], True),
+        (["Where is <region1>?", "And <region2>?"], False),
+        (["Describe <region1>."], False),
+        (["What is <region1> and where is it?"], False),
+        (["What is it?"], False),
+        (["What is in the picture?"], False),
+        (["Is <region1> a dog?"], False),
+        (["What is <region1>? Answer the question using shape category names."], False),
+    ],
+)
+def test_what_asks_for_a_name(questions: list[str], named: bool) -> None:
+    assert prompts.asks_for_name(questions, "COCO-80") is named
+
+
+def test_a_guide_sentence_is_appended_once() -> None:
+    once = prompts.guided("What is <region1>? ", "COCO-80")
+    assert once == "What is <region1>? Answer the question using COCO-80 category names."
+    assert prompts.guided(once, "COCO-80") == once

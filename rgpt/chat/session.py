@@ -21,8 +21,12 @@ from rgpt.chat.encoding import Prompt, encode, mentioned
 from rgpt.chat.keys import Keys
 from rgpt.chat.picking import Picker, Trie, token_trie
 from rgpt.errors import InputError
-from rgpt.prompts import mention
+from rgpt.model.about import About
+from rgpt.prompts import asks_for_name, guided, mention
 from rgpt.regions import Region, open_image
+
+SHARES_WITHIN = 12.0
+"""Nats: a name that is less likely than the likeliest by more than this has a share below 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,18 @@ class ChatSession:
         self._never = [processor.image_token_id, processor.region_token_id]
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str = "tiny", **options: Any) -> ChatSession:
-        """A session over a freshly loaded model: `tiny`, a folder, or a hub id. Options go to
-        `rgpt.model.load`."""
+    def from_pretrained(cls, name_or_path: str | None = None, **options: Any) -> ChatSession:
+        """A session over a freshly loaded model: `photo`, `tiny`, a folder, or a hub id; by default what
+        `rgpt.model.default.default_model` chooses. Options go to `rgpt.model.load`."""
         from rgpt.model import load
+        from rgpt.model.default import default_model
 
-        return cls(*load(name_or_path, **options))
+        return cls(*load(name_or_path or default_model(), **options))
+
+    @property
+    def about(self) -> About:
+        """What the model has seen."""
+        return getattr(self.model, "about", None) or About()
 
     # ------------------------------------------------------------------------------------- picture
 
@@ -368,6 +378,34 @@ class ChatSession:
             self._keys, prompts, [[tails[a] for a in own] for own in listed], within=within
         )
         return [dict(zip(own, row, strict=True)) for own, row in zip(listed, sums, strict=True)]
+
+    def name_shares(
+        self, questions: Sequence[str], regions: Sequence[Mapping[int, Region]] | None = None
+    ) -> list[dict[str, float]]:
+        """How sure the model is of each name that a question asks for: shares of 1, the likeliest name first.
+
+        A softmax over the model's closed list of names, of the likelihoods of whole answers to the question
+        with its guide sentence. There are none for a question that asks for something else, or of a model
+        without such a list. The conversation is not changed. Arguments and errors as in `likelihoods`.
+        """
+        about, found = self.about, [dict[str, float]() for _ in questions]
+        asked = [turn.question for turn in self.turns]
+        wanted = [
+            i
+            for i, question in enumerate(questions)
+            if about.names and asks_for_name([*asked, question], about.vocabulary)
+        ]
+        rows = self.likelihoods(
+            [guided(questions[i], about.vocabulary) for i in wanted],
+            [about.names] * len(wanted),
+            None if regions is None else [regions[i] for i in wanted],
+            within=SHARES_WITHIN,
+        )
+        for i, row in zip(wanted, rows, strict=True):
+            shares = torch.tensor(list(row.values()), dtype=torch.float64).softmax(0).tolist()
+            ranked = sorted(zip(row, shares, strict=True), key=lambda pair: -pair[1])
+            found[i] = dict(ranked)
+        return found
 
     def choose(self, description: str, numbers: Sequence[int] | None = None) -> tuple[int, dict[int, float]]:
         """Referring by likelihood: which region fits the description best. The answer is computed, not

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,18 @@ def stop_on_interrupt() -> Iterator[Stop]:
 
 
 def stream_answer(session: ChatSession, question: str, generation: Mapping[str, Any]) -> bool:
-    """Print the answer as it comes, then a line end; return whether it came to its own end.
+    """Print the answer as it comes, then what stands beside it; return whether it came to its own end.
+
+    That is, of a name, the likeliest ones with their shares, on stdout; and of a model that never saw a
+    photograph just that, on stderr.
 
     Raises:
         InputError: the question does not fit the session; nothing has been printed then.
     """
+    from rgpt.chat.remarks import tell_shares
+
+    # Before the answer: asked for within the same conversation, and the keys of the prompt serve both.
+    shares = session.name_shares([question])[0]
     stream = session.stream(question, **generation)
     started = False
     try:
@@ -53,10 +61,22 @@ def stream_answer(session: ChatSession, question: str, generation: Mapping[str, 
                 started = True
                 if stop.requested:
                     break
-        return not stop.requested
+        finished = not stop.requested
     finally:
         # Closing stops the computation; a no-op when the answer is complete.
         if isinstance(stream, Generator):
             stream.close()
         if started:
             print(flush=True)
+    if finished and (told := tell_shares(session.turns[-1].answer, shares)):
+        print(told, flush=True)
+    tell_only_drawn(session)
+    return finished
+
+
+def tell_only_drawn(session: ChatSession) -> None:
+    """Say on stderr what an answer about a photograph is worth, when the model has never seen one."""
+    from rgpt.chat.remarks import ONLY_DRAWN
+
+    if session.image is not None and session.about.only_drawn:
+        print(ONLY_DRAWN, file=sys.stderr)

@@ -13,8 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rgpt.cli import OneLineParser
-from rgpt.commands.answering import stream_answer
+from rgpt.cli import MODEL_HELP, OneLineParser
+from rgpt.commands.answering import stream_answer, tell_only_drawn
 from rgpt.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", default="tiny", help="tiny, a model folder or a hub id (default: tiny)")
+    parser.add_argument("--model", help=MODEL_HELP)
     parser.add_argument("--image", metavar="FILE", help="the picture")
     parser.add_argument(
         "--region", metavar="KIND:…", action="append", default=[], help="a region, see below; may be repeated"
@@ -84,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json and not options.ask:
         raise InputError("--json prints the answers to --ask, but no --ask was given.")
     image, regions = read_inputs(options.image, options.region)
+    options.model = options.model or choose_model()
     session = open_session(options.model)
     if image is not None:
         session.set_image(image)
@@ -102,12 +103,15 @@ def main(arguments: Sequence[str]) -> int:
     for question in options.ask:
         session.check(question)
     if options.json:
+        names: list[dict[str, float]] = []
         try:
             for question in options.ask:
+                names += session.name_shares([question])
                 session.ask(question, **generation)
         finally:
             if session.turns:
-                print(json.dumps(_report(options, session), ensure_ascii=False))
+                print(json.dumps(_report(options, session, names), ensure_ascii=False))
+                tell_only_drawn(session)
         return 0
     for question in options.ask:
         if not stream_answer(session, question, generation):
@@ -140,6 +144,13 @@ def read_inputs(
     return image, regions
 
 
+def choose_model() -> str:
+    """The model of who names none."""
+    from rgpt.model.default import default_model
+
+    return default_model()
+
+
 def open_session(model_name: str) -> ChatSession:
     """Load the model and start an empty conversation; here, and not earlier, torch is imported.
 
@@ -155,12 +166,17 @@ def open_session(model_name: str) -> ChatSession:
     return ChatSession(*load(model_name))
 
 
-def _report(options: argparse.Namespace, session: ChatSession) -> dict[str, Any]:
+def _report(
+    options: argparse.Namespace, session: ChatSession, names: Sequence[dict[str, float]]
+) -> dict[str, Any]:
     return {
         "model": options.model,
         "image": options.image,
         "regions": {f"region{number}": region.to_json() for number, region in session.regions.items()},
-        "turns": [{"question": turn.question, "answer": turn.answer} for turn in session.turns],
+        "turns": [
+            {"question": turn.question, "answer": turn.answer} | ({"names": shares} if shares else {})
+            for turn, shares in zip(session.turns, names, strict=False)
+        ],
     }
 
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rgpt.cli import OneLineParser
+from rgpt.cli import MODEL_HELP, OneLineParser
 from rgpt.errors import InputError
 
 PAGE = "app.mount:mount"
@@ -58,7 +58,7 @@ def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", default="tiny", help="tiny, a model folder or a hub id (default: tiny)")
+    add("--model", help=MODEL_HELP)
     add("--model-name", metavar="NAME", help="what requests call it, besides rgpt (default: its last part)")
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=_port, default=8000, help="default: 8000; 0 lets the system choose")
@@ -121,7 +121,9 @@ def main(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "rgpt").startswith("rgpt"):
             raise
-        raise InputError(f"rgpt serve needs {error.name}: pip install 'rgpt[serve]'.") from error
+        raise InputError(
+            f"rgpt serve needs {error.name}: pip install -e '.[serve]' in the repository."
+        ) from error
 
     names = ("max_running", "max_waiting", "max_regions", "max_image_pixels", "time_limit", "grace")
     settings = Settings(**{n: getattr(options, n) for n in names if getattr(options, n) is not None})
@@ -132,13 +134,15 @@ def main(arguments: Sequence[str]) -> int:
 
     from rgpt.chat import ChatSession
     from rgpt.model import load
+    from rgpt.model.default import default_model
 
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     transformers_logging.disable_progress_bar()
     listener = listen(options.host, options.port)  # a taken port is told before a large model is loaded
     tools = page.open_tools(options) if page is not None else {}
-    model, processor = load(options.model, dtype=options.dtype, device=options.device)
-    name = options.model_name or options.model.rstrip("/").rsplit("/", 1)[-1]
+    chosen = options.model or default_model()
+    model, processor = load(chosen, dtype=options.dtype, device=options.device)
+    name = options.model_name or chosen.rstrip("/").rsplit("/", 1)[-1]
     service = Service(
         lambda: ChatSession(model, processor),
         settings,

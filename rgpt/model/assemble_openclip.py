@@ -48,7 +48,9 @@ def open_clip_tower(name: str) -> tuple[CLIPVisionConfig, dict[str, Tensor], dic
     try:
         import open_clip
     except ImportError as error:
-        raise InputError(f"{name} needs open_clip: pip install 'rgpt[recognize]'.") from error
+        raise InputError(
+            f"{name} needs open_clip: pip install -e '.[recognize]' in the repository."
+        ) from error
     model_name, _, tag = name.removeprefix(PREFIX).partition("/")
     if not model_name or not tag:
         raise InputError(f"{name} names no model and tag: write open_clip:ViT-L-14-336/openai.")

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from rgpt.errors import InputError
+from rgpt.model.about import read_about
 from rgpt.model.bases import PACKAGED, apply_layer, lineage
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
@@ -24,14 +25,14 @@ TINY = PACKAGED["tiny"]
 
 
 def load(
-    name_or_path: str | Path = "tiny",
+    name_or_path: str | Path,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     bits: int | None = None,
     base: str | Path | None = None,
     **options: Any,
 ) -> tuple[RegionGPTForConditionalGeneration, RegionGPTProcessor]:
-    """(model in eval mode, its processor).
+    """(model in eval mode, its processor). `model.about` says what it has seen.
 
     Args:
         name_or_path: an embedded model, a folder, or a hub id. The folder may be a run's adapter or delta:
@@ -100,6 +101,7 @@ def load(
     if device is not None:
         model = model.to(device)
         _align(model)
+    model.about = read_about((layers or [path])[-1])
     return model.eval(), processor
 
 

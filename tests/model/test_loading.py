@@ -91,7 +91,7 @@ def test_load_sets_dtype_device_and_mode(folder: Path) -> None:
 def test_the_embedded_model_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(loading_module.PACKAGED, "tiny", tmp_path)
     with pytest.raises(InputError, match="train_tiny"):
-        load()
+        load("tiny")
 
 
 def _rewrite(path: Path, changes: dict[str, Any]) -> None:

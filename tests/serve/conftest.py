@@ -51,7 +51,7 @@ def serving(*command: str) -> Iterator[Process]:
 @pytest.fixture(scope="session")
 def tiny_server() -> Iterator[Process]:
     """`rgpt serve` with the embedded model."""
-    with serving("-m", "rgpt.cli", "serve", "--port", "0", "--time-limit", "30") as server:
+    with serving("-m", "rgpt.cli", "serve", "--model", "tiny", "--port", "0", "--time-limit", "30") as server:
         yield server
 
 

@@ -29,6 +29,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 import rgpt.model as rgpt_model
+from rgpt.data.scenes import SHAPES
 from rgpt.errors import InputError
 from rgpt.train.stages import stage_table
 from rgpt.train.tiny import choosing, language, scene_store, tower, tune
@@ -204,6 +205,8 @@ def export(model: Any, language_folder: Path, out: Path) -> None:
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(partial)
     processor.save_pretrained(partial)
+    seen = {"pictures": "drawn scenes", "vocabulary": "shape", "names": SHAPES}
+    (partial / "about.json").write_text(json.dumps(seen, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
 
