@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -18,12 +18,16 @@ from app.session import Conversation, Picture
 from rgpt.prompts import mention
 from rgpt.regions import Region
 
+if TYPE_CHECKING:
+    from rgpt.model.about import About
+
 
 class Session(Protocol):
     """What the app needs of `rgpt.chat.ChatSession`; turns need `question`, `answer` and `regions`."""
 
     turns: list[Any]
     regions: dict[int, Region]
+    about: About
 
     def check(self, question: str) -> None: ...
 
@@ -34,6 +38,10 @@ class Session(Protocol):
     def ask_many(
         self, question: str, regions: Sequence[int], *, as_number: int | None = None
     ) -> dict[int, str]: ...
+
+    def name_shares(
+        self, questions: Sequence[str], regions: Sequence[Mapping[int, Region]] | None = None
+    ) -> list[dict[str, float]]: ...
 
 
 class Engine(Protocol):
@@ -47,13 +55,14 @@ class Engine(Protocol):
         ...
 
 
-TINY_NOTES = (
-    "Knows drawn scenes only: shapes, colours, textures, sizes, counts and positions. "
-    "It has never seen a photograph; what it says about one means nothing."
-)
-MODEL_NOTES = (
-    "Answers about regions and whole pictures. It can be wrong, above all about small or hidden things."
-)
+NOTES = {
+    "drawn scenes": "Knows drawn scenes only: shapes, colours, textures, sizes, counts and positions. "
+    "It has never seen a photograph; what it says about one means nothing.",
+    "photographs": "Knows photographs of everyday things. It can be wrong, above all about small or hidden "
+    "things; it reads no text and knows nobody by name.",
+    "": "Answers about regions and whole pictures. It can be wrong, above all about small or hidden things.",
+}
+"""Of a model, by what it has seen."""
 
 
 class ModelEngine:
@@ -63,11 +72,14 @@ class ModelEngine:
         self.model = model
         self.processor = processor
         self.name = name
-        self.notes = TINY_NOTES if name == "tiny" else MODEL_NOTES
+        from rgpt.model.about import About
+
+        self.about: About = getattr(model, "about", None) or About()
+        self.notes = NOTES[self.about.pictures]
 
     @classmethod
     def load(cls, name_or_path: str) -> ModelEngine:
-        """Load `tiny`, a model folder or a hub id; InputError when there is no such model."""
+        """Load an embedded model, a folder or a hub id; InputError when there is no such model."""
         from rgpt.model import load
 
         model, processor = load(name_or_path)
@@ -120,23 +132,49 @@ class Answering:
                 with self._step:
                     pieces.close()
 
+    def note(self, conversation: Conversation) -> str:
+        """What belongs below the answer of the last turn, in lines; "" for nothing.
+
+        Of a name the likeliest ones with their shares; of what may be a photograph, that the model has seen
+        none.
+        """
+        from rgpt.chat.remarks import ONLY_DRAWN, tell_shares
+
+        assert conversation.picture is not None
+        turn = conversation.turns[-1]
+        with self._step:
+            session = self._session(conversation)
+            shares = session.name_shares([turn.question])[0]
+        unseen = session.about.only_drawn and not conversation.picture.is_scene
+        return "\n".join(filter(None, [tell_shares(turn.answer, shares), ONLY_DRAWN * unseen]))
+
     def ask_each(
         self, picture: Picture, question: str, regions: Mapping[int, Region]
     ) -> Generator[dict[int, str]]:
         """The same question about every region, alone on the picture and without the conversation.
 
+        Beside a name stand the likeliest ones with their shares.
         Yields the answers of `TOGETHER` regions at a time, which are computed in one batch. `<region>` in the
         question stands for each; closing the generator stops after the batch under way.
         """
+        from rgpt.chat.remarks import tell_shares
+
         with self._step:
             session = self._open(picture).another()
             session.regions = dict(regions)
         numbers = sorted(regions)
         for start in range(0, len(numbers), self.TOGETHER):
+            some = numbers[start : start + self.TOGETHER]
             with self._step:
                 # As <region1>, whatever its number: few models have seen <region37>.
-                answers = session.ask_many(question, numbers[start : start + self.TOGETHER], as_number=1)
-            yield {n: answer.replace(mention(1), mention(n)) for n, answer in answers.items()}
+                answers = session.ask_many(question, some, as_number=1)
+                alone = question.replace("<region>", mention(1))
+                shares = session.name_shares([alone] * len(some), [{1: regions[n]} for n in some])
+            notes = (tell_shares(answers[n], shares[k]) for k, n in enumerate(some))
+            yield {
+                n: answers[n].replace(mention(1), mention(n)) + (f" ({note})" if note else "")
+                for n, note in zip(some, notes, strict=True)
+            }
 
     def forget(self, token: str) -> None:
         """Let go of what is kept for a picture."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -17,7 +18,7 @@ from app.drawing import read_regions
 from app.handlers import NOTHING_SHOWN, Handlers, escaped
 from app.privacy import take_upload
 from app.saved import LOSSLESS_PIXELS, from_json, to_json
-from app.session import Conversation, Picture
+from app.session import Conversation
 from rgpt.errors import InputError
 from rgpt.regions.draw import draw_regions, write_beside
 
@@ -82,17 +83,16 @@ class FileHandlers:
     def arrive(self, saved: object, conversation: Conversation) -> Any:
         """The page was opened. After a reload it says what was on its canvas: that comes back with its chat.
 
-        The picture's token in it is the proof that it was this visitor's. Outputs of `Handlers.show`.
+        The picture's token in it is the proof that it was this visitor's. A first visit begins with the first
+        example, if that comes with a region. Outputs of `Handlers.show`.
         """
-        if not isinstance(saved, str) or not saved or len(saved) > MAX_SAVED:
-            return NOTHING_SHOWN
-        try:
-            value = json.loads(saved)
-            token = value["picture"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return NOTHING_SHOWN
+        value = _read_saved(saved)
+        token = value.get("picture")
         found = self.chat.visits.find(token)
         if found is None or found.picture is None:
+            if conversation.picture is None and self.chat.examples and self.chat.examples[0].drawn:
+                picture = self.chat.examples[0].again()
+                return self.chat.show(Conversation(picture), conversation, picture.drawn)
             return NOTHING_SHOWN
         # An answer that the old page had not finished ends first, with what it had said.
         self.chat.abandon(found, discard=False)
@@ -104,10 +104,21 @@ class FileHandlers:
             drawn = {}
         # Another token: a duplicated tab has the old one, too, and goes its own way from here.
         old = found.picture
-        picture = Picture(old.image, subject=old.subject, masks=dict(old.masks), labels=dict(old.labels))
+        picture = replace(old.again(), masks=dict(old.masks), labels=dict(old.labels))
         numbers = [number for turn in found.turns for number in turn.regions]
         last_id = max([_last_id(value), *numbers])
         return self.chat.show(found.on(picture), conversation, drawn, last_id)
+
+
+def _read_saved(saved: object) -> dict[str, Any]:
+    """The canvas value that a page remembered; empty for anything else."""
+    if not isinstance(saved, str) or not saved or len(saved) > MAX_SAVED:
+        return {}
+    try:
+        value = json.loads(saved)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _last_id(drawn: object) -> int:

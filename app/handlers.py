@@ -48,7 +48,9 @@ class Handlers:
     reload finds again.
     """
 
-    def __init__(self, engine: Engine, examples: Sequence[Picture], new_scene: Callable[[], Picture]) -> None:
+    def __init__(
+        self, engine: Engine, examples: Sequence[Picture], new_scene: Callable[[], Picture] | None = None
+    ) -> None:
         self.answering = Answering(engine)
         self.engine = engine
         self.jobs = Jobs()
@@ -73,16 +75,14 @@ class Handlers:
         return self.show(Conversation(picture), conversation)
 
     def open_example(self, conversation: Conversation, event: gr.EventData) -> Any:
-        """An example picture by index; -1 draws a new scene."""
+        """An example picture by index, with the regions it comes with; -1 draws a new scene."""
         index = event.index
         if type(index) is not int or not -1 <= index < len(self.examples):
             return NOTHING_SHOWN
-        if index < 0:
-            picture = self.new_scene()
-        else:
-            example = self.examples[index]
-            picture = Picture(example.image, subject=example.subject)  # a token of its own
-        return self.show(Conversation(picture), conversation)
+        if index < 0 and self.new_scene is None:
+            return NOTHING_SHOWN
+        picture = self.new_scene() if index < 0 and self.new_scene else self.examples[index].again()
+        return self.show(Conversation(picture), conversation, picture.drawn)
 
     def show(
         self,
@@ -180,11 +180,19 @@ class Handlers:
         if job.discarded:
             yield gr.skip(), gr.skip()
             return
-        conversation = self._keep_answer(conversation, text, status, job)
+        note = ""
+        if text and status == "done":
+            try:
+                note = self.answering.note(conversation.answered(text, status))
+            except Exception:  # it must not take the answer with it
+                log.warning("No note below an answer", exc_info=True)
+        conversation = self._keep_answer(conversation, text, status, job, note)
         yield conversation, conversation.messages()
 
-    def _keep_answer(self, conversation: Conversation, text: str, status: Status, job: Job) -> Conversation:
-        conversation = conversation.answered(text.strip(), status)
+    def _keep_answer(
+        self, conversation: Conversation, text: str, status: Status, job: Job, note: str = ""
+    ) -> Conversation:
+        conversation = conversation.answered(text.strip(), status, note)
         return conversation if job.discarded else self.visits.keep(conversation)
 
     def settle(self, conversation: Conversation) -> Any:

@@ -1,4 +1,4 @@
-"""Open the app: `python -m app.main [--model tiny|DIR|HUB_ID] [--port …]`; its tools are in `app.options`."""
+"""Open the app: `python -m app.main [--model photo|tiny|DIR|HUB_ID] [--port …]`; tools: `app.options`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m app.main",
         description="Draw regions on a picture and talk about them, in the browser.",
     )
-    parser.add_argument("--model", default="tiny", help="tiny, a model folder or a hub id (default: tiny)")
+    parser.add_argument(
+        "--model",
+        help="photo, tiny, a folder or a hub id (default: photo, or tiny where photo cannot be had)",
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
@@ -34,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Load the model, serve the page, and return the exit code when stopped."""
     options = build_parser().parse_args(arguments)
     try:
-        serve(options.model, options.host, options.port, **open_tools(options))
+        tools = open_tools(options)
+        if options.model is None:
+            from rgpt.model.default import default_model
+
+            options.model = default_model()
+        serve(options.model, options.host, options.port, **tools)
     except InputError as error:
         print(f"app: {error}", file=sys.stderr)
         return 2
@@ -51,11 +59,11 @@ def serve(model: str, host: str, port: int, **tools: Any) -> None:
         InputError: there is no such model, or the address cannot be listened on.
     """
     from app.engine import ModelEngine
-    from app.examples import EXAMPLE_SEEDS, scene_picture
+    from app.examples import shown_with
     from app.page import build_page, launch_options
 
-    examples = [scene_picture(seed) for seed in EXAMPLE_SEEDS]
-    page = build_page(ModelEngine.load(model), examples, **tools)
+    engine = ModelEngine.load(model)
+    page = build_page(engine, **shown_with(engine.about), **tools)
     try:
         _, address, _ = page.launch(
             server_name=host,

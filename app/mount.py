@@ -23,11 +23,11 @@ def mount(application: Any, model: Any, processor: Any, name: str, path: str = "
         tools: what `open_tools` returns.
     """
     from app.engine import ModelEngine
-    from app.examples import EXAMPLE_SEEDS, scene_picture
+    from app.examples import shown_with
     from app.page import build_page
 
-    examples = [scene_picture(seed) for seed in EXAMPLE_SEEDS]
-    page = build_page(ModelEngine(model, processor, name), examples, **tools)
+    engine = ModelEngine(model, processor, name)
+    page = build_page(engine, **shown_with(engine.about), **tools)
     return mount_page(application, page, path)
 
 

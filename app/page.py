@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 
 from app.canvas import COLOURS, RegionCanvas, static_text
 from app.engine import Engine
-from app.examples import QUESTIONS, PictureStrip, random_scene
+from app.examples import QUESTIONS, PictureStrip
 from app.files import FileHandlers
 from app.handlers import Handlers
 from app.masks import MaskHandlers
@@ -34,14 +34,21 @@ MAX_FILE_SIZE = "40mb"
 def build_page(
     engine: Engine,
     examples: Sequence[Picture] = (),
-    new_scene: Callable[[], Picture] = random_scene,
+    new_scene: Callable[[], Picture] | None = None,
+    questions: Sequence[tuple[str, str]] = QUESTIONS,
     segmenter: Segmenter | None = None,
     namer: Namer | None = None,
     queue: int = QUEUE,
     at_once: int = AT_ONCE,
 ) -> gr.Blocks:
-    """The app for one engine, ready for `launch_options`; a segmenter adds its two tools, a namer says what
-    "Find all" found.
+    """The app for one engine, ready for `launch_options`.
+
+    Args:
+        examples: pictures to choose; where the first comes with regions, the page opens with it.
+        new_scene: draws one more picture for whoever asks; None: nobody is asked.
+        questions: (name of a button, template of its question).
+        segmenter: adds its two tools.
+        namer: says what "Find all" found.
     """
     do = Handlers(engine, examples, new_scene)
     tables, files = TableHandlers(do), FileHandlers(do)
@@ -74,7 +81,9 @@ def build_page(
                         lines=1,
                         max_lines=3,
                     )
-                strip = PictureStrip(list(do.examples), upload_input="#up-row input[type=file]", elem_id="ex")
+                strip = PictureStrip(
+                    list(do.examples), "#up-row input[type=file]", new_scene is not None, elem_id="ex"
+                )
                 # Off the screen, not `visible=False`: its file input serves the tile, dropping and pasting.
                 with gr.Row(elem_id="up-row"):
                     upload = gr.UploadButton("Upload", file_types=["image"])
@@ -99,7 +108,7 @@ def build_page(
                     max_length=8000,
                 )
                 with gr.Row(elem_id="questions"):
-                    templates = [(gr.Button(name, **small), text) for name, text in QUESTIONS]
+                    templates = [(gr.Button(name, **small), text) for name, text in questions]
                     every = gr.Button("Every region", elem_id="every", variant="primary", **small)
                 table = AnswerTable(elem_id="at")
                 with gr.Row(elem_id="actions"):

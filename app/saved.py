@@ -39,6 +39,7 @@ def to_json(
             "answer": turn.answer,
             "status": turn.status,
             "regions": _regions_json(turn.regions),
+            **({"note": turn.note} if turn.note else {}),
         }
         for turn in conversation.turns
     ]
@@ -192,6 +193,7 @@ def _turn(value: object, thing: str, picture: Picture | None) -> Turn:
         regions,
         _text(value.get("answer"), f"answer of {thing}"),
         status if status in _STATUSES else "stopped",
+        _text(value.get("note", ""), f"note of {thing}"),
     )
 
 

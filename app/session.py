@@ -47,6 +47,10 @@ class Picture:
     """Also what brings the conversation back after a reload, so it is told to nobody but the visitor."""
     subject: str = "the red circle"
     """What the example question "which of these is …" asks about."""
+    drawn: Mapping[int, Region] = field(default_factory=dict, repr=False, compare=False)
+    """Regions that an example picture comes with."""
+    is_scene: bool = False
+    """Whether the app drew it itself, so that it is certainly no photograph."""
     masks: dict[str, Region] = field(default_factory=dict, repr=False, compare=False)
     """Masks that the page knows by name. The one thing here that grows: an answer under way writes back the
     conversation it began with, and a mask made meanwhile must not be lost by that.
@@ -61,6 +65,10 @@ class Picture:
         used.
         """
         return cls(open_image(source, MAX_PIXELS), **kwargs)
+
+    def again(self) -> Picture:
+        """The same picture, opened anew: with a token, masks and labels of its own."""
+        return Picture(self.image, subject=self.subject, drawn=self.drawn, is_scene=self.is_scene)
 
     @property
     def width(self) -> int:
@@ -84,6 +92,8 @@ class Turn:
     regions: Mapping[int, Region] = field(default_factory=dict)
     answer: str = ""
     status: Status = "running"
+    note: str = ""
+    """What stands below the answer and is no part of the conversation."""
 
     def with_mentioned_regions(self) -> Turn:
         """This turn with only those regions that its question mentions."""
@@ -119,9 +129,10 @@ class Conversation:
         turns = tuple(replace(t, status="stopped") if t.status == "running" else t for t in self.turns)
         return replace(self, turns=(*turns, Turn(question, dict(regions))))
 
-    def answered(self, answer: str, status: Status) -> Conversation:
+    def answered(self, answer: str, status: Status, note: str = "") -> Conversation:
         """With this answer in the last turn."""
-        return replace(self, turns=(*self.turns[:-1], replace(self.turns[-1], answer=answer, status=status)))
+        turn = replace(self.turns[-1], answer=answer, status=status, note=note)
+        return replace(self, turns=(*self.turns[:-1], turn))
 
     def before(self, index: int) -> Conversation:
         """Without turn `index` and those after it."""
@@ -151,6 +162,7 @@ class Conversation:
             shown.append({"role": "user", "content": as_plain_text(turn.question)})
             if turn.answer or turn.status != "running":
                 answer = turn.answer or f"({turn.status}, no answer)"
+                answer += f"\n{turn.note}" if turn.note else ""
                 shown.append({"role": "assistant", "content": as_plain_text(answer)})
         return shown
 

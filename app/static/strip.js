@@ -19,5 +19,5 @@ props.pictures.forEach((source, index) => {
   image.alt = "";
   add(image, `Example picture ${index + 1}`, () => trigger("pick", { index }));
 });
-add("Draw a new one", "Draw a new scene", () => trigger("pick", { index: -1 })).className = "ps-word";
+if (props.new_scene) add("Draw a new one", "Draw a new scene", () => trigger("pick", { index: -1 })).className = "ps-word";
 element.dataset.ready = "1";

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from app.engine import MODEL_NOTES, TINY_NOTES, Answering, ModelEngine
+from app.canvas import STATIC
+from app.engine import Answering, ModelEngine
+from app.examples import PHOTOGRAPHS, photograph, scene_picture, shown_with
+from app.files import FileHandlers
+from app.handlers import Handlers
+from app.saved import from_json, to_json
 from app.session import Conversation, Picture
+from rgpt.chat.remarks import ONLY_DRAWN
+from rgpt.data.scenes import draw_scene
 from rgpt.errors import InputError
 from rgpt.regions import Box, Scribble
 from tests.model.tiny_models import make_model, make_picture, make_processor
@@ -88,5 +97,82 @@ def test_what_the_model_refuses_is_an_input_error(engine):
         Answering(engine).check(Conversation(Picture(make_picture())).asked("<region9>", REGIONS))
 
 
-def test_the_embedded_model_says_what_it_knows():
-    assert "drawn scenes only" in TINY_NOTES and TINY_NOTES != MODEL_NOTES
+# ------------------------------------------------------------------ what stands below an answer
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ModelEngine:
+    return ModelEngine.load("tiny")
+
+
+def answered(engine: ModelEngine, picture: Picture, question: str, region) -> Conversation:
+    """The conversation after one question, with its note."""
+    answering, talk = Answering(engine), Conversation(picture).asked(question, {1: region})
+    talk = talk.answered("".join(answering.stream(talk)), "done")
+    return talk.answered(talk.turns[0].answer, "done", answering.note(talk))
+
+
+def test_the_embedded_model_says_what_it_knows(tiny, engine):
+    assert "drawn scenes only" in tiny.notes and "drawn scenes" not in engine.notes
+
+
+def test_an_answer_about_what_may_be_a_photograph_says_that_the_model_has_seen_none(tiny, engine):
+    scene, photo = scene_picture(42), photograph(*PHOTOGRAPHS[0])
+    about_scene = answered(tiny, scene, "Describe <region1>.", Box(1, 1, 60, 60))
+    about_photo = answered(tiny, photo, "Describe <region1>.", photo.drawn[1])
+    assert about_scene.turns[0].note == ""
+    assert about_photo.messages()[1]["content"] == f"{about_photo.turns[0].answer}\n{ONLY_DRAWN}"
+    assert answered(engine, photo, "Describe <region1>.", photo.drawn[1]).turns[0].note == ""
+
+
+def test_a_name_comes_with_the_three_likeliest(tiny):
+    scene = draw_scene(42)
+    picture, shown = Picture(scene.image, is_scene=True), scene.objects[0]
+    note = answered(tiny, picture, "What is <region1>?", shown.box).turns[0].note
+    assert note.startswith(shown.shape) and note.count("%") == 3
+    rows = next(Answering(tiny).ask_each(picture, "Name <region>.", {7: shown.box, 9: Box(0, 0, 5, 5)}))
+    assert f"({shown.shape} " in rows[7] and rows[7].count("%") == rows[9].count("%") == 3
+    other = next(Answering(tiny).ask_each(picture, "Describe <region>.", {7: shown.box}))
+    assert "%" not in other[7]
+
+
+def test_the_note_is_no_part_of_the_conversation_but_of_its_file(tiny):
+    picture = Picture(draw_scene(42).image)
+    talk = answered(tiny, picture, "What is <region1>?", Box(1, 1, 60, 60))
+    asked = talk.asked("Describe <region1>.", {1: Box(1, 1, 60, 60)})
+    assert Answering(tiny)._session(asked).turns[0].answer == talk.turns[0].answer
+    again = from_json(json.dumps(to_json(talk, {}, "tiny")).encode())[0]
+    assert again.turns[0].note == talk.turns[0].note != ""
+
+
+# ------------------------------------------------------------------ what a model is shown with
+
+
+def test_the_photographs_come_with_a_region_and_their_makers():
+    said = (STATIC / "photographs" / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    files = sorted(path.name for path in (STATIC / "photographs").glob("*.jpg"))
+    assert files == sorted(file for file, _, _ in PHOTOGRAPHS)
+    for entry in PHOTOGRAPHS:
+        shown = photograph(*entry)
+        shown.drawn[1].check_inside(shown.height, shown.width)
+        assert f"| {entry[0]} |" in said and not shown.image.getexif()
+
+
+def test_scenes_are_shown_to_who_knows_them_only(tiny, engine):
+    scenes, photographs = shown_with(tiny.about), shown_with(engine.about)
+    assert all(picture.is_scene and not picture.drawn for picture in scenes["examples"])
+    assert scenes["new_scene"]().is_scene and "shape category names" in scenes["questions"][0][1]
+    assert all(picture.drawn for picture in photographs["examples"])
+
+
+def test_the_page_opens_with_a_photograph_and_its_region(engine):
+    do = Handlers(engine, [photograph(*PHOTOGRAPHS[0])])
+    canvas, talk, messages, _, _ = FileHandlers(do).arrive("", Conversation())
+    assert canvas["value"]["regions"] == [{"id": 1, "kind": "box", "box": [18, 0, 394, 300]}]
+    assert talk.picture.token != do.examples[0].token and messages == []
+    do.check("What is <region1>?", canvas["value"], talk)
+    _, talk, _, _ = do.ask("What is <region1>?", canvas["value"], talk)
+    assert list(do.answer(talk))[-1][0].turns[0].status == "done"
+    # Back from a reload it is the visitor's own, not the first example again.
+    found = FileHandlers(do).arrive(json.dumps(canvas["value"] | {"regions": []}), Conversation())
+    assert len(found[1].turns) == 1 and found[0]["value"]["regions"] == []

@@ -54,7 +54,7 @@ def test_the_server_talks_to_nobody():
 
 def test_defaults_stay_on_this_machine():
     options = build_parser().parse_args([])
-    assert (options.model, options.host, options.port) == ("tiny", "127.0.0.1", 7860)
+    assert (options.host, options.port) == ("127.0.0.1", 7860)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "x", "80.5"])
@@ -77,7 +77,7 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(engine.ModelEngine, "load", lambda name: WatchedEngine())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["--port", str(port)]) == 2
+        assert main(["--model", "tiny", "--port", str(port)]) == 2
     error = capsys.readouterr().err
     assert f"127.0.0.1:{port}" in error and error.count("\n") == 1
 

@@ -44,7 +44,7 @@ def test_the_tools_are_on_the_page(folders, monkeypatch):
     served = []
     monkeypatch.setattr(server, "run", lambda app, *_, **__: served.append(app) or 0)
     arguments = ["--sam", f"{folders}/sam", "--recognizer", f"{folders}/clip", "--vocabulary", "zebra, gnu"]
-    assert main(["serve", "--port", "0", "--ui", *arguments]) == 0
+    assert main(["serve", "--model", "tiny", "--port", "0", "--ui", *arguments]) == 0
     with TestClient(served[0]) as client:
         page = client.get("/ui/").text
     assert re.search(r'"tools":\["segment","everything"\]', page) and '"zebra, gnu"' in page
