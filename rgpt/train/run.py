@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rgpt.errors import InputError
 from rgpt.train import checkpoints, record
-from rgpt.train.arguments import Run, check_files, read_run, refuse_other_run
+from rgpt.train.arguments import DataFile, Run, check_files, read_run, refuse_other_run
 
 if TYPE_CHECKING:
     from rgpt.data.dataset import TrainingSet
@@ -262,9 +262,24 @@ def say(run: Run, mixture: Mixture, steps: int, processes: int, model: Any, towe
         f"{run.accumulation(processes)} micro-batches; {mixture.batches_per_epoch:,} steps an epoch"
         + (f", which leaves {left_out} samples out" if left_out else "")
     )
+    if model.about.only_drawn and any(map(may_be_photographs, run.data)):
+        print(
+            f"warning: {run.model} has never seen a photograph; if these pictures are photographs, start "
+            "from a model that has (photo, or one of rgpt assemble)"
+        )
     groups = parameter_groups(model, run.lr, run.connector_lr, run.weight_decay)
     hidden = sum(p.numel() for p in tower.parameters())
     print(rate_table(model, groups, hidden, f"stage {run.stage}"), flush=True)
+
+
+def may_be_photographs(item: DataFile) -> bool:
+    """Whether nothing says that the samples' pictures were drawn, as the recipe `shapes` does beside them."""
+    import json
+
+    try:
+        return json.loads(Path(item.path).with_name("report.json").read_text("utf-8"))["recipe"] != "shapes"
+    except (OSError, ValueError, TypeError, KeyError):
+        return True
 
 
 # ------------------------------------------------------------------------------------------------ command

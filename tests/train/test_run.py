@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,33 @@ def test_the_table_at_the_start(little: Little, capsys: pytest.CaptureFixture[st
     assert rows["language_model"][2:] == ["0.001", "0.1"]
     model = load(little.model)[0]
     assert int(rows["all"][0].replace(",", "")) == model.num_parameters()
+
+
+@pytest.mark.parametrize(
+    ("seen", "recipe", "warned"),
+    [
+        ("drawn scenes", None, True),
+        ("drawn scenes", "shapes", False),
+        ("photographs", None, False),
+        (None, None, False),
+    ],
+)
+def test_a_start_that_never_saw_photographs_is_warned_of(
+    little: Little,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    seen: str | None,
+    recipe: str | None,
+    warned: bool,
+) -> None:
+    model = shutil.copytree(little.model, tmp_path / "model")
+    if seen is not None:
+        (model / "about.json").write_text(json.dumps({"pictures": seen}))
+    data = little_mix(tmp_path / "data", 8)
+    if recipe is not None:
+        (data.parent / "report.json").write_text(json.dumps({"recipe": recipe}))
+    run.train(little_run(tmp_path / "run", model, data, max_steps=1))
+    assert ("has never seen a photograph" in capsys.readouterr().out) is warned
 
 
 def test_rates_are_those_of_the_table(little: Little) -> None:
