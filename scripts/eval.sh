@@ -8,7 +8,7 @@
 #   COUNT=200       drawn scenes a task
 #   LIMIT=          only the first so many pictures of each data set
 #   NPROC=…         processes (default: the machine's GPUs, else 1)
-#   RGPT_PYTHON=…   a Python that has rgpt[eval] (default: .venv, set up when it is not there)
+#   RGPT_PYTHON=…   a Python that has the extra eval (default: .venv, set up when it is not there)
 #
 # Found under DATA: coco/annotations/instances_val2017.json with coco/val2017; lvis/lvis_v1_val.json with coco;
 # refcocog/refs(umd).p and refcocog/instances.json with coco/train2014; vg/region_descriptions.json with vg;

@@ -1,6 +1,6 @@
 # Sourced by pretrain.sh and finetune.sh: check the run, count the processes, launch them.
 #
-#   RGPT_PYTHON=…   a Python that has rgpt[train] (default: .venv, set up when it is not there)
+#   RGPT_PYTHON=…   a Python that has the extra train (default: .venv, set up when it is not there)
 #   NPROC=…         processes on this machine (default: its GPUs; 2 with DS_ACCELERATOR=cpu; else 1)
 #
 # Several machines, plain ssh: the same command on each, with NNODES=4 NODE_RANK=0…3 MASTER_ADDR=first-machine.

@@ -106,3 +106,15 @@ def test_every_data_file_of_the_package_is_in_the_wheel() -> None:
     data = [name.removeprefix("rgpt/") for name in run.stdout.splitlines() if not name.endswith(".py")]
     left_out = [name for name in data if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     assert left_out == []
+
+
+def test_the_distribution_is_not_called_as_the_package_index_calls_another() -> None:
+    assert PROJECT["project"]["name"] != "rgpt"
+    run = subprocess.run(
+        ["git", "grep", "-nE", r"pip3? install( -[^ ]+)* ['\"]?rgpt"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout  # 1: nothing found; 128 outside of a git checkout

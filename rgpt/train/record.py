@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("rgpt", "torch", "transformers", "accelerate", "deepspeed", "peft", "numpy", "tokenizers")
+from rgpt import __version__
+
+LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "numpy", "tokenizers")
 
 
 def versions() -> dict[str, Any]:
     """Git revision of this code (with `+` when files differ from it), Python and libraries."""
     root = Path(__file__).parents[2]
-    found: dict[str, Any] = {"python": platform.python_version()}
+    found: dict[str, Any] = {"python": platform.python_version(), "rgpt": __version__}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
