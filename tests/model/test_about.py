@@ -11,8 +11,10 @@ import pytest
 
 from rgpt.data.scenes import SHAPES
 from rgpt.errors import InputError
-from rgpt.model import default, load
+from rgpt.model import load
 from rgpt.model.about import About, read_about
+from rgpt.model.bases import PACKAGED
+from rgpt.model.default import default_model
 from rgpt.model.loading import TINY
 
 
@@ -49,20 +51,19 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: Any, says: str)
 def test_without_its_trained_part_the_default_is_tiny(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(default, "PHOTO", tmp_path)
-    assert default.default_model() == "tiny"
+    monkeypatch.setitem(PACKAGED, "photo", tmp_path)
+    assert default_model() == "tiny"
     assert_one_sentence(capsys, "not part of this installation")
 
 
 def test_without_network_the_default_is_tiny(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("rgpt.model.photo_base", reason="needs the base of photo")
-    (tmp_path / "adapter_model.safetensors").touch()
-    monkeypatch.setattr(default, "PHOTO", tmp_path)
+    (tmp_path / "adapter_config.json").touch()
+    monkeypatch.setitem(PACKAGED, "photo", tmp_path)
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "RGPT_CACHE": str(tmp_path / "c")}.items():
         monkeypatch.setenv(name, value)
-    assert default.default_model() == "tiny"
+    assert default_model() == "tiny"
     assert_one_sentence(capsys, "cannot be fetched")
 
 
