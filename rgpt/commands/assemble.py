@@ -50,6 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--merge-grid", type=int, metavar="N", help="image tokens along a side (default: all, N*N in all)"
     )
     parser.add_argument(
+        "--region-geometry",
+        action="store_true",
+        help="add a region's centre and extent to its vector, with --vision",
+    )
+    parser.add_argument(
         "--image-size",
         type=int,
         metavar="N",
@@ -108,6 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     options = assemble.Options(
         refinement=given.refinement,
         merge_grid=given.merge_grid,
+        region_geometry=given.region_geometry,
         image_size=given.image_size,
         vision_layer=layer,
         chat_template=given.chat_template,

@@ -255,8 +255,8 @@ def _language_part(source: Source, text: Any) -> Part:
 
 
 def _refuse_tower_options(options: Options) -> None:
-    for name in ("image_size", "vision_layer"):
-        if getattr(options, name) is not None:
+    for name in ("image_size", "vision_layer", "region_geometry"):
+        if getattr(options, name) not in (None, False):
             raise InputError(
                 f"--{name.replace('_', '-')} goes with --vision: other checkpoints were trained with theirs."
             )

@@ -101,7 +101,7 @@ def load(
     if device is not None:
         model = model.to(device)
         _align(model)
-    model.about = read_about((layers or [path])[-1])
+    model.about = read_about(layers[-1] if layers else path)
     return model.eval(), processor
 
 

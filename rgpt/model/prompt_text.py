@@ -83,7 +83,7 @@ class Conversation:
     ) -> None:
         self.mentions: list[Key] = []
         self.pictures: list[Any] = []
-        self.regions: dict[Key, Any] = {**(given or {})}
+        self.regions: dict[Key, Any] = dict((given or {}).items())
         self._control, self._mention = control, mention
         self._highest = max(given or [0])
         self._own: dict[int, Any] = {}  # of the message being read
