@@ -5,7 +5,9 @@
 #   bash scripts/train_photo.sh PHOTOGRAPHS --smoke     a few steps of each: for tests
 #   bash scripts/train_photo.sh PHOTOGRAPHS --install   also put the result into rgpt/model/photo
 #   --work DIR     where everything is written (default: runs/photo, or runs/photo-smoke)
-#   --base DIR     another RegionGPT to start from (default: the fetched base, python -m rgpt.model.photo_base)
+#   --base MODEL   another RegionGPT to start from (default: the fetched base, package:photo)
+#
+#   RGPT_PYTHON=…  a Python that has rgpt[train] (default: .venv, set up when it is not there)
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -21,7 +23,7 @@ while [ $# -gt 0 ]; do
             if [ "$1" = --work ]; then work="$2"; else base="$2"; fi
             shift 2
             ;;
-        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         -*) die "unknown option '$1'; known are --smoke, --install, --work and --base." ;;
         *) [ -z "$photographs" ] || die "one folder of photographs, not also '$1'."; photographs="$1"; shift ;;
     esac
@@ -29,9 +31,14 @@ done
 [ -d "$photographs/images" ] || die "give a folder with instances*.json, captions*.json and images/, not '$photographs'."
 work="${work:-runs/photo${smoke:+-smoke}}"
 
-bash "$root/scripts/setup.sh" train
+python="${RGPT_PYTHON:-}"
+if [ -z "$python" ]; then
+    bash "$root/scripts/setup.sh" train
+    python="${RGPT_VENV:-$root/.venv}/bin/python"
+fi
+photographs="$(cd "$photographs" && pwd)"
 cd "$root"
-python="${RGPT_VENV:-$root/.venv}/bin/python"
+export RGPT_PYTHON="$python"
 base="${base:-package:photo}"
 # A recipe writes into a new folder and only when it is whole, so a folder that is there is finished.
 recipe() {
@@ -64,5 +71,12 @@ run tune finetune adapter model="$work/align/delta" data.0.path="$work/samples/s
     held_out.path="$work/samples-held-out/samples.jsonl" ${smoke:+max_steps=4 batch_size=2 micro_batch_size=2 held_out.every=2 held_out.samples=2 save_every=2}
 printf 'photo: the trained part is %s\n' "$work/tune/adapter"
 if [ -n "$install" ]; then
-    "$python" -m scripts.install_photo "$work/tune/adapter"
+    # Beside about.json and the model card, which people write; moved into place whole.
+    folder=rgpt/model/photo
+    rm -rf "$folder.partial"
+    cp -R "$folder" "$folder.partial"
+    cp "$work"/tune/adapter/* "$folder.partial/"
+    rm -rf "$folder"
+    mv "$folder.partial" "$folder"
+    printf 'photo: installed as %s\n' "$folder"
 fi

@@ -98,7 +98,6 @@ def tower_folder(weights: Path, out: Path) -> None:
     """EfficientNet-lite2 as its package has it -> a folder with a `PyramidTower`. Raises InputError."""
     import timm
     import torch
-    from safetensors.torch import save_file
 
     from rgpt.model.pyramid_tower import PyramidTower, PyramidTowerConfig
 
@@ -111,8 +110,7 @@ def tower_folder(weights: Path, out: Path) -> None:
         raise InputError(f"{weights.name} is no {config.architecture}: its layers have other shapes.")
     renamed = dict(zip(whole, found.values(), strict=True))
     tower.network.load_state_dict({name: renamed[name] for name in tower.network.state_dict()})
-    config.save_pretrained(out)
-    save_file(tower.state_dict(), out / "model.safetensors", metadata={"format": "pt"})
+    tower.eval().save_pretrained(out)
     settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": config.image_size}
     (out / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
