@@ -1,6 +1,6 @@
 """Benchmarks, measured now on this machine.
 
-    python -m scripts.bench chat|train|serve|recipes|regions|recognizers [--json FILE]
+    python -m scripts.bench chat|photo|train|serve|recipes|regions|recognizers [--json FILE]
 
 Every figure is printed as minimum, median and maximum over its repetitions; nothing is remembered from an
 earlier run. What is compared is measured in one run, in turns.
@@ -16,7 +16,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from scripts import bench_chat, bench_recipes, bench_recognizers, bench_regions, bench_serve, bench_train
+from scripts import (
+    bench_chat,
+    bench_photo,
+    bench_recipes,
+    bench_recognizers,
+    bench_regions,
+    bench_serve,
+    bench_train,
+)
 from scripts.measuring import Figure
 
 
@@ -25,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=__doc__.splitlines()[0])
     what = parser.add_subparsers(dest="what", required=True)
     bench_chat.add_arguments(what.add_parser("chat", help="first token, tokens/s, start-up times, memory"))
+    bench_photo.add_arguments(what.add_parser("photo", help="the app's start, first token, a table"))
     bench_train.add_arguments(what.add_parser("train", help="training speed beside LLaVA's, ms by part"))
     bench_serve.add_arguments(what.add_parser("serve", help="first text over HTTP, turn 2 against turn 1"))
     bench_recipes.add_arguments(what.add_parser("recipes", help="rate and peak memory of a data recipe"))

@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scripts.measuring import Figure, Timing, run_process, time_stream
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from rgpt.chat import ChatSession
     from rgpt.regions import Region
 
 QUESTION = "Describe <region1> in detail."
@@ -55,10 +54,19 @@ def measure_processes(model: str, repeats: int) -> Iterator[Figure]:
         # Drawn by another process, so that nothing it needs is loaded, and counted, in this one.
         draw = f"from scripts.bench_chat import save_scene; save_scene({str(picture)!r}, {str(mask)!r})"
         run_process([sys.executable, "-c", draw])
-        command = [*rgpt, "chat", "--model", model, "--image", str(picture), "--region", f"mask:{mask}"]
-        runs = [run_process([*command, "--ask", QUESTION]) for _ in range(repeats)]
+        yield from measure_chat(model, picture, f"mask:{mask}", repeats, most_mib=1024)
+
+
+def measure_chat(model: str, picture: Path, region: str, repeats: int, most_mib: float) -> Iterator[Figure]:
+    """Whole processes that answer one question: seconds from the command to its end, and peak memory.
+
+    Args:
+        region: as `rgpt chat --region` takes it.
+    """
+    command = [sys.executable, "-m", "rgpt.cli", "chat", "--model", model, "--image", str(picture)]
+    runs = [run_process([*command, "--region", region, "--ask", QUESTION]) for _ in range(repeats)]
     yield Figure("rgpt chat, whole process", "s", [seconds for seconds, _, _ in runs])
-    yield Figure("rgpt chat, peak memory", "MiB", [kib / 1024 for _, kib, _ in runs], at_most=1024)
+    yield Figure("rgpt chat, peak memory", "MiB", [kib / 1024 for _, kib, _ in runs], at_most=most_mib)
 
 
 def draw(seed: int) -> tuple[Image.Image, Region]:
@@ -79,31 +87,48 @@ def save_scene(picture: str, mask: str, seed: int = 0) -> None:
     Image.fromarray(region.to_mask(image.height, image.width)).save(mask)
 
 
-def measure_answers(model: str, repeats: int, threads: int | None) -> Iterator[Figure]:
-    """First token and token rate in one process with the model loaded.
-
-    In each conversation two turns are timed: on a picture just set (its encoding included), on the same one.
-    """
+def open_with_threads(model: str, threads: int | None) -> tuple[Any, Any]:
+    """`rgpt.model.load` with so many torch threads, and a line on stderr that says how many."""
     import torch
 
-    from rgpt.chat import ChatSession
     from rgpt.model import load
 
     if threads is not None:
         torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", file=sys.stderr)
-    network, processor = load(model)
+    return load(model)
+
+
+def measure_answers(
+    network: Any,
+    processor: Any,
+    show: Callable[[int], tuple[Any, Region]],
+    repeats: int,
+    *,
+    most_ms: float,
+    least_rate: float,
+) -> Iterator[Figure]:
+    """First token and token rate in one process with the model loaded.
+
+    In each conversation two turns are timed: on a picture just set (its encoding included), on the same one.
+
+    Args:
+        show: of the conversation's number, its picture (as `ChatSession.set_image` takes it) and a region.
+        most_ms: bound of the first token, milliseconds.
+        least_rate: bound of the tokens after it, tokens/s.
+    """
+    from rgpt.chat import ChatSession
 
     def count_tokens(text: str) -> int:
         return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def conversation(seed: int) -> tuple[Timing, Timing]:
-        session: ChatSession = ChatSession(network, processor)
-        image, region = draw(seed)
+    def conversation(number: int) -> tuple[Timing, Timing]:
+        session = ChatSession(network, processor)
+        picture, region = show(number)
 
         def whole() -> Iterator[str]:
             # A generator, so that setting the picture happens inside the timed stretch.
-            session.set_image(image)
+            session.set_image(picture)
             session.add_region(region)
             yield from session.stream(QUESTION, max_new_tokens=MAX_NEW_TOKENS)
 
@@ -111,19 +136,21 @@ def measure_answers(model: str, repeats: int, threads: int | None) -> Iterator[F
         return new, time_stream(session.stream(QUESTION, max_new_tokens=MAX_NEW_TOKENS), count_tokens)
 
     conversation(0)  # the first run of a process pays for allocating and for choosing kernels
-    timings = [conversation(seed) for seed in range(1, repeats + 1)]
-    yield Figure("first token, new picture", "ms", [new.first * 1000 for new, _ in timings], at_most=150)
-    yield Figure("first token, same picture", "ms", [same.first * 1000 for _, same in timings], at_most=150)
+    timings = [conversation(number) for number in range(1, repeats + 1)]
+    for what, firsts in (
+        ("new", [new.first * 1000 for new, _ in timings]),
+        ("same", [same.first * 1000 for _, same in timings]),
+    ):
+        yield Figure(f"first token, {what} picture", "ms", firsts, at_most=most_ms)
     rates = [t.later_tokens / t.later_seconds for pair in timings for t in pair if t.later_tokens]
     if rates:
-        yield Figure("tokens after the first", "tokens/s", rates, at_least=100)
+        yield Figure("tokens after the first", "tokens/s", rates, at_least=least_rate)
     else:
         print("bench: every answer came in one piece, so there is no rate to give.", file=sys.stderr)
 
 
 def bench_chat(options: argparse.Namespace) -> list[Figure]:
     """Everything about `rgpt chat`, in the order in which it must be measured."""
-    return [
-        *measure_processes(options.model, options.repeats),
-        *measure_answers(options.model, options.repeats, options.threads),
-    ]
+    figures = list(measure_processes(options.model, options.repeats))
+    opened = open_with_threads(options.model, options.threads)
+    return figures + list(measure_answers(*opened, draw, options.repeats, most_ms=150, least_rate=100))

@@ -12,7 +12,8 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from scripts.measuring import Figure
 if TYPE_CHECKING:
     import torch
 
+    from rgpt.chat import ChatSession
     from rgpt.regions import Region
 
 COUNTS = (1, 4, 16, 64)
@@ -66,44 +68,75 @@ def _name(device: str) -> str:
 
 def measure_answers(options: argparse.Namespace, device: str) -> Iterator[Figure]:
     """Seconds a region and their ratio at `COUNTS` regions."""
-    from rgpt.chat import ChatSession
-
-    network, processor = open_model(options.model, device, options.dtype)
+    opened = open_model(options.model, device, options.dtype)
     image, every = regions_of_a_scene(max(COUNTS))
-    asked = {"max_new_tokens": options.max_new_tokens}
-
-    def one_by_one(regions: list[Region]) -> list[str]:
-        answers = []
-        for region in regions:
-            session = ChatSession(network, processor)
-            session.set_image(image)
-            session.add_region(region)
-            answers.append(session.ask(options.question, **asked))
-        return answers
-
-    def together(regions: list[Region]) -> list[str]:
-        session = ChatSession(network, processor)
-        session.set_image(image)
-        for region in regions:
-            session.add_region(region)
-        return list(session.ask_many(options.question, as_number=1, **asked).values())
-
-    one_by_one(every[:2]), together(every[:2])  # the first run pays for allocating and for choosing kernels
+    asked = {"question": options.question, "max_new_tokens": options.max_new_tokens}
+    compare = Comparison(*opened, image, asked, options.repeats, device)
+    compare.warm_up(every[:2])
     for count in COUNTS:
-        regions, slow, fast, same = every[:count], [], [], True
-        for _ in range(options.repeats):
+        yield from compare(every[:count], at_least=8.0 if count == 16 else None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same question about many regions of one picture, one by one and with `ask_many`.
+
+    Args:
+        picture: as `ChatSession.set_image` takes it.
+        asked: the question, in which `<region1>` is each region in turn, and options of `ask`.
+        encode_once: one by one, too, the picture is encoded for the first region only.
+    """
+
+    network: Any
+    processor: Any
+    picture: Any
+    asked: Mapping[str, Any]
+    repeats: int
+    device: str
+    encode_once: bool = False
+
+    def warm_up(self, regions: Sequence[Region]) -> None:
+        """The first run pays for allocating and for choosing kernels."""
+        self._one_by_one(regions), self._together(regions)
+
+    def __call__(self, regions: Sequence[Region], at_least: float | None = None) -> Iterator[Figure]:
+        """Milliseconds a region of either way, and how many times faster `ask_many` is."""
+        count, slow, fast, same = len(regions), list[float](), list[float](), True
+        for _ in range(self.repeats):
             # In turns, so that whatever else the machine does meets both.
-            before, seconds = timed(lambda regions=regions: one_by_one(regions), device)
+            before, seconds = timed(lambda: self._one_by_one(regions), self.device)
             slow.append(seconds / count)
-            after, seconds = timed(lambda regions=regions: together(regions), device)
+            after, seconds = timed(lambda: self._together(regions), self.device)
             fast.append(seconds / count)
             same &= before == after
         verdict = "the same answers" if same else "ANSWERS DIFFER"
         yield Figure(f"{count} regions, one by one", "ms/region", [s * 1000 for s in slow])
         yield Figure(f"{count} regions, ask_many", "ms/region", [s * 1000 for s in fast])
         ratios = [s / f for s, f in zip(slow, fast, strict=True)]
-        bar = 8.0 if count == 16 else None
-        yield Figure(f"{count} regions, {verdict}", "times", ratios, at_least=bar)
+        yield Figure(f"{count} regions, {verdict}", "times", ratios, at_least=at_least)
+
+    def _session(self) -> ChatSession:
+        from rgpt.chat import ChatSession
+
+        session = ChatSession(self.network, self.processor)
+        session.set_image(self.picture)
+        return session
+
+    def _one_by_one(self, regions: Sequence[Region]) -> list[str]:
+        answers = []
+        session = self._session()
+        for n, region in enumerate(regions):
+            if n:
+                session = session.another() if self.encode_once else self._session()
+            session.add_region(region)
+            answers.append(session.ask(**self.asked))
+        return answers
+
+    def _together(self, regions: Sequence[Region]) -> list[str]:
+        session = self._session()
+        for region in regions:
+            session.add_region(region)
+        return list(session.ask_many(as_number=1, **self.asked).values())
 
 
 def regions_of_a_scene(count: int) -> tuple[Any, list[Region]]:

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Create the virtual environment and install rgpt in it, editable, with the extras asked for.
 #
-#   bash scripts/setup.sh [EXTRA ...]        for instance: bash scripts/setup.sh app train dev
+#   bash scripts/setup.sh [--check] [EXTRA ...]        for instance: bash scripts/setup.sh app train dev
+#
+#   --check       change nothing: the exit status is 0 when nothing is to be done, else 1
 #
 #   PYTHON=…      the interpreter to build on (default: the first of python3, python3.13 … 3.11 that will do)
 #   RGPT_VENV=…   where the environment goes (default: .venv in the repository)
@@ -19,6 +21,9 @@ die() { printf 'setup.sh: %s\n' "$*" >&2; exit 1; }
 sha256() {
     if command -v sha256sum >/dev/null 2>&1; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1
 }
+
+check=""
+if [ "${1:-}" = "--check" ]; then check=1; shift; fi
 
 known="$(sed -n '/^\[project.optional-dependencies\]/,/^\[project.scripts\]/s/^\([a-z]*\) = \[.*/\1/p' "$root/pyproject.toml")"
 for extra in "$@"; do
@@ -38,6 +43,7 @@ wanted="${wanted% }"
 if [ "$stamped_key" = "$key" ] && [ "$wanted" = "$installed" ] && [ -x "$venv/bin/python" ]; then
     exit 0
 fi
+[ -z "$check" ] || exit 1
 
 version_of() { "$1" -c 'import sys; print("%d %d" % sys.version_info[:2])' 2>/dev/null; }
 recent_enough() {

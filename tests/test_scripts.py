@@ -79,6 +79,15 @@ def test_setup_installs_once(checkout: Checkout) -> None:
     assert (checkout.folder / ".venv" / "bin" / "python").exists()
 
 
+def test_setup_check_says_whether_there_is_something_to_do_and_does_nothing(checkout: Checkout) -> None:
+    assert checkout.setup("--check", "app").returncode == 1
+    assert not checkout.log.exists()
+    checkout.setup("app")
+    assert checkout.setup("--check", "app").returncode == 0
+    assert checkout.setup("--check", "app", "dev").returncode == 1
+    assert len(checkout.installs()) == 1
+
+
 def test_setup_without_extras_installs_the_core(checkout: Checkout) -> None:
     assert checkout.setup().returncode == 0
     assert checkout.setup().returncode == 0

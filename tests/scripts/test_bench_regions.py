@@ -42,6 +42,23 @@ def test_answers_that_differ_are_said_to(
     assert "2 regions, ANSWERS DIFFER" in run(capsys)
 
 
+@pytest.mark.parametrize(("encode_once", "pictures"), [(False, 3), (True, 1)])
+def test_one_by_one_encodes_the_picture_as_often_as_it_says(
+    encode_once: bool, pictures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rgpt.model import load
+
+    network, processor = load("tiny", device="cpu")
+    image, regions = bench_regions.regions_of_a_scene(3)
+    encoded, encode = [], network.model.encode
+    monkeypatch.setattr(network.model, "encode", lambda pixels: encoded.append(1) or encode(pixels))
+    asked = {"question": bench_regions.QUESTION, "max_new_tokens": 3}
+    compare = bench_regions.Comparison(network, processor, image, asked, 1, "cpu", encode_once)
+    verdict = list(compare(regions))[-1]
+    assert "the same answers" in verdict.name
+    assert len(encoded) == pictures + 1  # ask_many's own
+
+
 def test_regions_are_as_many_as_asked_for_and_lie_in_the_picture() -> None:
     image, regions = bench_regions.regions_of_a_scene(30)
     assert len(regions) == 30 and len(set(regions)) == 30
