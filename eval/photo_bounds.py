@@ -32,7 +32,7 @@ from eval.metrics.captions import caption_scores, require_java, tokenise
 from eval.report import between
 from eval.score import write_scores
 from eval.tasks.photo_items import Draw, clear_objects, yes_no_items
-from eval.tasks.photos import Figures, Photographs, size_of
+from eval.tasks.photos import Figures, Photographs, groups_of_names
 from rgpt.data.photo_questions import direction
 from rgpt.data.photographs import Photograph, class_counts, read_photographs
 from rgpt.data.scene_questions import DIRECTIONS
@@ -84,23 +84,15 @@ def read_vectors(
     Pictures that the cache lacks go through the tower. Raises InputError for a picture that cannot be read.
     """
     from rgpt.model.pooling import pool_regions
-    from rgpt.model.region_tensors import region_weights
 
     found = Vectors()
     grid = model.config.refined_grid
     for photograph in tqdm(photographs, desc="vectors", unit="picture"):
-        tower = _tower_map(photograph, model, processor, features)
+        tower = tower_map(photograph, model, processor, features)
         found.pictures[photograph.id] = tower.flatten(2).mean(-1)[0].float()
         if not photograph.singles:
             continue
-        weights = torch.from_numpy(
-            np.stack(
-                [
-                    region_weights(draw.region(item), photograph.height, photograph.width, grid)
-                    for item in photograph.singles
-                ]
-            )
-        )
+        weights = object_weights(photograph, draw, grid)
         refined = model.model.encode(vision_features=tower)
         pooled = pool_regions(refined, weights[None].to(refined.device))[0].float().cpu()
         if getattr(model.config, "region_geometry", False):
@@ -109,7 +101,28 @@ def read_vectors(
     return found
 
 
-def _tower_map(photograph: Photograph, model: Any, processor: Any, features: Any) -> Tensor:
+def object_weights(photograph: Photograph, draw: Draw, grid: int) -> Tensor:
+    """Area shares `[R, G, G]` of the objects that are no crowds; at least one. Raises InputError."""
+    from rgpt.model.region_tensors import region_weights
+
+    size = photograph.height, photograph.width
+    return torch.from_numpy(
+        np.stack([region_weights(draw.region(item), *size, grid) for item in photograph.singles])
+    )
+
+
+def open_features(folder: Path | None, model: Any, processor: Any) -> Any:
+    """The `FeatureCache` in `folder`, or None for None. Raises InputError for one of another tower."""
+    if folder is None:
+        return None
+    from rgpt.train.feature_cache import FeatureCache, fingerprint
+
+    features = FeatureCache(folder)
+    features.check(fingerprint(model.model.vision_tower, model.config, processor))
+    return features
+
+
+def tower_map(photograph: Photograph, model: Any, processor: Any, features: Any) -> Tensor:
     """`[1, C, h, w]` of the cache, else of the tower."""
     if features is not None:
         try:
@@ -284,10 +297,7 @@ def bound_names(
         for seed in range(len(learned.namers))
     ]
     right = {row["id"]: sum(own[k] == row["truth"] for own in said) / len(said) for k, row in enumerate(rows)}
-    groups = {"": list(rows), "_not_person": [row for row in rows if row["truth"] != "person"]}
-    for size in ("small", "medium", "large"):
-        groups[f"_{size}"] = [row for row in rows if size_of(row["share"]) == size]
-    for suffix, group in groups.items():
+    for suffix, group in groups_of_names(rows).items():
         banned = {"person"} if suffix == "_not_person" else set()
         common = max((n for n in sorted(counts) if n not in banned), key=lambda n: counts[n], default=None)
         for form in ("names", "names_generated"):
@@ -435,12 +445,7 @@ def compute(args: argparse.Namespace) -> dict[str, Any]:
     names = list(dict.fromkeys([*task.names, *sorted(class_counts(train))]))
     torch.set_num_threads(args.threads)
     model, processor = load(args.model)
-    features = None
-    if args.features is not None:
-        from rgpt.train.feature_cache import FeatureCache, fingerprint
-
-        features = FeatureCache(args.features)
-        features.check(fingerprint(model.model.vision_tower, model.config, processor))
+    features = open_features(args.features, model, processor)
     vectors = read_vectors([*train, *task.photographs], model, processor, features, task.draw)
     learned = learn(train, names, vectors, task.draw, args.seeds)
     bounds = Bounds()

@@ -1,12 +1,13 @@
-"""What a choice is worth, three seeds each: tables for docs/ablations.md.
+"""What a choice is worth: tables for docs/ablations.md.
 
     python -m scripts.ablations prompts [--model tiny] [--count 150] [--seeds 1 2 3]
     python -m scripts.ablations refinement --parts runs/tiny [--steps 600] [--seeds 0 1 2]
+    python -m scripts.ablations photographs --data DIR --features CACHE [--steps N] [--rows ROW ...]
 
 `prompts` asks a finished model about drawn scenes, `refinement` trains the variants first: both stages of
 `tiny`, on the tower, the warmed-up language model and the cached features of an earlier run of
-`scripts/train_tiny.sh`, for so many steps a stage. Everything is kept under `--work` and not done twice.
-Every row of a table names the command that computes it.
+`scripts/train_tiny.sh`, for so many steps a stage; every row of a table names the command that computes it.
+`photographs` is stage 1 of `photo` once a row. Everything is kept under `--work` and not done twice.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from scripts import ablations_photographs
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = ("none", "bilinear", "deconv", "residual")
@@ -179,6 +181,9 @@ def build_parser() -> argparse.ArgumentParser:
     trained.add_argument("--count", type=int, default=150, help="held-out scenes")
     trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training")
     trained.set_defaults(run=refinement)
+    ablations_photographs.add_arguments(
+        what.add_parser("photographs", help="refinement, boxes and masks in stage 1 of photo")
+    )
     return parser
 
 

@@ -329,22 +329,27 @@ def size_of(share: float) -> str:
     return "small" if share < SMALL else "medium" if share < MEDIUM else "large"
 
 
+def groups_of_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """All rows, those without persons, and those of each size, by what their figures' names end with."""
+    groups = {"": list(rows), "_not_person": [row for row in rows if row["truth"] != "person"]}
+    for size in ("small", "medium", "large"):
+        groups[f"_{size}"] = [row for row in rows if size_of(row["share"]) == size]
+    return groups
+
+
 def named_right(row: Mapping[str, Any], key: str) -> bool:
     return prompts.normalise_answer(str(row.get(key, ""))) == prompts.normalise_answer(row["truth"])
 
 
 def add_names(figures: Figures, rows: Sequence[Mapping[str, Any]]) -> None:
     """By likelihood and generated: all, without persons, by size."""
-    others = [row for row in rows if row["truth"] != "person"]
     for figure, key in (("names", "likeliest"), ("names_generated", "answer")):
 
         def right(row: Mapping[str, Any], key: str = key) -> bool:
             return named_right(row, key)
 
-        figures.add(figure, rows, right)
-        figures.add(f"{figure}_not_person", others, right)
-        for size in ("small", "medium", "large"):
-            figures.add(f"{figure}_{size}", [row for row in rows if size_of(row["share"]) == size], right)
+        for suffix, group in groups_of_names(rows).items():
+            figures.add(figure + suffix, group, right)
 
 
 def name_tables(gt: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Axes: M mentions in the batch, U different names among them, D the language mode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,13 +51,18 @@ def name_loss(model: Any, batch: dict[str, Any]) -> tuple[Tensor, int]:
             "samples in which every question mentions one region and every answer is its name."
         )
     names = list(dict.fromkeys(answers))  # in the order they come: the same on every run
-    table = core.get_input_embeddings().weight.detach().float()
-    embeddings = torch.stack([table[list(name)].mean(0) for name in names])  # [U, D]
+    embeddings = name_embeddings(model, names)  # [U, D]
     targets = torch.tensor([names.index(answer) for answer in answers], device=vectors.device)
     spread = 2 * embeddings.var(0, unbiased=False).sum().clamp_min(1e-6)  # mean squared distance of two names
     distances = torch.cdist(vectors, embeddings).square() / spread  # [M, U]
     contrast = F.cross_entropy(-distances / TEMPERATURE, targets, reduction="sum")
     return contrast + PULL * distances.gather(1, targets[:, None]).sum(), len(answers)
+
+
+def name_embeddings(model: Any, names: Sequence[Sequence[int]]) -> Tensor:
+    """Mean word embedding of every name, given as token ids: `[U, D]` float32, without a graph."""
+    table = model.get_input_embeddings().weight.detach().float()
+    return torch.stack([table[list(name)].mean(0) for name in names])
 
 
 def _answers(labels: Tensor, ends: set[int]) -> list[tuple[int, ...]]:
