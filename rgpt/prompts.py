@@ -284,6 +284,25 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
+EVERYDAY_NAME: Mapping[str, tuple[str, ...]] = {
+    "thing": (
+        "What is {region}?",
+        "What is {region}?",
+        "What's this? {region}",
+        "What's {region}?",
+        "What is this: {region}?",
+        "What am I looking at in {region}?",
+        "Do you know what {region} is?",
+        "What can you see in {region}?",
+        "{region}?",
+    ),
+    "animal": ("What animal is {region}?", "Which animal is {region}?", "What kind of animal is {region}?"),
+    "vehicle": ("What vehicle is {region}?", "What kind of vehicle is {region}?"),
+    "food": ("What food is {region}?", "What kind of food is {region}?"),
+    "person": ("Who is {region}?", "Who is in {region}?"),
+}
+"""How people ask what a region is, by what they take it for; what comes up twice comes up more often."""
+
 TASKS = tuple(WORDINGS)
 
 _COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -298,8 +317,8 @@ def choose_wording(task: str, rng: random.Random) -> str:
 def asks_for_name(questions: Sequence[str], vocabulary_name: str) -> bool:
     """Whether the last of a conversation's questions asks what one region is.
 
-    It does when it carries the guide sentence of this vocabulary, or reads like a wording of
-    `classification`, or like one of `classification_followup` after a question that did.
+    It does when it carries the guide sentence of this vocabulary, or reads like a wording of `classification`
+    or `EVERYDAY_NAME`, or like one of `classification_followup` after a question that did.
     """
     *before, question = questions
     if classification_guide(vocabulary_name) in question:
@@ -308,7 +327,8 @@ def asks_for_name(questions: Sequence[str], vocabulary_name: str) -> bool:
     asked = _plain(asked)
     if mentions != 1:
         return False
-    if asked in {_plain(wording) for wording in WORDINGS["classification"]}:
+    wordings = (*WORDINGS["classification"], *(text for texts in EVERYDAY_NAME.values() for text in texts))
+    if asked in {_plain(wording) for wording in wordings}:
         return True
     followups = {_plain(wording) for wording in WORDINGS["classification_followup"]}
     return asked in followups and bool(before) and asks_for_name(before, vocabulary_name)

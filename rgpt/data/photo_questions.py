@@ -50,18 +50,7 @@ LARGE, SMALL = 0.2, 0.01
 CANDIDATES = 5
 MAX_COUNTED = 5
 
-# Everyday wordings beside those of `prompts.WORDINGS`.
-_NAME = (
-    "What is {region}?",
-    "What is {region}?",
-    "What's this? {region}",
-    "What's {region}?",
-    "What is this: {region}?",
-    "What am I looking at in {region}?",
-    "Do you know what {region} is?",
-    "What can you see in {region}?",
-    "{region}?",
-)
+# Everyday wordings beside those of `prompts.WORDINGS` and `prompts.EVERYDAY_NAME`.
 _FOLLOW_UP = (
     "What about {region}?",
     "And {region}?",
@@ -69,12 +58,7 @@ _FOLLOW_UP = (
     "Next, {region}?",
     "Then {region}?",
 )
-_KINDS = (
-    (ANIMALS, ("What animal is {region}?", "Which animal is {region}?", "What kind of animal is {region}?")),
-    (VEHICLES, ("What vehicle is {region}?", "What kind of vehicle is {region}?")),
-    (FOOD, ("What food is {region}?", "What kind of food is {region}?")),
-    ({PERSON}, ("Who is {region}?", "Who is in {region}?")),
-)
+_KINDS = ((ANIMALS, "animal"), (VEHICLES, "vehicle"), (FOOD, "food"), ({PERSON}, "person"))
 _DESCRIBE = ("Tell me about {region}.", "What can you say about {region}?", "Describe this: {region}.")
 _POSITION = (
     "Where is {region}?",
@@ -359,12 +343,13 @@ def name(n: NumberedPhoto, rng: random.Random, number: int, guided: bool, follow
         question = rng.choice(_FOLLOW_UP).format(region=said)
     else:
         wordings = prompts.WORDINGS["classification"]
-        question = rng.choice(wordings if guided or rng.random() < 0.5 else _NAME)
+        question = rng.choice(wordings if guided or rng.random() < 0.5 else prompts.EVERYDAY_NAME["thing"])
         if guided and rng.random() < 0.4:
             question = "What is {region}?"
         if not guided:
             kinds = [kind for names, kind in _KINDS if item.name in names]
-            question = rng.choice(kinds[0]) if kinds and rng.random() < 0.25 else question
+            if kinds and rng.random() < 0.25:
+                question = rng.choice(prompts.EVERYDAY_NAME[kinds[0]])
         question = question.format(region=said) + (f" {GUIDE}" if guided else "")
     if guided:
         return Exchange("names", question, item.name, item.name, {"region": number})
