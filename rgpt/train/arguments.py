@@ -67,7 +67,8 @@ class Run:
     stage, model, out: what trains, from which checkpoint, into which new folder. Stage `tune` wants the
         `model/` or `delta/` folder of a finished stage 1, or `skip_stage_1: true`.
     objective: `answers` is the loss of the language model; `names`, in stage align only, pulls region vectors
-        towards the word embeddings of their names and runs no language model (`rgpt.train.name_loss`).
+        towards the word embeddings of their names and runs no language model (`rgpt.train.name_loss`); it
+        takes one process.
     delta: of stage `align`, write into `delta/` only what was trained and the name of the model it was
         trained on, in place of a whole `model/`.
     batch_size: samples a step over all processes; accumulation follows from it and `micro_batch_size`.
@@ -204,6 +205,9 @@ def check_files(run: Run, processes: int = 1) -> None:
     Raises InputError.
     """
     run.accumulation(processes)
+    if run.objective == "names" and (processes > 1 or run.deepspeed is not None):
+        # It calls parts of the model, past what shares gradients between processes.
+        _refuse("objective", "answers with several processes or DeepSpeed", run.objective, "run")
     named = [("data", item.path, item.images) for item in run.data]
     if run.held_out:
         named.append(("held_out", run.held_out.path, run.held_out.images))
@@ -244,7 +248,7 @@ def _check_base(run: Run) -> None:
     from rgpt.model.bases import FETCHED, PACKAGED, is_layer, lineage  # imports torch
 
     if run.model not in PACKAGED and run.model not in FETCHED and not is_layer(run.model):
-        _missing("model", run.model, "'tiny' or a folder with a RegionGPT")
+        _missing("model", run.model, "an embedded model or a folder with a RegionGPT")
     _, layers = lineage(run.model)
     if layers and run.method == "qlora":
         raise InputError.about(

@@ -16,7 +16,7 @@ from rgpt.data.schema import QuestionAnswer, Sample, write_jsonl
 from rgpt.errors import InputError
 from rgpt.model import load
 from rgpt.regions import Box
-from rgpt.train.arguments import run_from
+from rgpt.train.arguments import check_files, run_from
 from rgpt.train.name_loss import PULL, TEMPERATURE, name_loss
 from rgpt.train.run import train
 from tests.model.tiny_models import make_picture
@@ -99,6 +99,14 @@ def test_answers_that_are_no_names_of_regions_are_refused(tmp_path: Path) -> Non
     write_jsonl(tmp_path / "s.jsonl", [Sample("a", picture, (Box(1, 1, 9, 9), Box(12, 1, 20, 9)), (turn,))])
     with pytest.raises(InputError, match="2 mentions but 1 answers"):
         name_loss(model, batch_of(tmp_path / "s.jsonl", processor, 1))
+
+
+def test_several_processes_are_refused_for_they_would_not_share_gradients() -> None:
+    run = run_from(
+        {"stage": "align", "objective": "names", "model": "tiny", "out": "x", "data": [{"path": "y"}]}
+    )
+    with pytest.raises(InputError, match="several processes"):
+        check_files(run, processes=2)
 
 
 def test_stage_tune_has_no_such_objective() -> None:
