@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from rgpt.errors import InputError
-from rgpt.model import load
+from rgpt.model import about, load
 from rgpt.model.bases import ADAPTER_CONFIG, BASE_FILE, is_layer, read_json
 from rgpt.train.arguments import Lora
+from rgpt.train.stages import PARTS, STAGES
 
 
 def add_adapters(model: nn.Module, settings: Lora) -> nn.Module:
@@ -34,7 +35,7 @@ def add_adapters(model: nn.Module, settings: Lora) -> nn.Module:
     }
     whole = [
         name
-        for name in ("refinement", "connector", "region_projector", "region_geometry")
+        for name in STAGES["align"].trains
         if (part := getattr(core, name, None)) is not None and any(True for _ in part.parameters())
     ]
     config = LoraConfig(
@@ -68,14 +69,7 @@ def quantization(precision: str) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-        llm_int8_skip_modules=[
-            "vision_tower",
-            "refinement",
-            "connector",
-            "region_projector",
-            "region_geometry",
-            "lm_head",
-        ],
+        llm_int8_skip_modules=[part for part in PARTS if part != "language_model"],
     )
 
 
@@ -108,6 +102,8 @@ def merge_adapter(adapter: Path, out: Path, base: str | None = None) -> Path:
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         merged.save_pretrained(partial)
+        if (adapter / about.FILE).is_file():
+            shutil.copy(adapter / about.FILE, partial)
         processor.save_pretrained(partial)
         for name in ("run.yaml", "versions.json"):
             if (adapter / name).is_file():

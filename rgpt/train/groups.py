@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from rgpt.errors import InputError
-from rgpt.train.stages import PARTS, part_of
+from rgpt.train.stages import PARTS, STAGES, part_of
 
-CONNECTING = ("refinement", "connector", "region_projector", "region_geometry")
+CONNECTING = STAGES["align"].trains
 """The parts that `connector_lr` is for."""
 
 

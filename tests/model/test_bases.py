@@ -21,6 +21,7 @@ from rgpt import cli
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
 from rgpt.model import bases, load
+from rgpt.model.about import About, read_about
 from rgpt.model.bases import base_for, lineage, model_digest, write_base
 from rgpt.model.loading import open_config, open_processor
 from rgpt.regions import Box
@@ -121,6 +122,13 @@ def test_merge_lora_writes_what_load_answers(made: Path, tmp_path: Path, layer: 
     assert torch.equal(logits(*merged), logits(*opened))
     assert not torch.equal(logits(*opened), logits(*load(made / "base", device="cpu")))
     assert not (tmp_path / "merged" / "base.json").exists()
+
+
+def test_what_a_layer_has_seen_is_merged_too(made: Path, tmp_path: Path) -> None:
+    delta = little_delta(tmp_path / "delta", made / "base")
+    (delta / "about.json").write_text('{"pictures": "photographs", "vocabulary": "x", "names": ["dog"]}')
+    merged = merge_adapter(delta, tmp_path / "merged")
+    assert read_about(merged) == read_about(delta) == About("photographs", "x", ("dog",))
 
 
 def test_a_layer_on_a_layer_on_a_layer(made: Path, tmp_path: Path) -> None:

@@ -44,7 +44,12 @@ def test_the_papers_model(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_parts_add_up_for_every_kind(kind: str) -> None:
-    for changes in ({}, {"refinement": "residual", "region_projector": "linear"}, {"refinement": "none"}):
+    for changes in (
+        {},
+        {"refinement": "residual", "region_projector": "linear"},
+        {"refinement": "none"},
+        {"region_geometry": True},
+    ):
         config = make_config(kind, **changes)
         sizes = measure(config)
         model = RegionGPTForConditionalGeneration(config)

@@ -21,7 +21,12 @@ from rgpt.train.stages import STAGES, apply_stage
 from tests.model.tiny_models import make_model, make_processor
 from tests.train.little import KINDS, little_mix
 
-VARIANTS: list[dict[str, Any]] = [{}, {"region_projector": "linear"}, {"refinement": "none"}]
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"region_projector": "linear"},
+    {"refinement": "none"},
+    {"region_geometry": True},
+]
 
 
 @pytest.fixture(scope="module")
