@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 SURE = 0.5
@@ -23,7 +24,9 @@ def tell_shares(answer: str, shares: Mapping[str, float]) -> str:
         return ""
     likeliest, share = next(iter(shares.items()))
     told = ", ".join(f"{name} {_percent(value)}" for name, value in list(shares.items())[:TOLD])
-    sure = share >= SURE and likeliest.casefold() in answer.casefold()
+    # As a word: "a carrot" does not say "car".
+    said = re.search(rf"\b{re.escape(likeliest)}(e?s)?\b", answer, re.IGNORECASE)
+    sure = share >= SURE and said is not None
     return told if sure else f"Not sure: {told}"
 
 

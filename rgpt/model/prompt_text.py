@@ -92,6 +92,7 @@ class Conversation:
         self.messages = []
         for self._index, message in enumerate(conversation):
             self._own = numbered_regions(message.get("regions"))
+            self._highest = max([self._highest, *self._own])  # a block without a number takes a new one
             self.messages.append(self._message({k: v for k, v in message.items() if k != "regions"}))
 
     def _meant(self, number: int) -> Key:

@@ -76,6 +76,8 @@ def test_an_unknown_region_is_refused(tiny: ChatSession, scene: DrawnScene) -> N
         ("A dog.", {"dog": 0.87, "cat": 0.05, "horse": 0.02, "cow": 0.01}, "dog 87%, cat 5%, horse 2%"),
         ("A dog.", {"dog": 0.41, "cat": 0.22, "horse": 0.09}, "Not sure: dog 41%, cat 22%, horse 9%"),
         ("A cat.", {"dog": 0.55, "cat": 0.4}, "Not sure: dog 55%, cat 40%"),
+        ("A carrot.", {"car": 0.6, "carrot": 0.4}, "Not sure: car 60%, carrot 40%"),
+        ("Two buses.", {"bus": 0.9, "car": 0.1}, "bus 90%, car 10%"),
         ("I don't know what this is.", {"kite": 0.7, "bird": 0.3}, "Not sure: kite 70%, bird 30%"),
         ("A TV.", {"tv": 0.9999, "laptop": 0.0001}, "tv >99%, laptop <1%"),
         ("A dog.", {}, ""),

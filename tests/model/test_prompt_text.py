@@ -124,6 +124,13 @@ def test_a_number_means_what_its_message_gives_it_else_what_the_conversation_doe
     assert all("regions" not in message for message in item.messages)
 
 
+def test_a_block_without_a_number_takes_one_that_no_message_gave() -> None:
+    block = [{"type": "region", "region": "B"}]
+    messages = [{**said("", n1="A"), "content": block}, said("<region2>")]
+    item = Conversation(messages, CONTROL, str)
+    assert "".join(item.regions[key] for key in item.mentions) == "BB"
+
+
 def test_an_unknown_template_is_named() -> None:
     with pytest.raises(InputError, match="vicuna, llama-3, qwen, plain"):
         chat_template("alpaca")
