@@ -65,16 +65,6 @@ class Vectors:
         return torch.stack([self.regions[i] for i in ids])
 
 
-def region_measures(weights: Tensor) -> Tensor:
-    """Centre, extents and root of the area of `[R, G, G]` area shares, as shares of the side: `[R, 5]`."""
-    grid = weights.shape[-1]
-    at = (torch.arange(grid) + 0.5) / grid
-    total = weights.sum((1, 2)).clamp_min(1e-9)
-    x, y = (weights.sum(1) @ at) / total, (weights.sum(2) @ at) / total
-    extents = [(weights.amax(axis) > 0).float().mean(-1) for axis in (1, 2)]
-    return torch.stack([x, y, *extents, (total / grid**2).sqrt()], dim=-1)
-
-
 @torch.inference_mode()
 def read_vectors(
     photographs: Sequence[Photograph], model: Any, processor: Any, features: Any, draw: Draw
@@ -83,6 +73,7 @@ def read_vectors(
 
     Pictures that the cache lacks go through the tower. Raises InputError for a picture that cannot be read.
     """
+    from rgpt.model.geometry import region_measures
     from rgpt.model.pooling import pool_regions
 
     found = Vectors()
@@ -96,7 +87,7 @@ def read_vectors(
         refined = model.model.encode(vision_features=tower)
         pooled = pool_regions(refined, weights[None].to(refined.device))[0].float().cpu()
         if getattr(model.config, "region_geometry", False):
-            pooled = torch.cat([pooled, region_measures(weights)], dim=-1)
+            pooled = torch.cat([pooled, region_measures(weights[None])[0]], dim=-1)
         found.regions |= {item.id: row for item, row in zip(photograph.singles, pooled, strict=True)}
     return found
 

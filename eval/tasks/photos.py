@@ -39,6 +39,7 @@ from eval.tasks.photo_items import (
 )
 from rgpt import prompts
 from rgpt.chat import ChatSession
+from rgpt.chat.session import SHARES_WITHIN
 from rgpt.data.class_words import with_article
 from rgpt.data.photographs import Photograph
 from rgpt.data.scene_questions import DIRECTION_WORDS
@@ -46,8 +47,6 @@ from rgpt.errors import InputError
 from rgpt.regions import Box, square_padding
 
 YES_NO = ("Yes.", "No.")
-WITHIN = 12.0
-"""Nats below the likeliest name at which a name is not read to its end: a share below 1e-5."""
 KEPT = 20
 """Shares written into a row, the largest."""
 BLANK = 336
@@ -264,7 +263,7 @@ class _Asked:
         return self._known[key]
 
     def ask(self, session: ChatSession) -> None:
-        self.rows = session.likelihoods(self.questions, self.answers, self.regions, within=WITHIN)
+        self.rows = session.likelihoods(self.questions, self.answers, self.regions, within=SHARES_WITHIN)
 
 
 def _named(text: str, row: Mapping[str, float]) -> Answer:

@@ -19,7 +19,6 @@ from eval.photo_bounds import (
     consensus,
     fit,
     inverse_frequencies,
-    region_measures,
     table,
 )
 from eval.tasks.photo_items import read_set
@@ -81,16 +80,6 @@ def test_rare_words_weigh_more_and_what_all_say_nothing() -> None:
     idf = inverse_frequencies([["a dog"], ["a cat"], ["a cat sits"], ["a bird"]])
     assert idf[("a",)] == 0.0 and idf[("dog",)] == math.log(4) and idf[("cat",)] == math.log(2)
     assert idf[("a", "cat")] == math.log(2)
-
-
-def test_the_measures_of_a_region() -> None:
-    weights = torch.zeros(2, 8, 8)
-    weights[0, 2:4, 4:8] = 1.0
-    weights[1] = 0.25
-    x, y, width, height, area = region_measures(weights).T.tolist()
-    assert x == pytest.approx([0.75, 0.5]) and y == pytest.approx([3 / 8, 0.5])
-    assert width == [0.5, 1.0] and height == [0.25, 1.0]
-    assert area == pytest.approx([math.sqrt(8 / 64), 0.5])
 
 
 @needs_java
