@@ -7,7 +7,7 @@
 #   --work DIR     where everything is written (default: runs/photo, or runs/photo-smoke)
 #   --base MODEL   another RegionGPT to start from (default: the fetched base, package:photo)
 #
-#   RGPT_PYTHON=…  a Python that has rgpt[train] (default: .venv, set up when it is not there)
+#   RGPT_PYTHON=…  a Python that has the extra train (default: .venv, set up when it is not there)
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -150,5 +150,5 @@ def _open(kind: Any, path: str, **options: Any) -> Any:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"the model {path!r} cannot be opened ({reason}): "
-            "give 'tiny', a folder written by save_pretrained or a training run, or a hub id."
+            "give 'photo', 'tiny', a folder written by save_pretrained or a training run, or a hub id."
         ) from error

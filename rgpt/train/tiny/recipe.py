@@ -231,8 +231,8 @@ def write_card(work: Path, scores: dict[str, Any], code_revision: str) -> str:
     return f"""# tiny
 
 A RegionGPT of {report["parameters"] / 1e6:.2f} million parameters that knows drawn scenes only: shapes, their
-colours, textures, sizes and places. It is the default of `rgpt chat`, the app and the tests; it knows nothing
-about photographs.
+colours, textures, sizes and places. It is what the tests run on, and what opens where `photo` cannot be
+had; it knows nothing about photographs.
 
 Trained from nothing with `rgpt/train/tiny` (`bash scripts/train_tiny.sh`) on a CPU,
 {datetime.date.today().isoformat()}, code {code_revision}.
