@@ -51,7 +51,12 @@ def test_one_by_one_encodes_the_picture_as_often_as_it_says(
     network, processor = load("tiny", device="cpu")
     image, regions = bench_regions.regions_of_a_scene(3)
     encoded, encode = [], network.model.encode
-    monkeypatch.setattr(network.model, "encode", lambda pixels: encoded.append(1) or encode(pixels))
+
+    def count(pixels: Any) -> Any:
+        encoded.append(pixels)
+        return encode(pixels)
+
+    monkeypatch.setattr(network.model, "encode", count)
     asked = {"question": bench_regions.QUESTION, "max_new_tokens": 3}
     compare = bench_regions.Comparison(network, processor, image, asked, 1, "cpu", encode_once)
     verdict = list(compare(regions))[-1]
