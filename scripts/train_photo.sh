@@ -61,21 +61,22 @@ recipe "$work/samples-held-out" --split held_out
 "$python" -m rgpt.cli cache-features "$work/names/names.jsonl" "$work/samples/samples.jsonl" --model "$base" \
     --out "$work/features"
 
-run() { # STAGE SCRIPT RESULT key=value ...
-    local stage="$1" script="$2" result="$3" resume=()
-    shift 3
-    [ ! -e "$work/$stage/run.yaml" ] || resume=(--resume)
-    [ -d "$work/$stage/$result" ] || bash "scripts/$script.sh" "scripts/runs/photo_$stage.yaml" \
-        out="$work/$stage" features="$work/features" "$@" ${resume[@]+"${resume[@]}"}
+run() { # OUT RESULT SCRIPT RUN.yaml key=value ...
+    local out="$1" result="$2" resume=()
+    shift 2
+    [ ! -e "$out/run.yaml" ] || resume=(--resume)
+    [ -d "$out/$result" ] || bash "$@" out="$out" features="$work/features" ${resume[@]+"${resume[@]}"}
 }
 # All cores for one process: the model is small, and its rows are long.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 # glibc hands memory back to the system after each step and asks for it again: a tenth of the time on a CPU.
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
-run align pretrain delta model="$base" data.0.path="$work/names/names.jsonl" \
-    held_out.path="$work/names-held-out/names.jsonl" ${smoke:+max_steps=8 batch_size=4 micro_batch_size=4 held_out.every=4 held_out.samples=4}
-run tune finetune adapter model="$work/align/delta" data.0.path="$work/samples/samples.jsonl" \
-    held_out.path="$work/samples-held-out/samples.jsonl" ${smoke:+max_steps=4 batch_size=2 micro_batch_size=2 held_out.every=2 held_out.samples=2 save_every=2}
+run "$work/align" delta scripts/pretrain.sh scripts/runs/photo_align.yaml model="$base" \
+    data.0.path="$work/names/names.jsonl" held_out.path="$work/names-held-out/names.jsonl" \
+    ${smoke:+max_steps=8 batch_size=4 micro_batch_size=4 held_out.every=4 held_out.samples=4}
+run "$work/tune" adapter scripts/finetune.sh scripts/runs/photo_tune.yaml model="$work/align/delta" \
+    data.0.path="$work/samples/samples.jsonl" held_out.path="$work/samples-held-out/samples.jsonl" \
+    ${smoke:+max_steps=4 batch_size=2 micro_batch_size=2 held_out.every=2 held_out.samples=2 save_every=2}
 printf 'photo: the trained part is %s\n' "$work/tune/adapter"
 if [ -n "$install" ]; then
     # Beside about.json and the model card, which people write; moved into place whole.
