@@ -41,7 +41,7 @@ from rgpt.data.photographs import SPLITS, Photograph, PhotoObject, read_annotati
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.regions import RLE, Box, Polygon, open_image
 
-FORMS = ("samples", "names", "choices")
+FORMS = ("samples", "names")
 NO_OBJECTS = "no usable object"
 NAMED = 40
 """Regions of a conversation of names alone; of people five, for they are two of five objects."""
@@ -67,10 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="conversations a picture, about names and about the scene in turn (default: 1)",
     )
     parser.add_argument(
-        "--form",
-        choices=FORMS,
-        default="samples",
-        help="names: every region's bare name; choices: comparisons with short answers (default: samples)",
+        "--form", choices=FORMS, default="samples", help="names: every region's bare name (default: samples)"
     )
     parser.add_argument(
         "--regions",
@@ -145,7 +142,6 @@ class Converter:
         for copy in range(self.copies):
             kind = ("names", "scene")[(photograph.id + copy) % 2]
             kind = "single" if rng.random() < SINGLE else kind
-            kind = "choices" if self.form == "choices" else kind
             chosen = choose_objects(photograph, self.frequencies, rng, REGIONS)
             if kind == "single":
                 chosen = chosen[: rng.randint(1, 5)]

@@ -73,10 +73,10 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 run "$work/align" delta scripts/pretrain.sh scripts/runs/photo_align.yaml model="$base" \
     data.0.path="$work/names/names.jsonl" held_out.path="$work/names-held-out/names.jsonl" \
-    ${smoke:+max_steps=8 batch_size=4 micro_batch_size=4 held_out.every=4 held_out.samples=4}
+    ${smoke:+max_steps=8 log_every=1 batch_size=4 micro_batch_size=4 held_out.every=4 held_out.samples=4}
 run "$work/tune" adapter scripts/finetune.sh scripts/runs/photo_tune.yaml model="$work/align/delta" \
     data.0.path="$work/samples/samples.jsonl" held_out.path="$work/samples-held-out/samples.jsonl" \
-    ${smoke:+max_steps=4 batch_size=2 micro_batch_size=2 held_out.every=2 held_out.samples=2 save_every=2}
+    ${smoke:+max_steps=4 log_every=1 batch_size=2 micro_batch_size=2 held_out.every=2 held_out.samples=2 save_every=2}
 printf 'photo: the trained part is %s\n' "$work/tune/adapter"
 if [ -n "$install" ]; then
     # Beside about.json and the model card, which people write; moved into place whole.

@@ -604,7 +604,7 @@ def picture_caption(n: NumberedPhoto, rng: random.Random) -> Exchange | None:
 
 REGIONS = 10
 """Regions of one conversation at most."""
-KINDS = ("names", "scene", "single", "choices")
+KINDS = ("names", "scene", "single")
 
 
 def conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies, kind: str) -> list[Exchange]:
@@ -612,8 +612,7 @@ def conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies,
 
     Args:
         kind: "names" asks what regions are (names, yes/no, which of these, descriptions), "scene" about the
-            whole picture and about places, sizes and colours, "single" asks one question of any task,
-            "choices" only what is answered by yes, no, a region or a side: a lesson in comparing.
+            whole picture and about places, sizes and colours, "single" asks one question of any task.
 
     Returns:
         one to ten exchanges; none where the photograph allows none of the questions.
@@ -622,8 +621,6 @@ def conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies,
         return _names_conversation(n, rng, frequencies)
     if kind == "scene":
         return _scene_conversation(n, rng, frequencies)
-    if kind == "choices":
-        return _choices_conversation(n, rng, frequencies)
     return _single_question(n, rng, frequencies)
 
 
@@ -705,31 +702,6 @@ def _scene_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequ
             turns.append(made)
             break
     return [turn for turn in turns if turn]
-
-
-def _choices_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies) -> list[Exchange]:
-    """Short answers that take a comparison, a dozen of them: names first, then places and sizes."""
-    plain = [number for number in rng.sample(n.numbers, len(n.numbers)) if not is_tiny(n[number])]
-    turns: list[Exchange] = []
-    told: set[int] = set()
-    if len(plain) > 2:
-        candidates = plain[: rng.choice((3, CANDIDATES, CANDIDATES))]
-        for _ in range(2):
-            match = referring(n, rng, frequencies, candidates, followup=bool(turns))
-            if match and match.truth not in told - {0}:
-                turns.append(match)
-                told.add(int(str(match.truth)))
-    checks = [verify(n, rng, number, frequencies) for number in plain if number not in told]
-    turns += [check for check in checks[:7] if check]
-    for _ in range(2):
-        if asked := exists(n, rng, frequencies, n_mentioned(n, turns)):
-            turns.append(asked)
-    places: list[Exchange | None] = []
-    for pair in _clear_pairs(n, rng)[:3]:
-        places.append(rng.choice((relation, verify_relation))(n, rng, pair))
-    if len(n.numbers) > 1:
-        places += [compare_size(n, rng, (a, b)) for a, b in (rng.sample(n.numbers, 2) for _ in "abc")]
-    return turns + [place for place in places if place]
 
 
 def _clear_pairs(n: NumberedPhoto, rng: random.Random) -> list[Pair]:
