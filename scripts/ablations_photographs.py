@@ -43,7 +43,7 @@ class Row:
 ROWS = {
     "bilinear": Row("bilinear", 720),
     "none": Row("none", 720),
-    "deconv": Row("deconv", 40),
+    "deconv": Row("deconv", 80),
     "masks": Row("bilinear", 720, outlined=True),
     "boxes": Row("bilinear", 720, form="box", outlined=True),
 }
