@@ -36,10 +36,10 @@ PHOTOGRAPH = ROOT / "app" / "static" / "photographs" / "coffee.jpg"
 REGIONS = {1: Box(174, 14, 408, 308), 2: Box(322, 228, 412, 330)}
 QUESTIONS = (
     "What is <region1>?",
-    "Describe <region1>.",
-    "Is <region1> a dog?",
+    "Name the object in <region2>.",
+    "Tell me about <region1>.",
     "Where is <region1> in the picture?",
-    "Which is larger, <region1> or <region2>?",
+    "How many cups are there?",
     "Describe the picture.",
 )
 
