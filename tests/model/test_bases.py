@@ -347,7 +347,7 @@ def test_a_hub_id_and_a_fetched_base(here: Path, monkeypatch: pytest.MonkeyPatch
     write_base(here / "adapter", "owner/name@v1", digest)
     assert torch.equal(logits(*load(here / "adapter", device="cpu")), expected)
     assert asked == [("owner/name", "v1")]
-    module = SimpleNamespace(ensure_base=lambda progress=True: away)
+    module = SimpleNamespace(ensure_base=lambda progress=True: away, base_digest=lambda: digest)
     monkeypatch.setitem(sys.modules, "rgpt.model.photo_base", module)
     write_base(here / "adapter", "package:photo", digest)
     assert torch.equal(logits(*load(here / "adapter", device="cpu")), expected)

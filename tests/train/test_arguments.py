@@ -84,7 +84,7 @@ def test_files_are_looked_for_first(tmp_path: Path) -> None:
     assert "data: expected an existing file, got nothing at 'no.jsonl'" in refused(
         data=[{"path": "no.jsonl"}]
     )
-    assert "model: expected 'tiny' or a folder" in refused(model=str(tmp_path))
+    assert "model: expected an embedded model or a folder" in refused(model=str(tmp_path))
     assert "expected the model/ folder of a finished stage-1 run" in refused(stage="tune")
     assert "deepspeed: expected one of scripts/deepspeed" in refused(deepspeed="zero2")
     assert "features: expected a folder written by rgpt cache-features" in refused(features=str(tmp_path))
