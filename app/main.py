@@ -71,6 +71,8 @@ def serve(model: str, host: str, port: int, **tools: Any) -> None:
             prevent_thread_lock=True,
             quiet=True,
             share=False,
+            # Gradio asks its own page once, for three seconds, and gives up on a machine that is busy.
+            _frontend=False,
             **launch_options(),
         )
     except OSError as error:

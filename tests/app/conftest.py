@@ -62,7 +62,12 @@ def serve(engine, examples=(), **options) -> tuple:
 
     page = build_page(engine, examples, **options)
     _, address, _ = page.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False, **launch_options()
+        server_name="127.0.0.1",
+        prevent_thread_lock=True,
+        quiet=True,
+        inbrowser=False,
+        _frontend=False,  # as app.main
+        **launch_options(),
     )
     return page, address
 
