@@ -29,13 +29,17 @@ from eval.store import Store, to_do, write_text
 from eval.tasks.base import Task
 from rgpt.errors import InputError
 
-HEADLINE = (
+PHOTOGRAPHS = (
     "names", "names_not_person", "names_generated", "mAP", "CIDEr", "METEOR",
     "yes_no_without_picture", "which", "which_by_yes",
+)  # fmt: skip
+SHAPES = (
     "classification", "classification_small", "relation", "yes_no", "referring", "referring_likelihood",
     "no_match",
     "count", "brief_caption", "inside_vocabulary",
 )  # fmt: skip
+HEADLINE = (*PHOTOGRAPHS, *SHAPES)
+"""Figures in the order they are printed in."""
 WHERE_AND_HOW = (
     "out",
     "json",

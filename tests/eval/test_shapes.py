@@ -43,7 +43,7 @@ def scores_of(answers: Any, **options: Any) -> dict[str, Any]:
 
 def test_an_oracle_scores_one_everywhere() -> None:
     scores = scores_of(lambda item: item.exchange.answer)
-    figures = [k for k in run.HEADLINE if k != "referring_likelihood"]
+    figures = [k for k in run.SHAPES if k != "referring_likelihood"]
     assert {k: scores[k] for k in figures} == dict.fromkeys(figures, 1.0)
     assert scores["failed"] == 0 and scores["n"] == len(TRUTH)
 
@@ -95,7 +95,7 @@ def test_one_question_that_fails_does_not_fail_the_others() -> None:
 
 
 def test_every_skill_is_asked() -> None:
-    assert set(run.HEADLINE) - {"referring_likelihood", "inside_vocabulary"} <= {item.kind for item in TRUTH}
+    assert set(run.SHAPES) - {"referring_likelihood", "inside_vocabulary"} <= {item.kind for item in TRUTH}
 
 
 def test_referring_is_among_five() -> None:

@@ -163,7 +163,7 @@ def test_the_tower_trains_in_no_stage() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_table_names_every_part_and_adds_up(stage: str) -> None:
-    model = make_model(region_projector="linear")
+    model = make_model(region_projector="linear", region_geometry=True)
     rows = [row.split() for row in stage_table(model, stage).splitlines()]
     assert rows[0][-1] == stage
     assert {row[0]: row[2] == "trained" for row in rows[1:-1]} == {
