@@ -47,9 +47,11 @@ def boxes(draw: st.DrawFn) -> Region:
 
 
 points = st.tuples(st.integers(0, WIDTH - 1), st.integers(0, HEIGHT - 1))
+# A ring on the picture's edge alone has nothing inside and is refused.
+corners = st.tuples(st.integers(1, WIDTH - 1), st.integers(1, HEIGHT - 1))
 any_region = st.one_of(
     boxes(),
-    st.lists(points, min_size=3, max_size=5).map(Polygon),
+    st.lists(corners, min_size=3, max_size=5).map(Polygon),
     st.lists(points, min_size=1, max_size=4).map(lambda line: Scribble(line, 3)),
     points.map(lambda at: Point(*at)),
     boxes().map(lambda box: Mask(box.to_mask(HEIGHT, WIDTH))),
