@@ -52,23 +52,23 @@ def open_tools(options: argparse.Namespace) -> dict[str, Any]:
             if getattr(options, name) is not None:
                 raise InputError.about(
                     f"--{name}",
-                    expected="a recognizer with it",
-                    actual="none",
-                    fix="add --recognizer, for example --recognizer clip-crop@openai/clip-vit-base-patch16",
+                    "a recognizer with it",
+                    "none",
+                    "add --recognizer, for example --recognizer clip-crop@openai/clip-vit-base-patch16",
                 )
     elif options.sam is None and options.proposals is None:
         raise InputError.about(
             "--recognizer",
-            expected="something that finds regions with it",
-            actual="neither --sam nor --proposals",
-            fix="add one, for example --sam facebook/sam-vit-base",
+            "something that finds regions with it",
+            "neither --sam nor --proposals",
+            "add one, for example --sam facebook/sam-vit-base",
         )
     elif options.proposals == "gt":
         raise InputError.about(
             "--proposals",
-            expected="a source that finds regions on any picture",
-            actual="gt, which needs them given",
-            fix="name another one, for example sam:facebook/sam-vit-base",
+            "a source that finds regions on any picture",
+            "gt, which needs them given",
+            "name another one, for example sam:facebook/sam-vit-base",
         )
     names = None
     if options.recognizer is not None:
@@ -92,9 +92,9 @@ def open_tools(options: argparse.Namespace) -> dict[str, Any]:
         if isinstance(source, JsonProposals) and len(source.rows) > 1:
             raise InputError.about(
                 f"--proposals {options.proposals}",
-                expected="the detections of one picture, since an uploaded one has no id",
-                actual=f"those of {len(source.rows)}",
-                fix="keep one picture's, or use `rgpt recognize --image-id`",
+                "the detections of one picture, since an uploaded one has no id",
+                f"those of {len(source.rows)}",
+                "keep one picture's, or use `rgpt recognize --image-id`",
             )
         # Without its folder: visitors need not know what lies where.
         shown = Path(options.recognizer.partition("@")[0]).name

@@ -73,9 +73,9 @@ class SamSegmenter:
         except (OSError, ValueError) as error:
             raise InputError.about(
                 f"SAM {name!r}",
-                expected="a folder or hub id of a transformers SamModel or Sam2Model, with its preprocessor",
-                actual=" ".join(str(error).split())[:160],
-                fix="check the name and that the weights are on this machine",
+                "a folder or hub id of a transformers SamModel or Sam2Model, with its preprocessor",
+                " ".join(str(error).split())[:160],
+                "check the name and that the weights are on this machine",
             ) from error
         return cls(model, processor, name.rstrip("/").rsplit("/", 1)[-1])
 

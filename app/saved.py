@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.drawing import MAX_REGIONS, add_mask, check_cost
-from app.session import Conversation, Label, Picture, Table, Turn, is_text, mentioned_numbers
+from app.session import Conversation, Label, Picture, Table, Turn, is_text
 from rgpt.errors import InputError
+from rgpt.prompts import mentioned
 from rgpt.regions import Region, region_from_json
 
 LOSSLESS_PIXELS = 1_000_000
@@ -184,7 +185,7 @@ def _turn(value: object, thing: str, picture: Picture | None) -> Turn:
     status = value.get("status")
     question = _text(value.get("question"), f"question of {thing}")
     regions = _regions(value.get("regions", {}), thing, picture)
-    if missing := sorted(mentioned_numbers(question) - set(regions)):
+    if missing := sorted(set(mentioned(question)) - set(regions)):
         raise InputError(
             f"The file's {thing} mentions <region{missing[0]}> but has no such region; export it again."
         )

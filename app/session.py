@@ -18,14 +18,13 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 
 from rgpt.errors import InputError
-from rgpt.prompts import list_mentions, mention
+from rgpt.prompts import MENTION, list_mentions, mention, mentioned
 from rgpt.regions import Region, open_image
 
 MAX_QUESTION = 4000
 MAX_PIXELS = 50_000_000
 """Of a visitor's picture: every region drawn on it may become a mask of its size, one byte a pixel."""
 
-_MENTION = re.compile(r"<region(\d{1,9})>")
 
 Status = Literal["running", "done", "stopped", "failed"]
 
@@ -97,8 +96,8 @@ class Turn:
 
     def with_mentioned_regions(self) -> Turn:
         """This turn with only those regions that its question mentions."""
-        mentioned = mentioned_numbers(self.question)
-        return replace(self, regions={n: r for n, r in self.regions.items() if n in mentioned})
+        numbers = set(mentioned(self.question))
+        return replace(self, regions={n: r for n, r in self.regions.items() if n in numbers})
 
 
 @dataclass(frozen=True)
@@ -167,11 +166,6 @@ class Conversation:
         return shown
 
 
-def mentioned_numbers(text: str) -> set[int]:
-    """The numbers of the regions that a text mentions as `<regionN>`."""
-    return {int(number) for number in _MENTION.findall(text)}
-
-
 def is_text(text: str) -> bool:
     """Whether a text can be sent at all: a lone surrogate, which JSON may hold, has no UTF-8."""
     return not re.search("[\ud800-\udfff]", text)
@@ -201,7 +195,7 @@ def check_question(question: object, conversation: Conversation, regions: Mappin
         )
     if conversation.picture is None:
         raise InputError("There is no picture yet; upload one or choose an example first.")
-    missing = sorted(mentioned_numbers(question) - set(regions))
+    missing = sorted(set(mentioned(question)) - set(regions))
     if missing:
         names = ", ".join(f"<region{number}>" for number in missing)
         drawn = ", ".join(f"<region{number}>" for number in sorted(regions)) or "no region"
@@ -226,11 +220,11 @@ def question_for_each(text: object) -> str:
         raise InputError(
             f"The message has {len(text)} characters, more than the {MAX_QUESTION} allowed; shorten it."
         )
-    mentioned = mentioned_numbers(text)
-    if len(mentioned) + ("<region>" in text) != 1:
-        found = f"mentions {len(mentioned)} regions" if mentioned else "mentions no region"
+    numbers = set(mentioned(text))
+    if len(numbers) + ("<region>" in text) != 1:
+        found = f"mentions {len(numbers)} regions" if numbers else "mentions no region"
         raise InputError(f"The question {found}; write <region> where each region in turn belongs.")
-    return _MENTION.sub("<region>", text)
+    return MENTION.sub("<region>", text)
 
 
 def fill_question(template: str, numbers: Sequence[int], subject: str) -> str:

@@ -32,9 +32,9 @@ class Captioned:
         if not self.captions or not all(isinstance(c, str) and c.strip() for c in self.captions):
             raise InputError.about(
                 f"caption record {self.id!r}",
-                expected="at least one caption, all of words",
-                actual=repr(list(self.captions))[:60],
-                fix="write what is to be seen, or leave the record out",
+                "at least one caption, all of words",
+                repr(list(self.captions))[:60],
+                "write what is to be seen, or leave the record out",
             )
 
     @classmethod
@@ -48,9 +48,9 @@ class Captioned:
         ):
             raise InputError.about(
                 "caption record",
-                expected="id and image as text and captions as a list, none of them empty",
-                actual=repr(value)[:100],
-                fix="write it again",
+                "id and image as text and captions as a list, none of them empty",
+                repr(value)[:100],
+                "write it again",
             )
         return cls(value["id"], Path(folder) / value["image"], tuple(value["captions"]))
 

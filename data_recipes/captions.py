@@ -67,9 +67,9 @@ def coco_pictures(path: Path, images: Path, scratch: Path) -> Iterator[Record]:
         except (KeyError, TypeError) as error:
             raise InputError.about(
                 f"file {str(path)!r}",
-                expected="images with id, annotations with image_id and caption",
-                actual=f"{text[:80]} in {member}",
-                fix="give a captions_*.json of COCO",
+                "images with id, annotations with image_id and caption",
+                f"{text[:80]} in {member}",
+                "give a captions_*.json of COCO",
             ) from error
     files = PictureFiles(images, coco_ids=True)
     for group in buckets.groups():
@@ -80,9 +80,7 @@ def coco_pictures(path: Path, images: Path, scratch: Path) -> Iterator[Record]:
 def table_rows(path: Path, images: Path, image_column: str, caption_column: str) -> Iterator[Record]:
     """A record a row. Raises InputError: no table, or a column is missing."""
     if path.suffix not in (".tsv", ".csv") or not path.is_file():
-        raise InputError.about(
-            f"table {str(path)!r}", expected="a .tsv or .csv file", actual="none", fix="check the name"
-        )
+        raise InputError.about(f"table {str(path)!r}", "a .tsv or .csv file", "none", "check the name")
     return _rows(path, images, image_column, caption_column)
 
 
@@ -92,9 +90,9 @@ def _rows(path: Path, images: Path, image_column: str, caption_column: str) -> I
         if missing := {image_column, caption_column} - set(rows.fieldnames or ()):
             raise InputError.about(
                 f"table {str(path)!r}",
-                expected=f"the column {sorted(missing)[0]}",
-                actual=f"columns {', '.join(rows.fieldnames or ()) or 'none'}"[:120],
-                fix="name yours with --image-column and --caption-column",
+                f"the column {sorted(missing)[0]}",
+                f"columns {', '.join(rows.fieldnames or ()) or 'none'}"[:120],
+                "name yours with --image-column and --caption-column",
             )
         for number, row in enumerate(rows, start=1):
             name = row[image_column] or ""

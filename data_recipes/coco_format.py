@@ -80,9 +80,9 @@ def format_of(path: Path) -> str:
             return "label-studio" if first == "[" else "coco"
     raise InputError.about(
         f"annotations {str(path)!r}",
-        expected="a .csv, .xml or .json file",
-        actual=f"the ending {ending!r}" if ending != ".json" else "JSON that is neither list nor object",
-        fix="name the format with --format",
+        "a .csv, .xml or .json file",
+        f"the ending {ending!r}" if ending != ".json" else "JSON that is neither list nor object",
+        "name the format with --format",
     )
 
 

@@ -69,9 +69,9 @@ def open_layout(path: Path, scratch: Path, keep: Callable[[str], bool] = lambda 
         except (KeyError, TypeError) as error:
             raise InputError.about(
                 f"file {str(path)!r}",
-                expected="images and categories with id, annotations with image_id",
-                actual=f"{text[:80]} in {member}",
-                fix="check that it is in COCO's layout",
+                "images and categories with id, annotations with image_id",
+                f"{text[:80]} in {member}",
+                "check that it is in COCO's layout",
             ) from error
     return Layout(path, names, buckets, name_facts(names))
 

@@ -12,7 +12,6 @@ run.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections import Counter
@@ -22,6 +21,7 @@ from pathlib import Path
 from data_recipes.captioned import Captioned
 from data_recipes.json_stream import read_records
 from rgpt.errors import InputError
+from rgpt.files import write_text
 
 WORDS = re.compile(r"[a-z]+(?:-[a-z]+)*|[.,;:!?]", re.IGNORECASE)
 _GRAMMAR = """
@@ -141,9 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"concepts: expected nouns said by at least {options.at_least} captions, got none; "
                 "lower --at-least."
             )
-        partial = options.out.with_name(f".{options.out.name}.{os.getpid()}.partial")
-        partial.write_text("".join(f"{noun}\n" for noun, _ in pool), encoding="utf-8")
-        os.replace(partial, options.out)
+        write_text(options.out, "".join(f"{noun}\n" for noun, _ in pool))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -44,22 +44,20 @@ class Detection:
         if len(self.regions) != len(self.names) or not self.regions:
             raise InputError.about(
                 f"detection record {self.id!r}",
-                expected="one name for each of at least one region",
-                actual=f"{len(self.regions)} regions and {len(self.names)} names",
-                fix="write both lists in the same order",
+                "one name for each of at least one region",
+                f"{len(self.regions)} regions and {len(self.names)} names",
+                "write both lists in the same order",
             )
         if not all(isinstance(name, str) and name.strip() for name in self.names):
-            raise InputError.about(
-                f"detection record {self.id!r}", expected="names of words", actual="a blank", fix="name it"
-            )
+            raise InputError.about(f"detection record {self.id!r}", "names of words", "a blank", "name it")
         for side in ("width", "height"):
             value = getattr(self, side)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError.about(
                     f"detection record {self.id!r}",
-                    expected=f"a {side} in whole pixels",
-                    actual=repr(value)[:40],
-                    fix="write the upright picture's size",
+                    f"a {side} in whole pixels",
+                    repr(value)[:40],
+                    "write the upright picture's size",
                 )
 
     @classmethod
@@ -68,18 +66,15 @@ class Detection:
         if not isinstance(value, Mapping) or set(value) != set(KEYS):
             found = f"the keys {sorted(map(str, value))}" if isinstance(value, Mapping) else "no object"
             raise InputError.about(
-                "detection record",
-                expected=f"the keys {', '.join(KEYS)}",
-                actual=found[:120],
-                fix="change them",
+                "detection record", f"the keys {', '.join(KEYS)}", found[:120], "change them"
             )
         for key, kind in (("id", str), ("image", str), ("regions", list), ("names", list)):
             if not isinstance(value[key], kind) or not value[key]:
                 raise InputError.about(
                     "detection record",
-                    expected=f"{key} as a {kind.__name__} that is not empty",
-                    actual=repr(value[key])[:40],
-                    fix="write it again",
+                    f"{key} as a {kind.__name__} that is not empty",
+                    repr(value[key])[:40],
+                    "write it again",
                 )
         return cls(
             id=value["id"],

@@ -11,7 +11,6 @@ Give everything you evaluate on; the list holds each picture once, by every name
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,10 @@ from typing import Any
 from data_recipes.coco_layout import file_name_of, file_of_coco_url
 from data_recipes.json_stream import read_members, read_records
 from data_recipes.pictures import coco_key, keys_of_file, visual_genome_key
-from data_recipes.plain_pickle import read_plain_pickle
 from data_recipes.visual_genome import read_image_data, read_split
 from rgpt.errors import InputError
+from rgpt.files import write_text
+from rgpt.formats.plain_pickle import read_plain_pickle
 
 PICTURE_KEYS = ("image", "image_path", "image_name", "img_path", "file_name", "filename")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
@@ -126,16 +126,16 @@ def collect(options: argparse.Namespace) -> dict[str, list[str]]:
         except (KeyError, TypeError) as error:
             raise InputError.about(
                 f"evaluation set {str(path)!r}",
-                expected="the layout of its option",
-                actual=f"another one ({error})",
-                fix="see --help",
+                "the layout of its option",
+                f"another one ({error})",
+                "see --help",
             ) from error
         if not listed:
             raise InputError.about(
                 f"evaluation set {str(path)!r}",
-                expected="at least one picture",
-                actual="none",
-                fix="check the file and the splits",
+                "at least one picture",
+                "none",
+                "check the file and the splits",
             )
         found[str(path)] = [*found.get(str(path), []), *listed]
     return found
@@ -151,9 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = [f"# {len(keys)} keys from {path}" for path, keys in found.items()]
     keys = sorted({key for listed in found.values() for key in listed})
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.out.with_name(f".{options.out.name}.partial")
-    partial.write_text("\n".join([*lines, *keys]) + "\n", encoding="utf-8")
-    os.replace(partial, options.out)
+    write_text(options.out, "\n".join([*lines, *keys]) + "\n")
     kinds = Counter(key.partition(":")[0] for key in keys)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     print(f"{len(keys)} keys ({counts}) in {options.out}")

@@ -98,9 +98,9 @@ def _members(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
     if missing:
         raise InputError.about(
             f"file {str(path)!r}",
-            expected=f"lists under the keys {', '.join(keys)}",
-            actual=f"none under {', '.join(sorted(missing))}",
-            fix="check that it is the annotation file",
+            f"lists under the keys {', '.join(keys)}",
+            f"none under {', '.join(sorted(missing))}",
+            "check that it is the annotation file",
         )
 
 
@@ -183,18 +183,13 @@ class _Scanner:
             raise self._wrong(f"{self.peek()!r} after the end of the data")
 
     def _wrong(self, actual: str) -> InputError:
-        return InputError.about(
-            f"file {str(self._path)!r}", expected="whole JSON", actual=actual, fix="download it again"
-        )
+        return InputError.about(f"file {str(self._path)!r}", "whole JSON", actual, "download it again")
 
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise InputError.about(
-            f"file {str(path)!r}",
-            expected="an existing file",
-            actual="a folder" if path.is_dir() else "nothing at this path",
-            fix="check the spelling",
+            f"file {str(path)!r}", "an existing file", "a folder" if path.is_dir() else "nothing at this path"
         )
 
 
@@ -224,10 +219,7 @@ def open_data(path: Path) -> Iterator[BinaryIO]:
             names = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
             if len(names) != 1:
                 raise InputError.about(
-                    f"archive {str(path)!r}",
-                    expected="one file in it",
-                    actual=str(len(names)),
-                    fix="unpack it",
+                    f"archive {str(path)!r}", "one file in it", str(len(names)), "unpack it"
                 )
             with archive, archive.open(names[0]) as stream:
                 yield stream  # type: ignore[misc]

@@ -82,9 +82,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
         if missing := [name for name in COLUMNS if name not in header]:
             raise InputError.about(
                 f"file {str(path)!r}",
-                expected=f"the columns {', '.join(COLUMNS)}",
-                actual=f"none called {', '.join(missing)}",
-                fix="give a *-annotations-bbox.csv",
+                f"the columns {', '.join(COLUMNS)}",
+                f"none called {', '.join(missing)}",
+                "give a *-annotations-bbox.csv",
             )
         places = [header.index(name) for name in COLUMNS]
         group = header.index("IsGroupOf") if "IsGroupOf" in header else None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shutil
 import signal
 import textwrap
 import time
@@ -20,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
+from rgpt.files import whole_folder, write_json
 from rgpt.regions import RLE, Box, Polygon, draw_regions, open_image
 
 SHEET_SAMPLES = 24
@@ -44,18 +42,13 @@ def new_folder(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError.about(
             f"output {str(out)!r}",
-            expected="a new or an empty folder",
-            actual="a folder with files in it" if out.is_dir() else "a file",
-            fix="name another one or remove it",
+            "a new or an empty folder",
+            "a folder with files in it" if out.is_dir() else "a file",
+            "name another one or remove it",
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
-    partial.mkdir()
-    try:
+    with whole_folder(out) as partial:
         yield partial
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def stop_cleanly_when_terminated() -> None:
@@ -126,9 +119,7 @@ class Report:
         }
 
     def write(self, path: Path) -> None:
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_json(path, self.to_json(), indent=2)
 
 
 class Reservoir(Generic[Item]):

@@ -103,9 +103,9 @@ class _Columns:
         if missing or picture is None or box is None:
             raise InputError.about(
                 f"table {str(path)!r}",
-                expected=f"columns for {' and '.join(missing)} (image, label, x1, y1, x2, y2 or x, y, w, h)",
-                actual=f"the columns {', '.join(header)[:120] or 'none'}",
-                fix="rename them in the first line",
+                f"columns for {' and '.join(missing)} (image, label, x1, y1, x2, y2 or x, y, w, h)",
+                f"the columns {', '.join(header)[:120] or 'none'}",
+                "rename them in the first line",
             )
         size = next((pair for pair in _PICTURE_SIZE if set(pair) <= set(header) - set(box)), None)
         return cls(
@@ -243,13 +243,13 @@ def read_cvat(path: Path, caption_key: str | None) -> Iterator[OwnPicture]:
                 elif element.tag == "track":
                     raise InputError.about(
                         f"file {str(path)!r}",
-                        expected="an export as CVAT for images",
-                        actual="one for video",
-                        fix="export it again as CVAT for images 1.1",
+                        "an export as CVAT for images",
+                        "one for video",
+                        "export it again as CVAT for images 1.1",
                     )
         except ElementTree.ParseError as error:
             raise InputError.about(
-                f"file {str(path)!r}", expected="whole XML", actual=str(error), fix="export it again"
+                f"file {str(path)!r}", "whole XML", str(error), "export it again"
             ) from error
 
 
@@ -262,9 +262,7 @@ class _WithoutEntities(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         data: bytes = self._stream.read(size)
         if b"<!ENTITY" in self._tail + data:
-            raise InputError.about(
-                f"file {str(self._path)!r}", expected="plain XML", actual="<!ENTITY", fix="export it again"
-            )
+            raise InputError.about(f"file {str(self._path)!r}", "plain XML", "<!ENTITY", "export it again")
         self._tail = data[-8:]
         return data
 

@@ -55,9 +55,9 @@ def read_keys(paths: Iterable[Path]) -> frozenset[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError.about(
                 f"list of pictures {str(path)!r}",
-                expected="a text file with one picture a line",
-                actual=str(error),
-                fix="make it with python -m data_recipes.eval_pictures",
+                "a text file with one picture a line",
+                str(error),
+                "make it with python -m data_recipes.eval_pictures",
             ) from error
         before = len(keys)
         for line in lines:
@@ -66,8 +66,8 @@ def read_keys(paths: Iterable[Path]) -> frozenset[str]:
         if len(keys) == before and before == 0:
             raise InputError.about(
                 f"list of pictures {str(path)!r}",
-                expected="at least one picture",
-                actual="none",
-                fix="make it with python -m data_recipes.eval_pictures",
+                "at least one picture",
+                "none",
+                "make it with python -m data_recipes.eval_pictures",
             )
     return frozenset(keys)

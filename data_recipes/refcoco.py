@@ -25,10 +25,10 @@ from typing import Any
 
 from data_recipes.coco_layout import LayoutConverter, PictureFiles, open_layout
 from data_recipes.objects import ObjectWriter, add_conversation_arguments, positive
-from data_recipes.plain_pickle import read_plain_pickle
 from data_recipes.referring import ReferringConverter
 from data_recipes.runner import Recipe, Source, main
 from rgpt.errors import InputError
+from rgpt.formats.plain_pickle import read_plain_pickle
 
 SPLITS = ("train", "val", "test", "testA", "testB", "all")
 REFS = ("unc", "google", "umd")
@@ -82,10 +82,7 @@ def open_source(options: argparse.Namespace, scratch: Path) -> Source:
     low, high = options.candidates
     if low > high or high < 2:
         raise InputError.about(
-            "--candidates",
-            expected="MIN up to MAX, MAX at least 2",
-            actual=f"{low} {high}",
-            fix="exchange them",
+            "--candidates", "MIN up to MAX, MAX at least 2", f"{low} {high}", "exchange them"
         )
     refs = read_refs(options.folder / f"refs({options.refs}).p", options.split)
     layout = open_layout(options.folder / "instances.json", scratch, keep=refs.__contains__)
@@ -141,9 +138,9 @@ def read_refs(path: Path, split: str) -> dict[str, list[dict[str, Any]]]:
     ):
         raise InputError.about(
             f"pickle {str(path)!r}",
-            expected=f"a list of dicts with {', '.join(REF_KEYS)}",
-            actual="something else",
-            fix="give the refs file of the refer repository",
+            f"a list of dicts with {', '.join(REF_KEYS)}",
+            "something else",
+            "give the refs file of the refer repository",
         )
     wanted = in_split(split)
     refs: dict[str, list[dict[str, Any]]] = {}
@@ -153,9 +150,9 @@ def read_refs(path: Path, split: str) -> dict[str, list[dict[str, Any]]]:
     if not refs:
         raise InputError.about(
             f"--split {split}",
-            expected=f"one of {', '.join(sorted({str(ref['split']) for ref in content}))}",
-            actual="a split that this file does not have",
-            fix="choose one of them",
+            f"one of {', '.join(sorted({str(ref['split']) for ref in content}))}",
+            "a split that this file does not have",
+            "choose one of them",
         )
     return refs
 

@@ -177,9 +177,7 @@ def run(recipe: Recipe, options: argparse.Namespace) -> Report:
     for name, least in (("seed", 0), ("workers", 1), ("limit", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
-            raise InputError.about(
-                f"--{name}", expected=f"at least {least}", actual=str(value), fix="give a larger number"
-            )
+            raise InputError.about(f"--{name}", f"at least {least}", str(value), "give a larger number")
     excluded = read_keys(options.exclude_images)
     shown = {key: _plain(value) for key, value in vars(options).items() if key not in ("out", "workers")}
     report = Report(recipe.name, shown)
@@ -303,9 +301,9 @@ def _kept_nothing(name: str, report: Report) -> InputError:
     reasons += [f"{count} regions: {reason}" for reason, count in report.regions_dropped.most_common(3)]
     return InputError.about(
         f"{name}: samples",
-        expected="at least one",
-        actual=f"none from {report.read} records ({'; '.join(reasons) or 'the source is empty'})",
-        fix="check the options and files; nothing was written",
+        "at least one",
+        f"none from {report.read} records ({'; '.join(reasons) or 'the source is empty'})",
+        "check the options and files; nothing was written",
     )
 
 

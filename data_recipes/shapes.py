@@ -88,13 +88,9 @@ def build(seed: int, count: int, out: Path, workers: int = 1, regions: str = "mi
     """
     for name, value, least in (("seed", seed, 0), ("count", count, 1), ("workers", workers, 1)):
         if value < least:
-            raise InputError.about(
-                f"--{name}", expected=f"at least {least}", actual=str(value), fix="give a larger number"
-            )
+            raise InputError.about(f"--{name}", f"at least {least}", str(value), "give a larger number")
     if regions not in REGION_KINDS:
-        raise InputError.about(
-            "--regions", expected=f"one of {', '.join(REGION_KINDS)}", actual=repr(regions), fix="choose one"
-        )
+        raise InputError.about("--regions", f"one of {', '.join(REGION_KINDS)}", repr(regions))
     report = Report("shapes", {"seed": seed, "count": count, "regions": regions})
     chosen = Reservoir(seed)
     with new_folder(out) as folder:

@@ -39,9 +39,7 @@ def read_names(path: Path) -> dict[int | str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError.about(
-            f"names {str(path)!r}", expected="a text file", actual=str(error), fix="check the path"
-        ) from error
+        raise InputError.about(f"names {str(path)!r}", "a text file", str(error)) from error
     return dict(enumerate(lines, start=1))
 
 
@@ -52,9 +50,9 @@ def open_source(options: argparse.Namespace, scratch: Path) -> Source:
         if names.keys() != layout.names.keys():
             raise InputError.about(
                 f"names {str(options.names)!r}",
-                expected=f"a line for each of the {len(layout.names)} ids from 1",
-                actual=f"{len(names)} lines",
-                fix="give the list that belongs to the annotations",
+                f"a line for each of the {len(layout.names)} ids from 1",
+                f"{len(names)} lines",
+                "give the list that belongs to the annotations",
             )
         layout.names.update(names)
         layout.facts.update(name_facts(names))

@@ -29,6 +29,7 @@ from data_recipes.token_lengths import histogram, length_counter, quantiles
 from rgpt import prompts
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
+from rgpt.formats.jsonl import parse_line
 from rgpt.regions import Region
 
 BATCH = 64
@@ -83,9 +84,7 @@ def validate(
     """
     if not path.is_file():
         actual = "a folder" if path.is_dir() else "nothing at this path"
-        raise InputError.about(
-            f"file {str(path)!r}", expected="an existing JSONL file", actual=actual, fix="check the spelling"
-        )
+        raise InputError.about(f"file {str(path)!r}", "an existing JSONL file", actual)
     findings, seen = Findings(), _Seen()
     good = _checked(path, findings, seen, check_pictures)
     while batch := list(itertools.islice(good, BATCH)):
@@ -141,10 +140,7 @@ def _checked(
 
 
 def _record(line: bytes, folder: Path) -> Sample | Detection:
-    try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"line: expected one JSON object, got {str(error)[:80]}; repair it.") from error
+    value = parse_line(line)
     if isinstance(value, dict) and "names" in value:
         return Detection.from_json(value, folder)
     return Sample.from_json(value, folder)

@@ -117,9 +117,9 @@ def read_image_data(path: Path) -> Iterator[Picture]:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError.about(
                 f"file {str(path)!r}",
-                expected="entries with image_id, url, width and height",
-                actual=repr(entry)[:80],
-                fix="give Visual Genome's image_data.json",
+                "entries with image_id, url, width and height",
+                repr(entry)[:80],
+                "give Visual Genome's image_data.json",
             ) from error
 
 
@@ -138,9 +138,9 @@ def read_split(path: Path | None, split: str | None) -> frozenset[int] | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError.about(
             f"splits {str(path)!r}",
-            expected=f"a JSON object with a list of ids under {split!r}",
-            actual=str(error)[:80] or type(error).__name__,
-            fix="give densecap_splits.json and train, val or test",
+            f"a JSON object with a list of ids under {split!r}",
+            str(error)[:80] or type(error).__name__,
+            "give densecap_splits.json and train, val or test",
         ) from error
 
 

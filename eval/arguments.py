@@ -176,13 +176,9 @@ def check_files(data: str, images: Path | None, pictures_in_data: bool = False) 
     if data == DRAWN:
         return
     if not Path(data).is_file():
-        raise InputError.about(
-            "--data", expected=f"a file, or {DRAWN}", actual=f"{data!r}", fix="check the spelling"
-        )
+        raise InputError.about("--data", f"a file, or {DRAWN}", f"{data!r}")
     if not pictures_in_data and (images is None or not images.is_dir()):
-        raise InputError.about(
-            "--images", expected="the folder of the pictures", actual=str(images), fix="name it"
-        )
+        raise InputError.about("--images", "the folder of the pictures", str(images), "name it")
 
 
 def check(args: argparse.Namespace) -> None:

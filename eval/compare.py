@@ -47,9 +47,9 @@ def read_row(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise InputError.about(
             str(folder),
-            expected="a finished run of eval.run",
-            actual=f"{type(error).__name__}: {error}"[:120],
-            fix="run it to its end, with --out",
+            "a finished run of eval.run",
+            f"{type(error).__name__}: {error}"[:120],
+            "run it to its end, with --out",
         ) from error
     seconds: dict[str, list[float]] = {}
     for answer in rows:
@@ -76,9 +76,9 @@ def check_same(rows: Sequence[Mapping[str, Any]]) -> None:
 def _unlike(row: Mapping[str, Any], what: str, expected: Any, actual: Any, other: str) -> InputError:
     return InputError.about(
         f"{what} of {row['model']}",
-        expected=f"{expected!r}, as of {other}",
-        actual=repr(actual),
-        fix="compare runs on the same items",
+        f"{expected!r}, as of {other}",
+        repr(actual),
+        "compare runs on the same items",
     )
 
 

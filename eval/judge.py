@@ -48,9 +48,9 @@ def asking(backend: Backend, attempts: int, sleep: Callable[[float], Any] = time
                 if not error.retryable or attempt == attempts:
                     raise InputError.about(
                         f"judge {backend.name}",
-                        expected="an answer",
-                        actual=str(error)[:120],
-                        fix="judged items are kept: run again to go on",
+                        "an answer",
+                        str(error)[:120],
+                        "judged items are kept: run again to go on",
                     ) from error
                 sleep(error.retry_after or min(LONGEST_WAIT, 2.0**attempt))
         raise AssertionError("unreachable")
@@ -77,12 +77,10 @@ def read_done(path: Path, judge: str) -> dict[str, dict[str, Any]]:
             other = row["judge"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError.about(
-                f"{path}:{number}", expected="a judgement", actual=line[:60], fix="name another --out"
+                f"{path}:{number}", "a judgement", line[:60], "name another --out"
             ) from error
         if other != judge:
-            raise InputError.about(
-                f"{path}:{number}", expected=f"the judge {judge}", actual=other, fix="name another --out"
-            )
+            raise InputError.about(f"{path}:{number}", f"the judge {judge}", other, "name another --out")
         done[row["id"]] = row
     return done
 

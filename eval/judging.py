@@ -103,9 +103,7 @@ def dlc_judge(gt: Path | str, instructions: Path | str | None = None) -> tuple[Q
     questions = read_dlc_questions(gt)
     names = {str(k): v for k, v in read_json(Path(gt) / "class_names.json").items()}
     if missing := [i for i in questions if i not in names]:
-        raise InputError.about(
-            "class_names.json", expected=f"the class of {missing[0]}", actual="none", fix="check the folder"
-        )
+        raise InputError.about("class_names.json", f"the class of {missing[0]}", "none", "check the folder")
     template = Template(read_text(instructions) if instructions else DLC_INSTRUCTIONS)
 
     def judge_one(id_: str, description: str, failed: str | None, ask: Ask) -> dict[str, Any]:
@@ -144,12 +142,7 @@ def ferret_judge(gt: Path | str, instructions: Path | str | None = None) -> tupl
     rules = read_json(instructions or Path(gt).resolve().parent / "rule.json")
     for question in questions.values():
         if question["category"] not in rules:
-            raise InputError.about(
-                "rule.json",
-                expected=f"the rule of {question['category']}",
-                actual="none",
-                fix="check the file",
-            )
+            raise InputError.about("rule.json", f"the rule of {question['category']}", "none")
 
     def judge_one(id_: str, answer: str, failed: str | None, ask: Ask) -> dict[str, Any]:
         question = questions[id_]

@@ -210,9 +210,9 @@ def learn(
         if len({row[0] for row in rows}) < 2:
             raise InputError.about(
                 f"{what} to train the ceilings with",
-                expected=f"some in more than {VALIDATION} training photographs",
-                actual=f"{len(rows)} in {len(photographs)}",
-                fix="name a folder of more photographs with --train",
+                f"some in more than {VALIDATION} training photographs",
+                f"{len(rows)} in {len(photographs)}",
+                "name a folder of more photographs with --train",
             )
     x, y = vectors.of([o[1] for o in objects]), torch.tensor([o[2] for o in objects])
     held = torch.tensor([o[0] for o in objects])
@@ -475,9 +475,9 @@ def table(bounds: Mapping[str, Any], scores: Mapping[str, Any] | None = None) ->
         if scores is not None and value is not None and scores[f"n_{name}"] != n:
             raise InputError.about(
                 f"scores of {name}",
-                expected=f"the {n} items of these bounds",
-                actual=f"{scores[f'n_{name}']}",
-                fix="give eval.run and eval.photo_bounds the same options",
+                f"the {n} items of these bounds",
+                f"{scores[f'n_{name}']}",
+                "give eval.run and eval.photo_bounds the same options",
             )
         share = value / ceiling if value is not None and ceiling else None
         cells = [

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from eval.tasks.base import RECORDED, Item, Picture, Task
+from rgpt.files import whole_file
 from rgpt.regions import draw_regions, region_from_json
 
 MISTAKES = 24
@@ -159,6 +160,5 @@ def _framed(image: Image.Image, lines: Sequence[str]) -> Image.Image:
 
 def write(picture: Image.Image, path: Path) -> None:
     """Save as PNG, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, "PNG")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        picture.save(partial, "PNG")

@@ -20,8 +20,8 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.arguments import DRAWN, Drawn, add_pictures, build_task, check_files
-from eval.store import write_text
 from rgpt.errors import InputError
+from rgpt.files import write_text
 
 IOUS = (0.5, 0.75)
 
@@ -105,9 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if min(args.count, args.most, args.threads, args.limit or 1) < 1 or args.limit == 0 or args.seed < 0:
             raise InputError("--count, --most, --limit and --threads: expected 1 or more; --seed: 0 or more.")
         if not args.out.absolute().parent.is_dir():
-            raise InputError.about(
-                "--out", expected="a file in an existing folder", actual=repr(str(args.out)), fix="make it"
-            )
+            raise InputError.about("--out", "a file in an existing folder", repr(str(args.out)), "make it")
         torch.set_num_threads(args.threads)
         task_args = argparse.Namespace(**{**vars(args), **NOT_ASKED})
         drawn = Drawn(args.seed, args.count) if args.data == DRAWN else None

@@ -51,9 +51,9 @@ def check(args: argparse.Namespace) -> None:
         if value not in known:
             raise InputError.about(
                 f"{what} with the recognizer {args.model}",
-                expected=known[0],
-                actual=repr(value),
-                fix="a recognizer names regions and does nothing else: leave it out, or name a chat model",
+                known[0],
+                repr(value),
+                "a recognizer names regions and does nothing else: leave it out, or name a chat model",
             )
 
 
@@ -66,16 +66,16 @@ def _check_detection(args: argparse.Namespace) -> None:
     elif args.proposals is None:
         raise InputError.about(
             f"--proposals for {args.model}",
-            expected="a source of regions, for a chat model only names them",
-            actual="none",
-            fix="give for example --proposals gt, or sam:facebook/sam-vit-base",
+            "a source of regions, for a chat model only names them",
+            "none",
+            "give for example --proposals gt, or sam:facebook/sam-vit-base",
         )
     elif args.iou_type == "segm" and args.proposals.partition(":")[0] in BOX_SOURCES:
         raise InputError.about(
             f"masks of {args.model}",
-            expected="proposals that are masks, for a chat model paints none",
-            actual=repr(args.proposals),
-            fix="compare boxes, or take sam:MODEL",
+            "proposals that are masks, for a chat model paints none",
+            repr(args.proposals),
+            "compare boxes, or take sam:MODEL",
         )
     if args.most < 1 or not 0 < args.nms <= 1:
         raise InputError(f"--most {args.most} and --nms {args.nms}: expected 1 or more, and above 0 to 1.")

@@ -25,9 +25,10 @@ from tqdm import tqdm
 from eval import compare, pictures, recognizers, report
 from eval.arguments import Drawn, build_parser, build_task, check
 from eval.score import write_scores
-from eval.store import Store, to_do, write_text
+from eval.store import Store, to_do
 from eval.tasks.base import Task
 from rgpt.errors import InputError
+from rgpt.files import sole_writer, write_text
 
 PHOTOGRAPHS = (
     "names", "names_not_person", "names_generated", "mAP", "CIDEr", "METEOR",
@@ -128,8 +129,18 @@ def together(problem: InputError | OSError | None, world: int) -> None:
         raise problem
 
 
-def predict(args: argparse.Namespace, task: Task, folder: Path, rank: int, world: int) -> tuple[Any, Any]:
-    """Ask everything that is not answered yet: (run, rows); rows are None in all processes but the first."""
+def predict(
+    args: argparse.Namespace,
+    task: Task,
+    folder: Path,
+    rank: int,
+    world: int,
+    held: contextlib.ExitStack,
+) -> tuple[Any, Any]:
+    """Ask everything that is not answered yet: (run, rows); rows are None in all processes but the first.
+
+    `held` keeps the folder for the first process, until the scores are written too.
+    """
     import torch
 
     torch.set_num_threads(args.threads)
@@ -147,6 +158,9 @@ def predict(args: argparse.Namespace, task: Task, folder: Path, rank: int, world
         run = describe(args, task, revision(session, args.model))
         run["parameters"] = recognizers.parameters(session)
         if rank == 0:
+            if not folder.exists():
+                folder.mkdir(parents=True)
+            held.enter_context(sole_writer(folder))
             store.open(run)
     except (InputError, OSError) as found:
         problem = found
@@ -218,12 +232,18 @@ def evaluate(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
     """Predictions, scores, report; the scores in the first process, None in the others."""
     drawn = Drawn(args.seed, args.count) if getattr(args, "data", "shapes") == "shapes" else None
     task = build_task(args, drawn)
-    with processes() as (rank, world):
-        if world > 1 and args.out is None:
-            raise InputError("Several processes share a folder: give --out.")
-        run, rows = predict(args, task, folder, rank, world)
-    if rank != 0:
-        return None
+    with contextlib.ExitStack() as held:
+        with processes() as (rank, world):
+            if world > 1 and args.out is None:
+                raise InputError("Several processes share a folder: give --out.")
+            run, rows = predict(args, task, folder, rank, world, held)
+        return None if rank != 0 else write_all(args, task, folder, run, rows)
+
+
+def write_all(
+    args: argparse.Namespace, task: Task, folder: Path, run: Mapping[str, Any], rows: Any
+) -> dict[str, Any]:
+    """Scores, and with --out pictures and a report beside them."""
     scores = score(args, task, folder, run, rows)
     write_scores(folder / "scores.json", scores)
     if args.out:

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from eval.layouts.files import PathOrValue, name_of, read_json
 from eval.scorers.options import Options
 from rgpt.errors import InputError
+from rgpt.files import write_json, write_text
 
 TASKS = (
     "region_classification",
@@ -60,22 +60,14 @@ def score_task(
     """
     scorer = _scorer(task)
     if protocol is not None and protocol not in scorer.PROTOCOLS:
-        raise InputError.about(
-            f"protocol of {task}",
-            expected=", ".join(scorer.PROTOCOLS),
-            actual=repr(protocol),
-            fix="choose one",
-        )
+        raise InputError.about(f"protocol of {task}", ", ".join(scorer.PROTOCOLS), repr(protocol))
     known = [f.name for f in dataclasses.fields(Options)]
     if unknown := sorted(set(options) - set(known)):
         raise InputError.about(
-            "options",
-            expected=f"some of {', '.join(known)}",
-            actual=", ".join(unknown),
-            fix="remove what is unknown",
+            "options", f"some of {', '.join(known)}", ", ".join(unknown), "remove what is unknown"
         )
     if gt is None and task not in WITHOUT_TRUTH:
-        raise InputError.about(f"ground truth of {task}", expected="a file", actual="none", fix="give --gt")
+        raise InputError.about(f"ground truth of {task}", "a file", "none", "give --gt")
     if options.get("ids") is not None:
         options["ids"] = frozenset(str(i) for i in options["ids"])
     try:
@@ -86,9 +78,9 @@ def score_task(
         said = " ".join(f"{type(error).__name__}: {error}".split())[:100]
         raise InputError.about(
             f"{name_of(predictions)} or its ground truth",
-            expected=f"a layout of {task}",
-            actual=f"parts of another type or missing ({said})",
-            fix="compare both files with eval/README.md",
+            f"a layout of {task}",
+            f"parts of another type or missing ({said})",
+            "compare both files with eval/README.md",
         ) from error
     return {"task": task, **scores}
 
@@ -108,9 +100,7 @@ def read_base(text: str) -> tuple[str, ...]:
 
 def _scorer(task: str) -> Any:
     if task not in TASKS:
-        raise InputError.about(
-            "task", expected=f"one of {', '.join(TASKS)}", actual=repr(task), fix="choose one"
-        )
+        raise InputError.about("task", f"one of {', '.join(TASKS)}", repr(task))
     return importlib.import_module(f"eval.scorers.{task}")
 
 
@@ -130,17 +120,8 @@ def write_scores(path: Path | str, scores: dict[str, Any]) -> None:
             "ids_file": beside.name,
             "ids_sha256": digest,
         }
-        _write(beside, text + "\n")
-    _write(path, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_text(beside, text + "\n")
+    write_json(path, scores)
 
 
 def table(scores: dict[str, Any]) -> str:
@@ -204,9 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.ids:
             ids = read_json(args.ids)
             if not isinstance(ids, list):
-                raise InputError.about(
-                    args.ids, expected="a JSON list of ids", actual="something else", fix="repair it"
-                )
+                raise InputError.about(args.ids, "a JSON list of ids", "something else")
         gt = args.gt[0] if args.gt and len(args.gt) == 1 else args.gt
         names = (
             "subset",

@@ -13,7 +13,6 @@ processes, therefore leaves no trace but the seconds.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from eval.tasks.base import Picture
 from rgpt.errors import InputError
+from rgpt.files import write_text
 
 FINAL = "predictions.jsonl"
 
@@ -46,16 +46,16 @@ class Store:
             if unlike:
                 raise InputError.about(
                     f"--out {str(self.folder)!r}",
-                    expected=f"a run with {unlike[0]} = {_short(run.get(unlike[0]))}",
-                    actual=f"predictions with {_short(before.get(unlike[0]))}",
-                    fix="name another folder, or remove this one",
+                    f"a run with {unlike[0]} = {_short(run.get(unlike[0]))}",
+                    f"predictions with {_short(before.get(unlike[0]))}",
+                    "name another folder, or remove this one",
                 )
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise InputError.about(
                 f"--out {str(self.folder)!r}",
-                expected="a new or empty folder, or one with a run.json",
-                actual="something else",
-                fix="name another",
+                "a new or empty folder, or one with a run.json",
+                "something else",
+                "name another",
             )
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,23 +145,12 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
                 continue
             raise InputError.about(
                 f"{file}:{number}",
-                expected="one row of predictions",
-                actual=str(problem)[:80],
-                fix="remove the line, and its item is asked again",
+                "one row of predictions",
+                str(problem)[:80],
+                "remove the line, and its item is asked again",
             ) from problem
         rows.append(row)
     return rows
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -170,9 +159,7 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise InputError.about(
-            str(path), expected="the options of a run", actual="no JSON object", fix="name another folder"
-        )
+        raise InputError.about(str(path), "the options of a run", "no JSON object", "name another folder")
     return value
 
 

@@ -149,14 +149,16 @@ def parse_backend(spec: str) -> tuple[str, str, str | None]:
     """
     kind, colon, rest = spec.partition(":")
     if not colon or kind not in ("openai", "local", "rgpt") or not rest.strip():
-        raise _wrong("backend", FORMS, repr(spec), "write it in one of these forms")
+        raise InputError.about("backend", FORMS, repr(spec), "write it in one of these forms")
     if kind != "openai":
         return kind, rest, None
     model, at, url = rest.rpartition("@")
     if not at or not re.match(r"[a-z]+://", url):
         return kind, rest, None
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname or not model:
-        raise _wrong("backend", "openai:MODEL@http://HOST:PORT/v1", repr(spec), "correct the address")
+        raise InputError.about(
+            "backend", "openai:MODEL@http://HOST:PORT/v1", repr(spec), "correct the address"
+        )
     return kind, model, url
 
 
@@ -176,7 +178,7 @@ def open_backend(spec: str, *, timeout: float = 120.0, api_key_env: str = "OPENA
     if kind == "openai":
         key = os.environ.get(api_key_env)
         if url is None and not key:
-            raise _wrong(
+            raise InputError.about(
                 f"the variable {api_key_env}", "the endpoint's key", "nothing", "export it or give a URL"
             )
         return OpenAIBackend(model, url, key or "none", timeout)
@@ -363,7 +365,9 @@ class LocalBackend(Backend):
     def __init__(self, folder: str) -> None:
         self._lock = threading.Lock()
         if not (Path(folder) / "config.json").is_file():
-            raise _wrong(f"model {folder!r}", "a folder with config.json", "none", "download it first")
+            raise InputError.about(
+                f"model {folder!r}", "a folder with config.json", "none", "download it first"
+            )
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -444,7 +448,3 @@ class RegionGPTBackend(Backend):
             text = session.ask(question, max_new_tokens=max_tokens, temperature=temperature, seed=seed)
         used: Any = session.turns[-1].usage  # a turn that was just asked has it
         return Completion(text, used.prompt_tokens, used.answer_tokens, used.ended)
-
-
-def _wrong(thing: str, expected: str, actual: str, fix: str) -> InputError:
-    return InputError.about(thing, expected=expected, actual=actual, fix=fix)

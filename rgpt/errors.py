@@ -11,9 +11,9 @@ class InputError(ValueError):
     """
 
     @classmethod
-    def about(cls, thing: str, *, expected: str, actual: str, fix: str) -> InputError:
-        """Build the usual sentence: ``thing: expected …, got …; fix.``"""
-        return cls(f"{thing}: expected {expected}, got {actual}; {fix}.")
+    def about(cls, thing: str, expected: str, actual: str, fix: str = "") -> InputError:
+        """The usual sentence: ``thing: expected …, got …; fix.``, where what to do is not plain from it."""
+        return cls(f"{thing}: expected {expected}, got {actual}" + (f"; {fix}." if fix else "."))
 
 
 class ContextLengthError(InputError):

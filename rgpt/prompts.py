@@ -323,7 +323,7 @@ def asks_for_name(questions: Sequence[str], vocabulary_name: str) -> bool:
     *before, question = questions
     if classification_guide(vocabulary_name) in question:
         return True
-    asked, mentions = re.subn(r"<region\d*>", "{region}", question)
+    asked, mentions = re.subn(rf"{MENTION.pattern}|<region>", "{region}", question)
     asked = _plain(asked)
     if mentions != 1:
         return False
@@ -349,6 +349,15 @@ def _plain(question: str) -> str:
 def mention(number: int) -> str:
     """The way a person refers to a region in text: `<region1>` (numbers are 1-based)."""
     return f"<region{number}>"
+
+
+MENTION = re.compile(r"<region([0-9]{1,9})>")
+"""A mention in a text; its group is the number. Longer numbers and other digits are words."""
+
+
+def mentioned(text: str) -> list[int]:
+    """Numbers of the regions that a text mentions, in reading order, as often as they are mentioned."""
+    return [int(number) for number in MENTION.findall(text)]
 
 
 def list_mentions(numbers: Sequence[int]) -> str:

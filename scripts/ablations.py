@@ -92,9 +92,9 @@ def refinement(args: argparse.Namespace) -> list[str]:
         if not (args.parts / part).is_dir():
             raise InputError.about(
                 f"--parts {str(args.parts)!r}",
-                expected="the folders scenes, tower and language of a run of scripts/train_tiny.sh",
-                actual=f"no {part}",
-                fix="run it first, or name its --work folder",
+                "the folders scenes, tower and language of a run of scripts/train_tiny.sh",
+                f"no {part}",
+                "run it first, or name its --work folder",
             )
     lines = head("refinement", SKILLS)
     for variant in args.variants:

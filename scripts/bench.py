@@ -9,13 +9,13 @@ earlier run. What is compared is measured in one run, in turns.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rgpt.files import write_json
 from scripts import (
     bench_chat,
     bench_photo,
@@ -57,11 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(figure.row())
     if options.json:
         report: dict[str, Any] = {figure.name: figure._asdict() for figure in figures}
-        part = options.json.with_name(options.json.name + ".part")
-        part.write_text(
-            json.dumps({"machine": machine, "figures": report}, indent=1, ensure_ascii=False) + "\n"
-        )
-        os.replace(part, options.json)
+        write_json(options.json, {"machine": machine, "figures": report})
     return 0
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rgpt.errors import InputError
+from rgpt.files import whole_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,11 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     (args.work / "model" / "README.md").write_text(card, encoding="utf-8")
     if args.install:
         target = ROOT / "rgpt" / "model" / "tiny"
-        fresh = target.with_name("tiny.partial")
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(args.work / "model", fresh)
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
+        with whole_folder(target, replace=True) as fresh:
+            shutil.copytree(args.work / "model", fresh, dirs_exist_ok=True)
         print(f"installed as {target.relative_to(ROOT)}")
     return 0
 

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "rgpt": 0,
     "rgpt.errors": 0,
+    "rgpt.files": 0,
+    "rgpt.formats": 0,
     "rgpt.regions": 0,
     "rgpt.prompts": 0,
     "rgpt.model": 1,

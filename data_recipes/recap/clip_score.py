@@ -53,9 +53,9 @@ class ClipScorer:
             else:
                 raise InputError.about(
                     f"CLIP folder {str(self.folder)!r}",
-                    expected="config.json or open_clip_config.json in it",
-                    actual="neither",
-                    fix="download a CLIP model there",
+                    "config.json or open_clip_config.json in it",
+                    "neither",
+                    "download a CLIP model there",
                 )
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, InputError):

@@ -8,7 +8,6 @@ process writes a journal at a time (a lock of the operating system, gone with it
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.files import lock
 
 Replay = Callable[[dict[str, Any]], None]
 
@@ -41,10 +41,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"{path}: another process writes this journal; wait for it.") from error
+            if not lock(self._file):
+                raise InputError(f"{path}: another process writes this journal; wait for it.")
             self.torn_bytes = self._cut_torn_line()
             # Parsed from JSON, so that tuples and lists compare equal.
             header = json.loads(json.dumps({"kind": "header", **header}))

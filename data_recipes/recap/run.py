@@ -80,7 +80,7 @@ class Settings:
             self._at_least(name, 1e-9)
         for prices, what in ((self.prices, "--price"), (self.rephrase_prices, "--rephrase-price")):
             if prices.prompt < 0 or prices.completion < 0:
-                raise InputError.about(what, expected="at least 0", actual=str(prices), fix="correct it")
+                raise InputError.about(what, "at least 0", str(prices))
         if self.budget is not None and not any((self.prices.prompt, self.prices.completion)):
             raise InputError(
                 "--budget needs --price IN OUT (money for a million tokens); --budget-tokens does not."
@@ -96,9 +96,7 @@ class Settings:
         value = getattr(self, name)
         if value is not None and not value >= least:
             option = "--" + name.replace("_", "-")
-            raise InputError.about(
-                option, expected=f"at least {least:g}", actual=str(value), fix="correct it"
-            )
+            raise InputError.about(option, f"at least {least:g}", str(value))
 
     @property
     def prompt_style(self) -> str:

@@ -44,9 +44,7 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         if self.max_turns < 1:
-            raise InputError.about(
-                "--max-turns", expected="at least 1", actual=str(self.max_turns), fix="give a larger number"
-            )
+            raise InputError.about("--max-turns", "at least 1", str(self.max_turns), "give a larger number")
 
 
 def build(settings: SampleSettings) -> Report:

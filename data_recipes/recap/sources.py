@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,11 +15,12 @@ from tqdm import tqdm
 from data_recipes.detections import Detection
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
-from rgpt.prompts import WORDINGS
+from rgpt.formats.jsonl import numbered_lines, parse_line
+from rgpt.prompts import MENTION, WORDINGS, mentioned
 from rgpt.regions import Region
 
 _ASKED = WORDINGS["classification"] + WORDINGS["classification_followup"]
-_WORDINGS = "|".join(sorted({re.escape(w).replace(re.escape("{region}"), r"<region\d+>") for w in _ASKED}))
+_WORDINGS = "|".join(sorted({re.escape(w).replace(re.escape("{region}"), MENTION.pattern) for w in _ASKED}))
 _CLASSIFICATION = re.compile(rf"(?:{_WORDINGS})(?: Answer the question using .+ category names\.)?")
 
 
@@ -56,9 +56,7 @@ class Shard:
         """From `2/8`. Raises InputError."""
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise InputError.about(
-                "--shard", expected="I/N with I from 1 to N, such as 2/8", actual=repr(text), fix="correct it"
-            )
+            raise InputError.about("--shard", "I/N with I from 1 to N, such as 2/8", repr(text))
         return cls(int(found[1]), int(found[2]))
 
     def holds(self, key: str) -> bool:
@@ -89,18 +87,13 @@ def read_records(path: Path, shard: Shard | None = None) -> Iterator[Record]:
     Raises:
         InputError: naming file and line, for a line that is neither.
     """
-    with open(path, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = _record(json.loads(line.decode("utf-8-sig")), path.parent)
-            except InputError as error:
-                raise InputError(f"{path}:{number}: {error}") from error
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}:{number}: expected one JSON object, got {error}.") from error
-            if record is not None and (shard is None or shard.holds(record.key)):
-                yield record
+    for number, line in numbered_lines(path):
+        try:
+            record = _record(parse_line(line), path.parent)
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+        if record is not None and (shard is None or shard.holds(record.key)):
+            yield record
 
 
 def index_of(path: Path, shard: Shard) -> Index:
@@ -111,9 +104,7 @@ def index_of(path: Path, shard: Shard) -> Index:
             to caption in the whole file.
     """
     if not path.is_file():
-        raise InputError.about(
-            f"input {str(path)!r}", expected="a JSONL file", actual="none at this path", fix="check the path"
-        )
+        raise InputError.about(f"input {str(path)!r}", "a JSONL file", "none at this path")
     sha, seen, pictures = hashlib.sha256(), set[str](), set[str]()
     regions = nameless = every = 0
     with open(path, "rb") as stream:
@@ -151,10 +142,10 @@ def class_names(sample: Sample) -> dict[int, str]:
     """Region number → class name, from the sample's classification turns."""
     names = {}
     for question, answer in sample.turns:
-        mentioned = re.findall(r"<region(\d+)>", question)
+        numbers = mentioned(question)
         # "What is <region1>?" is answered by a sentence too, which ends in a full stop; class names are bare.
-        if len(mentioned) == 1 and _CLASSIFICATION.fullmatch(question) and not answer.rstrip().endswith("."):
-            names[int(mentioned[0])] = answer
+        if len(numbers) == 1 and _CLASSIFICATION.fullmatch(question) and not answer.rstrip().endswith("."):
+            names[numbers[0]] = answer
     return names
 
 

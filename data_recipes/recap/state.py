@@ -89,9 +89,6 @@ def journals(folder: Path) -> list[Path]:
     found = sorted(folder.glob("journal-*-of-*.jsonl"))
     if not found:
         raise InputError.about(
-            f"folder {str(folder)!r}",
-            expected="a journal of python -m data_recipes.recap run",
-            actual="none",
-            fix="run it first",
+            f"folder {str(folder)!r}", "a journal of python -m data_recipes.recap run", "none", "run it first"
         )
     return found

@@ -50,14 +50,10 @@ def read_answer_rows(value: list[Any], truth: CocoTruth, source: PathOrValue) ->
         thing = row_name(source, index)
         for key in ("text", "gt_name"):
             if not isinstance(row[key], str):
-                raise InputError.about(
-                    f"{thing}, {key}", expected="words", actual=show(row[key]), fix="repair it"
-                )
+                raise InputError.about(f"{thing}, {key}", "words", show(row[key]))
         box = row["bbox"][0] if isinstance(row["bbox"], list) and len(row["bbox"]) == 1 else row["bbox"]
         if not isinstance(box, list | tuple) or len(box) != 4:
-            raise InputError.about(
-                f"{thing}, bbox", expected="[[x1, y1, x2, y2]]", actual=show(row["bbox"]), fix="repair it"
-            )
+            raise InputError.about(f"{thing}, bbox", "[[x1, y1, x2, y2]]", show(row["bbox"]))
         x1, y1, x2, y2 = (check_score(v, f"{thing}, bbox") for v in box)
         close = {i: _distance(truth.annotations[i]["bbox"], x1, y1, x2, y2) for i in free[row["image_id"]]}
         named = [
@@ -69,18 +65,18 @@ def read_answer_rows(value: list[Any], truth: CocoTruth, source: PathOrValue) ->
         if not named:
             raise InputError.about(
                 thing,
-                expected=f"the box and name of an annotation of image {row['image_id']}",
-                actual=f"{row['gt_name']!r} at {show(list(box))}",
-                fix="the ground truth may be of another split or data set",
+                f"the box and name of an annotation of image {row['image_id']}",
+                f"{row['gt_name']!r} at {show(list(box))}",
+                "the ground truth may be of another split or data set",
             )
         named.sort(key=lambda found: (found[1], found[0], found[2]))
         ann_id = named[0][2]
         if ann_id in taken:
             raise InputError.about(
                 thing,
-                expected="one row for each annotation",
-                actual=f"annotation {ann_id} a second time, first in row {taken[ann_id] + 1}",
-                fix="remove one of the two",
+                "one row for each annotation",
+                f"annotation {ann_id} a second time, first in row {taken[ann_id] + 1}",
+                "remove one of the two",
             )
         taken[ann_id] = index
         score = check_score(row.get("score", 1.0), f"{thing}, score")

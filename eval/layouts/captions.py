@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.layouts.files import PathOrValue, name_of, read_json, read_text, row_name, show
-from eval.layouts.pickles import read_plain_pickle
 from eval.layouts.rows import are_rows, check_unique, predictions_file, read_rows
 from rgpt.errors import InputError
+from rgpt.formats.plain_pickle import read_plain_pickle
 
 RESULT_KEYS = (
     ("image_id", "caption"),
@@ -41,12 +41,7 @@ def read_references(source: Any, split: str | None = None) -> dict[str, list[str
     found, name = _read(source, split)
     for id_, listed in found.items():
         if not listed or not all(isinstance(text, str) and text.strip() for text in listed):
-            raise InputError.about(
-                f"{name}, id {id_}",
-                expected="references of words",
-                actual=show(listed),
-                fix="repair the file",
-            )
+            raise InputError.about(f"{name}, id {id_}", "references of words", show(listed))
     return found
 
 
@@ -65,9 +60,7 @@ def _read(source: Any, split: str | None) -> tuple[dict[str, list[str]], str]:
     if _are_refs(value):
         return _from_refs(value, split, name), name
     if split is not None:
-        raise InputError.about(
-            f"{name}, split", expected="none (the file holds one)", actual=repr(split), fix="leave it out"
-        )
+        raise InputError.about(f"{name}, split", "none (the file holds one)", repr(split), "leave it out")
     return _from_value(value, name), name
 
 
@@ -80,9 +73,7 @@ def _are_refs(value: Any) -> bool:
 def _from_refs(refs: list[Any], split: str | None, name: str) -> dict[str, list[str]]:
     splits = sorted({ref["split"] for ref in refs})
     if split is not None and split not in splits:
-        raise InputError.about(
-            f"{name}, split", expected=f"one of {', '.join(splits)}", actual=repr(split), fix="choose one"
-        )
+        raise InputError.about(f"{name}, split", f"one of {', '.join(splits)}", repr(split))
     check_unique((str(ref["ref_id"]) for ref in refs), name, "ref_id")
     return {
         str(ref["ref_id"]): [sentence["raw"] for sentence in ref["sentences"]]
@@ -113,9 +104,7 @@ def _from_value(value: Any, name: str) -> dict[str, list[str]]:
                 for row in value:
                     found.setdefault(str(row[id_key]), []).append(row[text_key])
                 return found
-    raise InputError.about(
-        name, expected="reference captions", actual=show(value), fix="eval/README.md shows the layouts"
-    )
+    raise InputError.about(name, "reference captions", show(value), "eval/README.md shows the layouts")
 
 
 def _parallel_lines(files: list[Path]) -> dict[str, list[str]]:
@@ -124,9 +113,9 @@ def _parallel_lines(files: list[Path]) -> dict[str, list[str]]:
         if len(lines) != len(texts[0]):
             raise InputError.about(
                 str(path),
-                expected=f"{len(texts[0])} lines as in {files[0]}",
-                actual=str(len(lines)),
-                fix="line n of all files must belong together",
+                f"{len(texts[0])} lines as in {files[0]}",
+                str(len(lines)),
+                "line n of all files must belong together",
             )
     return {str(n): list(line) for n, line in enumerate(zip(*texts, strict=True), start=1)}
 
@@ -159,12 +148,7 @@ def read_hypotheses(source: PathOrValue) -> tuple[dict[str, str], dict[str, str]
         pairs = _pairs(value, source)
     for index, (id_, caption) in enumerate(pairs):
         if not isinstance(caption, str):
-            raise InputError.about(
-                f"{row_name(source, index)}, id {id_}",
-                expected="one caption",
-                actual=show(caption),
-                fix="repair it",
-            )
+            raise InputError.about(f"{row_name(source, index)}, id {id_}", "one caption", show(caption))
     check_unique((id_ for id_, _ in pairs), source)
     return dict(pairs), {}
 
@@ -175,8 +159,5 @@ def _pairs(value: Any, source: PathOrValue) -> list[tuple[str, Any]]:
             if all({id_key, text_key} <= set(row) for row in value):
                 return [(str(row[id_key]), row[text_key]) for row in value]
     raise InputError.about(
-        name_of(source),
-        expected="generated captions",
-        actual=show(value),
-        fix="eval/README.md shows the layouts",
+        name_of(source), "generated captions", show(value), "eval/README.md shows the layouts"
     )

@@ -92,9 +92,9 @@ def read_truth(source: PathOrValue) -> CocoTruth:
         found = f"the keys {', '.join(map(str, value))[:60]}" if isinstance(value, Mapping) else "a list"
         raise InputError.about(
             name,
-            expected="a COCO instances file with images, annotations and categories",
-            actual=found,
-            fix="name the ground truth of the split that was predicted",
+            "a COCO instances file with images, annotations and categories",
+            found,
+            "name the ground truth of the split that was predicted",
         )
     images = _by_id(value["images"], f"{name}, images")
     categories = _by_id(value["categories"], f"{name}, categories")
@@ -108,10 +108,7 @@ def read_truth(source: PathOrValue) -> CocoTruth:
         for key, known in (("image_id", images), ("category_id", categories)):
             if annotation.get(key) not in known:
                 raise InputError.about(
-                    f"{thing}, {key}",
-                    expected=f"one of the file's {len(known)}",
-                    actual=show(annotation.get(key)),
-                    fix="repair the file",
+                    f"{thing}, {key}", f"one of the file's {len(known)}", show(annotation.get(key))
                 )
         box = check_box(annotation.get("bbox"), f"{thing}, bbox")
         if segmentation := annotation.get("segmentation"):
@@ -139,15 +136,11 @@ def read_truth(source: PathOrValue) -> CocoTruth:
 
 def _by_id(listed: Any, thing: str) -> dict[int, dict[str, Any]]:
     if not isinstance(listed, list) or not all(isinstance(v, Mapping) and "id" in v for v in listed):
-        raise InputError.about(
-            thing, expected="a list of objects with ids", actual=show(listed), fix="repair it"
-        )
+        raise InputError.about(thing, "a list of objects with ids", show(listed))
     found: dict[int, dict[str, Any]] = {}
     for value in listed:
         if value["id"] in found:
-            raise InputError.about(
-                thing, expected="every id once", actual=f"{value['id']} twice", fix="remove one of the two"
-            )
+            raise InputError.about(thing, "every id once", f"{value['id']} twice", "remove one of the two")
         found[value["id"]] = dict(value)
     return found
 
@@ -158,9 +151,8 @@ def _size(image: Mapping[str, Any], source: str) -> tuple[int, int]:
     if not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= LONGEST_SIDE for v in size):
         raise InputError.about(
             f"{source}, image {image['id']}",
-            expected=f"height and width from 1 to {LONGEST_SIDE} pixels",
-            actual=show(list(size)),
-            fix="repair the file",
+            f"height and width from 1 to {LONGEST_SIDE} pixels",
+            show(list(size)),
         )
     return size  # type: ignore[return-value]
 
@@ -168,14 +160,11 @@ def _size(image: Mapping[str, Any], source: str) -> tuple[int, int]:
 def check_box(value: Any, thing: str) -> list[float]:
     """`[x, y, w, h]` in pixels as floats, or InputError."""
     if not isinstance(value, list | tuple) or len(value) != 4:
-        raise InputError.about(thing, expected="[x, y, w, h]", actual=show(value), fix="repair it")
+        raise InputError.about(thing, "[x, y, w, h]", show(value))
     box = [check_score(v, thing) for v in value]
     if box[2] < 0 or box[3] < 0:
         raise InputError.about(
-            thing,
-            expected="[x, y, w, h] with w, h of at least 0",
-            actual=show(value),
-            fix="is it [x1, y1, x2, y2]?",
+            thing, "[x, y, w, h] with w, h of at least 0", show(value), "is it [x1, y1, x2, y2]?"
         )
     return box
 
@@ -221,16 +210,16 @@ def read_results(value: list[Any], truth: CocoTruth, source: PathOrValue) -> lis
             if annotation is None or annotation["image_id"] != row["image_id"]:
                 raise InputError.about(
                     f"{thing}, ann_id",
-                    expected=f"an annotation of image {row['image_id']}",
-                    actual=show(ann_id),
-                    fix="the ground truth may be of another split or data set",
+                    f"an annotation of image {row['image_id']}",
+                    show(ann_id),
+                    "the ground truth may be of another split or data set",
                 )
             if (ann_id, category) in seen:
                 raise InputError.about(
                     thing,
-                    expected="one row for each annotation and class",
-                    actual=f"annotation {ann_id} a second time, first in row {seen[ann_id, category] + 1}",
-                    fix="remove one of the two",
+                    "one row for each annotation and class",
+                    f"annotation {ann_id} a second time, first in row {seen[ann_id, category] + 1}",
+                    "remove one of the two",
                 )
             seen[ann_id, category] = index
         box = row.get("bbox") or None
@@ -279,10 +268,7 @@ def check_segmentation(segmentation: Any, height: int, width: int, thing: str) -
 
     def refuse(actual: str) -> InputError:
         return InputError.about(
-            thing,
-            expected=f"polygons or an RLE of the picture's size, {width} x {height}",
-            actual=actual,
-            fix="repair it",
+            thing, f"polygons or an RLE of the picture's size, {width} x {height}", actual
         )
 
     if isinstance(segmentation, list):

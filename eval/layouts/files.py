@@ -30,20 +30,15 @@ def read_text(path: Path | str) -> str:
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing at this path"
-        raise InputError.about(str(path), expected="an existing file", actual=found, fix="check the spelling")
+        raise InputError.about(str(path), "an existing file", found)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError.about(
-            str(path),
-            expected="UTF-8",
-            actual=f"the byte 0x{error.object[error.start]:02x}",
-            fix="save it as UTF-8",
+            str(path), "UTF-8", f"the byte 0x{error.object[error.start]:02x}", "save it as UTF-8"
         ) from error
     if not text.strip():
-        raise InputError.about(
-            str(path), expected="JSON or JSON lines", actual="an empty file", fix="run again"
-        )
+        raise InputError.about(str(path), "JSON or JSON lines", "an empty file", "run again")
     return text
 
 
@@ -61,9 +56,7 @@ def read_json(source: PathOrValue) -> Any:
         try:
             return json.loads(text)
         except RecursionError as error:
-            raise InputError.about(
-                str(source), expected="JSON", actual="too many brackets in brackets", fix="check the file"
-            ) from error
+            raise InputError.about(str(source), "JSON", "too many brackets in brackets") from error
         except json.JSONDecodeError as error:
             first = text.lstrip().partition("\n")[0]
             if not (error.msg == "Extra data" or _is_json(first)):
@@ -89,15 +82,12 @@ def _read_lines(source: Path | str, text: str) -> list[Any]:
             if number == lines[-1][0] and not text.endswith("\n"):
                 raise InputError.about(
                     f"{source}:{number}",
-                    expected="a whole JSON object on the last line",
-                    actual=f"one that breaks off after {len(line)} characters",
-                    fix="the file is half-written: finish or repeat the run that makes it",
+                    "a whole JSON object on the last line",
+                    f"one that breaks off after {len(line)} characters",
+                    "the file is half-written: finish or repeat the run that makes it",
                 ) from error
             raise InputError.about(
-                f"{source}:{number}",
-                expected="one JSON object a line",
-                actual=str(error)[:80],
-                fix="repair or remove the line",
+                f"{source}:{number}", "one JSON object a line", str(error)[:80], "repair or remove the line"
             ) from error
     return values
 
@@ -107,13 +97,11 @@ def _broken(source: Path | str, error: json.JSONDecodeError, text: str) -> Input
     if unfinished:
         return InputError.about(
             str(source),
-            expected="whole JSON",
-            actual=f"a file that breaks off in line {error.lineno}",
-            fix="the file is half-written: finish or repeat the run that makes it",
+            "whole JSON",
+            f"a file that breaks off in line {error.lineno}",
+            "the file is half-written: finish or repeat the run that makes it",
         )
-    return InputError.about(
-        f"{source}:{error.lineno}", expected="JSON", actual=error.msg.lower(), fix="repair the line"
-    )
+    return InputError.about(f"{source}:{error.lineno}", "JSON", error.msg.lower(), "repair the line")
 
 
 def row_name(source: PathOrValue, index: int) -> str:

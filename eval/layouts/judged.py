@@ -25,9 +25,7 @@ def read_dlc_questions(source: PathOrValue) -> dict[str, list[dict[str, Any]]]:
     """`qa.json` (or the folder it is in): questions by annotation id. Raises InputError."""
     value = read_json(beside(source, "qa.json"))
     if not isinstance(value, Mapping) or not all(isinstance(v, list) for v in value.values()):
-        raise InputError.about(
-            name_of(source), expected="DLC-Bench's qa.json", actual=show(value), fix="check the path"
-        )
+        raise InputError.about(name_of(source), "DLC-Bench's qa.json", show(value))
     return {str(k): v for k, v in value.items()}
 
 
@@ -61,7 +59,7 @@ def read_dlc_judged(source: PathOrValue) -> tuple[dict[str, DlcVerdict], dict[st
 
 def _not_judged(thing: str, value: Any) -> InputError:
     hint = "descriptions must be judged first: python -m eval.judge dlc_bench"
-    return InputError.about(thing, expected="a judged record", actual=show(value), fix=hint)
+    return InputError.about(thing, "a judged record", show(value), hint)
 
 
 def _dlc_verdict(record: Any, thing: str) -> DlcVerdict:
@@ -82,10 +80,7 @@ def _dlc_verdict(record: Any, thing: str) -> DlcVerdict:
             continue
         if ours is None or stated is None or abs(check_score(stated, f"{thing}, {key}") - ours) > 1e-6:
             raise InputError.about(
-                f"{thing}, {key}",
-                expected=f"{ours} from its verdicts",
-                actual=show(stated),
-                fix="judge it again",
+                f"{thing}, {key}", f"{ours} from its verdicts", show(stated), "judge it again"
             )
     return verdict
 
@@ -102,7 +97,7 @@ def read_reviews(source: PathOrValue) -> tuple[dict[str, list[tuple[float, float
         isinstance(row, Mapping) and {"question_id", "category"} <= set(row) for row in value
     ):
         hint = "answers must be judged first: python -m eval.judge ferret_bench"
-        raise InputError.about(name_of(source), expected="review rows", actual=show(value), fix=hint)
+        raise InputError.about(name_of(source), "review rows", show(value), hint)
     ids = [f"{row['category']}/{row['question_id']}" for row in value]
     check_unique(ids, source, "question")
     marks: dict[str, list[tuple[float, float]]] = {}
@@ -115,12 +110,10 @@ def read_reviews(source: PathOrValue) -> tuple[dict[str, list[tuple[float, float
             continue
         thing = f"{row_name(source, index)}, tuple"
         if not isinstance(pair, list) or len(pair) != 2:
-            raise InputError.about(thing, expected="two marks", actual=show(pair), fix="judge it again")
+            raise InputError.about(thing, "two marks", show(pair), "judge it again")
         reference, model = (check_score(mark, thing) for mark in pair)
         if not (0 <= reference <= 10 and 0 <= model <= 10):
-            raise InputError.about(
-                thing, expected="marks from 1 to 10", actual=show(pair), fix="judge it again"
-            )
+            raise InputError.about(thing, "marks from 1 to 10", show(pair), "judge it again")
         listed.append((reference, model))
     return marks, ids, failed
 
@@ -133,9 +126,9 @@ def read_ferret_questions(folder: PathOrValue) -> dict[str, dict[str, str]]:
     if not isinstance(folder, str | Path) or not Path(folder).is_dir():
         raise InputError.about(
             name_of(folder),
-            expected="a folder with question.jsonl, answer.jsonl and context.jsonl",
-            actual="no folder",
-            fix="name one such as ferret_bench/refer_caption",
+            "a folder with question.jsonl, answer.jsonl and context.jsonl",
+            "no folder",
+            "name one such as ferret_bench/refer_caption",
         )
     parts = {}
     for part in ("question", "answer", "context"):
@@ -147,9 +140,9 @@ def read_ferret_questions(folder: PathOrValue) -> dict[str, dict[str, str]]:
             if id_ not in parts[part]:
                 raise InputError.about(
                     f"{folder}/{part}.jsonl",
-                    expected=f"question_id {id_}",
-                    actual="none",
-                    fix="the three files must belong together",
+                    f"question_id {id_}",
+                    "none",
+                    "the three files must belong together",
                 )
         category = str(row["category"])
         joined[f"{category}/{id_}"] = {

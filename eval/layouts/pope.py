@@ -25,25 +25,15 @@ def read_questions(source: PathOrValue) -> list[YesNoQuestion]:
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list) or not value:
-        raise InputError.about(
-            name_of(source), expected="POPE questions", actual=show(value), fix="name such a file"
-        )
+        raise InputError.about(name_of(source), "POPE questions", show(value), "name such a file")
     questions = []
     for index, row in enumerate(value):
         if not isinstance(row, Mapping) or not {"question_id", "text", "label"} <= set(row):
             raise InputError.about(
-                row_name(source, index),
-                expected="question_id, text and label",
-                actual=show(row),
-                fix="name a POPE question file",
+                row_name(source, index), "question_id, text and label", show(row), "name a POPE question file"
             )
         if row["label"] not in ("yes", "no"):
-            raise InputError.about(
-                f"{row_name(source, index)}, label",
-                expected="yes or no",
-                actual=show(row["label"]),
-                fix="repair it",
-            )
+            raise InputError.about(f"{row_name(source, index)}, label", "yes or no", show(row["label"]))
         questions.append(
             YesNoQuestion(
                 str(row["question_id"]), str(row.get("image", "")), row["text"], row["label"] == "yes"
@@ -77,27 +67,22 @@ def read_answers(
         if len(value) > len(questions):
             raise InputError.about(
                 name_of(source),
-                expected=f"one answer for each of {len(questions)} questions",
-                actual=f"{len(value)}",
-                fix="the ground truth may be of another split",
+                f"one answer for each of {len(questions)} questions",
+                f"{len(value)}",
+                "the ground truth may be of another split",
             )
         ids = [q.id for q in questions[: len(value)]]
     check_complete(set(ids), [q.id for q in questions], source, subset)
     read = []
     for index, (id_, row) in enumerate(zip(ids, value, strict=True)):
         if not isinstance(row["answer"], str):
-            raise InputError.about(
-                f"{row_name(source, index)}, answer",
-                expected="words",
-                actual=show(row["answer"]),
-                fix="repair it",
-            )
+            raise InputError.about(f"{row_name(source, index)}, answer", "words", show(row["answer"]))
         if str(row["question"]).strip() != by_id[id_].text.strip():
             raise InputError.about(
                 row_name(source, index),
-                expected=f"the question {by_id[id_].text!r}",
-                actual=show(row["question"]),
-                fix="the ground truth may be of another split",
+                f"the question {by_id[id_].text!r}",
+                show(row["question"]),
+                "the ground truth may be of another split",
             )
         read.append(Prediction(id_, row["answer"], row["answer"], None, {}, None, row))
     return read

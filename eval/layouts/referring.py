@@ -12,7 +12,6 @@ from typing import Any
 
 from eval.layouts.coco import check_box
 from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
-from eval.layouts.pickles import read_plain_pickle
 from eval.layouts.rows import (
     Prediction,
     are_rows,
@@ -24,6 +23,7 @@ from eval.layouts.rows import (
 )
 from eval.metrics.referring import Corners, Referred
 from rgpt.errors import InputError
+from rgpt.formats.plain_pickle import read_plain_pickle
 from rgpt.prompts import parse_region_answer
 from rgpt.regions import region_from_json
 
@@ -57,9 +57,7 @@ def read_expressions(
         return _from_refs(read_plain_pickle(source), name, split, _boxes(instances))
     value = read_json(source)
     if split is not None:
-        raise InputError.about(
-            f"{name}, split", expected="none (the file holds one)", actual=repr(split), fix="leave it out"
-        )
+        raise InputError.about(f"{name}, split", "none (the file holds one)", repr(split), "leave it out")
     if isinstance(value, Mapping) and {"annotations", "refexps"} <= set(value):
         return _from_refexp(value, name, instances)
     rows = [value] if isinstance(value, Mapping) else value
@@ -81,19 +79,15 @@ def read_expressions(
 
 
 def _no_layout(name: str, value: Any) -> InputError:
-    return InputError.about(
-        name, expected="referring expressions", actual=show(value), fix="eval/README.md shows the layouts"
-    )
+    return InputError.about(name, "referring expressions", show(value), "eval/README.md shows the layouts")
 
 
 def _corners(value: Any, thing: str) -> Corners:
     if not isinstance(value, list | tuple) or len(value) != 4:
-        raise InputError.about(thing, expected="[x1, y1, x2, y2]", actual=show(value), fix="repair it")
+        raise InputError.about(thing, "[x1, y1, x2, y2]", show(value))
     x1, y1, x2, y2 = (check_score(v, thing) for v in value)
     if x2 < x1 or y2 < y1:
-        raise InputError.about(
-            thing, expected="[x1, y1, x2, y2]", actual=show(value), fix="is it [x, y, w, h]?"
-        )
+        raise InputError.about(thing, "[x1, y1, x2, y2]", show(value), "is it [x, y, w, h]?")
     return x1, y1, x2, y2
 
 
@@ -104,9 +98,7 @@ def _rec_box(row: Mapping[str, Any], thing: str) -> Corners:
         return box
     for side in ("width", "height"):
         if side not in row:
-            raise InputError.about(
-                thing, expected=f"the picture's {side} beside fractions", actual="none", fix="add it"
-            )
+            raise InputError.about(thing, f"the picture's {side} beside fractions", "none", "add it")
     w, h = row["width"], row["height"]
     return box[0] * w, box[1] * h, box[2] * w, box[3] * h
 
@@ -118,14 +110,10 @@ def _from_coco(xywh: list[float]) -> Corners:
 
 def _boxes(instances: Path | str | None) -> dict[str, Corners]:
     if instances is None:
-        raise InputError.about(
-            "--instances", expected="the COCO instances file with the boxes", actual="none", fix="name it"
-        )
+        raise InputError.about("--instances", "the COCO instances file with the boxes", "none", "name it")
     value = read_json(instances)
     if not isinstance(value, Mapping) or not isinstance(value.get("annotations"), list):
-        raise InputError.about(
-            str(instances), expected="a COCO instances file", actual=show(value), fix="check the path"
-        )
+        raise InputError.about(str(instances), "a COCO instances file", show(value))
     return {
         str(a["id"]): _from_coco(check_box(a.get("bbox"), f"{instances}, annotation {a['id']}"))
         for a in value["annotations"]
@@ -139,9 +127,7 @@ def _from_refs(
         raise _no_layout(name, refs)
     splits = sorted({ref["split"] for ref in refs})
     if split is not None and split not in splits:
-        raise InputError.about(
-            f"{name}, split", expected=f"one of {', '.join(splits)}", actual=repr(split), fix="choose one"
-        )
+        raise InputError.about(f"{name}, split", f"one of {', '.join(splits)}", repr(split))
     check_known((str(r["ann_id"]) for r in refs), boxes, name, "annotation id")
     return {
         str(s["sent_id"]): Expression(
@@ -206,9 +192,9 @@ def _google(
         if expected is not None and str(row.get("annotation_id", expected)) != expected:
             raise InputError.about(
                 f"{thing}, annotation_id",
-                expected=expected,
-                actual=show(row["annotation_id"]),
-                fix="the ground truth may be of another split",
+                expected,
+                show(row["annotation_id"]),
+                "the ground truth may be of another split",
             )
         boxes = row["predicted_bounding_boxes"]
         found[id_] = Referred(_from_coco(check_box(boxes[0], thing))) if boxes else Referred()
@@ -221,18 +207,18 @@ def _rec_rows(
     if len(value) > len(expressions):
         raise InputError.about(
             name_of(source),
-            expected=f"one row for each of {len(expressions)} expressions",
-            actual=str(len(value)),
-            fix="the ground truth may be of another split",
+            f"one row for each of {len(expressions)} expressions",
+            str(len(value)),
+            "the ground truth may be of another split",
         )
     found = {}
     for index, (row, expression) in enumerate(zip(value, expressions.values(), strict=False)):
         if row["expression"] != expression.text:
             raise InputError.about(
                 row_name(source, index),
-                expected=f"the expression {expression.text!r}",
-                actual=show(row["expression"]),
-                fix="the ground truth may be of another split",
+                f"the expression {expression.text!r}",
+                show(row["expression"]),
+                "the ground truth may be of another split",
             )
         found[expression.id] = Referred(_rec_box(row, row_name(source, index)))
     return found
@@ -251,9 +237,9 @@ def _picked(row: Prediction, expression: Expression, source: PathOrValue) -> Ref
     if not listed and not expression.candidates:
         raise InputError.about(
             f"{name_of(source)}, id {row.id}",
-            expected="the regions that were offered",
-            actual="none in the row or the ground truth",
-            fix="write them under regions",
+            "the regions that were offered",
+            "none in the row or the ground truth",
+            "write them under regions",
         )
     boxes = [_bounds(region) for region in listed] if listed else list(expression.candidates)
     return Referred(boxes[number - 1]) if number <= len(boxes) else Referred()
@@ -266,7 +252,5 @@ def _bounds(region: Any) -> Corners:
         return _corners(region["box"], "regions")
     size = region.get("mask", {}).get("size") if isinstance(region, Mapping) else None
     if size is None:
-        raise InputError.about(
-            "regions", expected="boxes or masks", actual=show(region), fix="repair the row"
-        )
+        raise InputError.about("regions", "boxes or masks", show(region), "repair the row")
     return region_from_json(region).bounds(*size).xyxy

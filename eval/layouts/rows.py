@@ -44,9 +44,7 @@ def read_predictions(source: PathOrValue) -> Any:
     """The parsed predictions file of any layout. Raises InputError as `read_json` does, and when empty."""
     value = read_json(predictions_file(source))
     if not isinstance(value, list | dict) or not value:
-        raise InputError.about(
-            name_of(source), expected="predictions", actual=show(value), fix="name the predictions file"
-        )
+        raise InputError.about(name_of(source), "predictions", show(value), "name the predictions file")
     return value
 
 
@@ -61,15 +59,10 @@ def are_rows(value: Any) -> bool:
 def check_score(value: Any, thing: str, *, unit: bool = False) -> float:
     """A finite number, or InputError; with `unit`, one in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError.about(
-            thing, expected="a finite number", actual=show(value), fix="repair the run that wrote it"
-        )
+        raise InputError.about(thing, "a finite number", show(value), "repair the run that wrote it")
     if unit and not -1e-9 <= value <= 1 + 1e-6:
         raise InputError.about(
-            thing,
-            expected="a probability in [0, 1]",
-            actual=show(value),
-            fix="write likelihoods, not logarithms",
+            thing, "a probability in [0, 1]", show(value), "write likelihoods, not logarithms"
         )
     return float(value)
 
@@ -81,9 +74,9 @@ def check_unique(ids: Iterable[str], source: PathOrValue, what: str = "id") -> N
         if id_ in seen:
             raise InputError.about(
                 row_name(source, index),
-                expected=f"one row for each {what}",
-                actual=f"{what} {id_} a second time, first in row {seen[id_] + 1}",
-                fix="remove one of the two",
+                f"one row for each {what}",
+                f"{what} {id_} a second time, first in row {seen[id_] + 1}",
+                "remove one of the two",
             )
         seen[id_] = index
 
@@ -97,9 +90,9 @@ def check_known(ids: Iterable[str], known: Collection[str], source: PathOrValue,
         how_many = "none" if len(unknown) == len(ids) else f"{len(ids) - len(unknown)} of {len(ids)}"
         raise InputError.about(
             row_name(source, index),
-            expected=f"{what}s of the ground truth's {len(known)}",
-            actual=f"{what} {id_}, and {how_many} known in all",
-            fix="the ground truth may be of another split or data set",
+            f"{what}s of the ground truth's {len(known)}",
+            f"{what} {id_}, and {how_many} known in all",
+            "the ground truth may be of another split or data set",
         )
 
 
@@ -109,9 +102,9 @@ def check_complete(ids: Collection[str], wanted: Collection[str], source: PathOr
     if missing and not subset:
         raise InputError.about(
             name_of(source),
-            expected=f"a prediction for each of {len(wanted)} items",
-            actual=f"none for {len(missing)}, the first {missing[0]}",
-            fix="finish the run, or give --subset to score the answered items alone",
+            f"a prediction for each of {len(wanted)} items",
+            f"none for {len(missing)}, the first {missing[0]}",
+            "finish the run, or give --subset to score the answered items alone",
         )
 
 
@@ -125,30 +118,23 @@ def read_rows(value: list[Any], source: PathOrValue) -> list[Prediction]:
 def _read_row(row: Mapping[str, Any], thing: str) -> Prediction:
     id_, failed = row["id"], row.get("failed")
     if isinstance(id_, bool) or not isinstance(id_, int | str) or not str(id_).strip():
-        raise InputError.about(
-            f"{thing}, id", expected="a number or words", actual=show(id_), fix="name the item"
-        )
+        raise InputError.about(f"{thing}, id", "a number or words", show(id_), "name the item")
     if failed is not None and (not isinstance(failed, str) or not failed.strip()):
-        raise InputError.about(f"{thing}, failed", expected="a sentence", actual=show(failed), fix="say why")
+        raise InputError.about(f"{thing}, failed", "a sentence", show(failed), "say why")
     answer = row.get("answer", row.get("raw_answer"))
     raw = row.get("raw_answer", answer)
     if failed is None:
         if raw is None or not isinstance(raw, str):
             raise InputError.about(
-                f"{thing}, raw_answer",
-                expected="a string",
-                actual=show(raw),
-                fix="or record the item as failed",
+                f"{thing}, raw_answer", "a string", show(raw), "or record the item as failed"
             )
         if answer is not None and not isinstance(answer, str | int | bool):
-            raise InputError.about(
-                f"{thing}, answer", expected="a string", actual=show(answer), fix="repair it"
-            )
+            raise InputError.about(f"{thing}, answer", "a string", show(answer))
     score, scores = row.get("score"), row.get("scores") or {}
     if score is not None:
         score = check_score(score, f"{thing}, score", unit=True)
     if not isinstance(scores, Mapping):
-        raise InputError.about(f"{thing}, scores", expected="an object", actual=show(scores), fix="repair it")
+        raise InputError.about(f"{thing}, scores", "an object", show(scores))
     scores = {str(k): check_score(v, f"{thing}, score of {k!r}", unit=True) for k, v in scores.items()}
     return Prediction(
         id=str(id_),

@@ -28,15 +28,11 @@ def require_java() -> None:
     hint = "install one (Debian: apt install openjdk-17-jre-headless) and put it on the PATH"
     java = shutil.which("java")
     if java is None:
-        raise InputError.about(
-            "METEOR and the PTB tokeniser", expected="a Java runtime", actual="no java on the PATH", fix=hint
-        )
+        raise InputError.about("METEOR and the PTB tokeniser", "a Java runtime", "no java on the PATH", hint)
     ran = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
     if ran.returncode:
         said = (ran.stderr or ran.stdout).strip().partition("\n")[0][:80]
-        raise InputError.about(
-            "METEOR and the PTB tokeniser", expected="a Java runtime", actual=f"{java}: {said}", fix=hint
-        )
+        raise InputError.about("METEOR and the PTB tokeniser", "a Java runtime", f"{java}: {said}", hint)
 
 
 def tokenise(captions: Captions) -> dict[Any, list[str]]:

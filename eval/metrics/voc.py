@@ -59,7 +59,7 @@ def read_voc_folder(
     found: dict[str, list[Scored]] = {}
     for folder in (truths, detections):
         if not folder.is_dir():
-            raise InputError.about(str(folder), expected="a folder", actual="none", fix="check the path")
+            raise InputError.about(str(folder), "a folder", "none")
     for path in sorted(truths.glob("*.txt")):
         rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
         expected[path.stem] = [_box(row[1:]) for row in rows]

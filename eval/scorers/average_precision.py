@@ -20,15 +20,13 @@ def average_precision(
         InputError: an unknown `iou_type`, or masks are to be compared and a detection has none.
     """
     if iou_type not in ("bbox", "segm"):
-        raise InputError.about("iou_type", expected="bbox or segm", actual=show(iou_type), fix="choose one")
+        raise InputError.about("iou_type", "bbox or segm", show(iou_type))
     rows = []
     for d in detections:
         row: dict[str, Any] = {"image_id": d.image_id, "category_id": d.category_id, "score": d.score}
         if iou_type == "segm":
             if d.segmentation is None:
-                raise InputError.about(
-                    "iou_type segm", expected="masks in every row", actual="a row without", fix="use bbox"
-                )
+                raise InputError.about("iou_type segm", "masks in every row", "a row without", "use bbox")
             row["segmentation"] = d.segmentation
         else:
             row["bbox"] = d.bbox if d.bbox is not None else _box_of(d.segmentation)

@@ -47,9 +47,9 @@ def score(
     else:
         raise InputError.about(
             name_of(predictions),
-            expected="rows of eval.run detection or COCO results",
-            actual=show(value),
-            fix="eval/README.md shows the layouts",
+            "rows of eval.run detection or COCO results",
+            show(value),
+            "eval/README.md shows the layouts",
         )
     stats, result = average_precision(found, truth, options.iou_type)
     count = Counter(a["category_id"] for a in truth.annotations.values() if not a["iscrowd"])
@@ -97,9 +97,9 @@ def _from_rows(
         ):
             raise InputError.about(
                 f"{row_name(source, index)}, detections",
-                expected=f"a list of COCO results of picture {row.id}",
-                actual=show(own),
-                fix="predict with eval.run detection, or record the picture as failed",
+                f"a list of COCO results of picture {row.id}",
+                show(own),
+                "predict with eval.run detection, or record the picture as failed",
             )
         of_row[row.id] = own
     for id_ in ids:  # whatever ties is in one order, whichever order the rows had

@@ -38,9 +38,9 @@ def score(
             if asked != judged and id_ not in failed:
                 raise InputError.about(
                     f"id {id_}",
-                    expected=f"{asked[0]} positive and {asked[1]} negative verdicts",
-                    actual=f"{judged[0]} and {judged[1]}",
-                    fix="the questions may be of another version",
+                    f"{asked[0]} positive and {asked[1]} negative verdicts",
+                    f"{judged[0]} and {judged[1]}",
+                    "the questions may be of another version",
                 )
     ordered = [verdicts[i] for i in sorted(verdicts)]  # sums do not depend on the order of the file
     return {

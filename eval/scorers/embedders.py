@@ -25,9 +25,9 @@ def load_embedder(name: str = USUAL, batch_size: int = 64) -> Embedder:
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"embedder {name!r}",
-            expected="a folder or hub id of a sentence embedding model",
-            actual=str(error).partition("\n")[0][:120],
-            fix="download it first, or give --embedder none for semantic IoU alone",
+            "a folder or hub id of a sentence embedding model",
+            str(error).partition("\n")[0][:120],
+            "download it first, or give --embedder none for semantic IoU alone",
         ) from error
 
     @torch.no_grad()

@@ -39,9 +39,9 @@ def score(
     else:
         raise InputError.about(
             name_of(predictions),
-            expected="rows of eval.run or RegionGPT answer rows",
-            actual=show(value),
-            fix="eval/README.md shows the layouts",
+            "rows of eval.run or RegionGPT answer rows",
+            show(value),
+            "eval/README.md shows the layouts",
         )
     if options.ids is not None:
         check_known(sorted(options.ids), names, "the given ids")
@@ -84,6 +84,4 @@ def _names(gt: PathOrValue) -> dict[str, str]:
         isinstance(v, Mapping) and {"id", "categories"} <= set(v) for v in value
     ):
         return {f"{v['id']}/{n}": name for v in value for n, name in enumerate(v["categories"])}
-    raise InputError.about(
-        name_of(gt), expected="a COCO-format or Osprey file", actual=show(value), fix="check the path"
-    )
+    raise InputError.about(name_of(gt), "a COCO-format or Osprey file", show(value))

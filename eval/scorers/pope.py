@@ -39,9 +39,9 @@ def score(
     else:
         raise InputError.about(
             name_of(predictions),
-            expected="rows of eval.run or POPE answers",
-            actual=show(value),
-            fix="eval/README.md shows the layouts",
+            "rows of eval.run or POPE answers",
+            show(value),
+            "eval/README.md shows the layouts",
         )
     by_id = {r.id: r for r in rows}
     asked = [q for q in questions if q.id in by_id]
@@ -63,8 +63,8 @@ def _answer(row: Prediction, protocol: str) -> bool | None:
     if not {True, False} <= set(scores):
         raise InputError.about(
             f"id {row.id}",
-            expected="scores of yes and of no under the protocol scored",
-            actual=show(dict(row.scores)),
-            fix="predict with --protocol scored, or choose another protocol",
+            "scores of yes and of no under the protocol scored",
+            show(dict(row.scores)),
+            "predict with --protocol scored, or choose another protocol",
         )
     return scores[True] > scores[False]

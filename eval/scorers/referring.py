@@ -25,9 +25,7 @@ def score(
 ) -> dict[str, Any]:
     """`accuracy`, `precision_at_1`, `mean_iou`, `no_match`, `unparsed`. Raises InputError."""
     if not 0 < options.iou <= 1:
-        raise InputError.about(
-            "iou", expected="more than 0, at most 1", actual=str(options.iou), fix="use 0.5"
-        )
+        raise InputError.about("iou", "more than 0, at most 1", str(options.iou), "use 0.5")
     expressions = read_expressions(gt, options.split, options.instances)
     answers = read_answers(predictions, expressions)
     if options.ids is not None:

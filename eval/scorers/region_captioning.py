@@ -35,7 +35,7 @@ def score(
     check_complete(hypotheses, references, predictions, options.subset)
     references = {i: r for i, r in references.items() if i in hypotheses}
     if not references:
-        raise InputError.about("items", expected="at least one", actual="none", fix="check ids and split")
+        raise InputError.about("items", "at least one", "none", "check ids and split")
     scores, items = caption_scores(references, hypotheses, options.tokenised)
     return {
         **scores,

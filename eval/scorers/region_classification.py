@@ -76,16 +76,13 @@ def score(
     else:
         raise InputError.about(
             name_of(predictions),
-            expected="rows of eval.run, RegionGPT answer rows or COCO results",
-            actual=show(value),
-            fix="eval/README.md shows the layouts",
+            "rows of eval.run, RegionGPT answer rows or COCO results",
+            show(value),
+            "eval/README.md shows the layouts",
         )
     if protocol == "coco":
         raise InputError.about(
-            "protocol coco",
-            expected="COCO results",
-            actual="rows of answers",
-            fix="give scored or author-script",
+            "protocol coco", "COCO results", "rows of answers", "give scored or author-script"
         )
     return _score_answers(answers, truth, protocol, predictions, options)
 
@@ -119,9 +116,9 @@ def _from_rows(value: list[Any], truth: CocoTruth, protocol: str, source: PathOr
         if "image_id" in row.row and str(row.row["image_id"]) != str(annotation["image_id"]):
             raise InputError.about(
                 f"{name_of(source)}, id {row.id}",
-                expected=f"image {annotation['image_id']}",
-                actual=f"image {row.row['image_id']}",
-                fix="the ground truth may be of another split or data set",
+                f"image {annotation['image_id']}",
+                f"image {row.row['image_id']}",
+                "the ground truth may be of another split or data set",
             )
         if row.failed:
             answers.append(Answer(ids[row.id], False, (), failed=True))
@@ -137,9 +134,9 @@ def _from_rows(value: list[Any], truth: CocoTruth, protocol: str, source: PathOr
         elif row.score is None:
             raise InputError.about(
                 f"{name_of(source)}, id {row.id}",
-                expected="a score under the protocol scored",
-                actual="none",
-                fix="predict with --protocol scored, or score with --protocol author-script",
+                "a score under the protocol scored",
+                "none",
+                "predict with --protocol scored, or score with --protocol author-script",
             )
         else:
             answers.append(Answer(ids[row.id], *_judge(row.answer, gt_name, row.score, protocol)))

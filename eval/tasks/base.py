@@ -181,12 +181,9 @@ def picture_path(folder: Path, *names: str) -> Path:
 def check_pictures(pictures: Sequence[Picture], what: str) -> None:
     """Refuse data without items, or whose pictures are all missing, before any model is opened."""
     if not any(picture.ids is None or picture.ids for picture in pictures):
-        raise InputError.about(what, expected="at least one item", actual="none", fix="check data and split")
+        raise InputError.about(what, "at least one item", "none", "check data and split")
     paths = [picture.image for picture in pictures if isinstance(picture.image, Path)]
     if paths and not any(path.is_file() for path in paths):
         raise InputError.about(
-            what,
-            expected=f"pictures such as {paths[0]}",
-            actual="none of them",
-            fix="give --images their folder",
+            what, f"pictures such as {paths[0]}", "none of them", "give --images their folder"
         )

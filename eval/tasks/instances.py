@@ -27,9 +27,9 @@ class Instances:
         if annotation_id not in self.truth.annotations:
             raise InputError.about(
                 f"annotation {annotation_id}",
-                expected=f"one of the {len(self.truth.annotations)} in {self.truth.source}",
-                actual="none of them",
-                fix="the instances file may be of another split",
+                f"one of the {len(self.truth.annotations)} in {self.truth.source}",
+                "none of them",
+                "the instances file may be of another split",
             )
         return self.truth.annotations[annotation_id]
 

@@ -56,17 +56,14 @@ def read_set(folder: Path, split: str, ids: Path | None = None, limit: int | Non
         numbers = {int(number) for number in wanted}
     except (OSError, ValueError, TypeError) as problem:
         raise InputError.about(
-            f"--ids {str(ids)!r}",
-            expected="a JSON list of the photographs' numbers",
-            actual=str(problem)[:80],
-            fix="check the file",
+            f"--ids {str(ids)!r}", "a JSON list of the photographs' numbers", str(problem)[:80]
         ) from problem
     if unknown := sorted(numbers - {photograph.id for photograph in found}):
         raise InputError.about(
             f"--ids {str(ids)!r}",
-            expected="numbers of photographs in the folder",
-            actual=f"{unknown[0]} and {len(unknown) - 1} more that are not",
-            fix="check --data",
+            "numbers of photographs in the folder",
+            f"{unknown[0]} and {len(unknown) - 1} more that are not",
+            "check --data",
         )
     return [photograph for photograph in found if photograph.id in numbers][:limit]
 

@@ -44,9 +44,7 @@ class Pope(Task):
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
-            raise InputError.about(
-                "protocol", expected=", ".join(PROTOCOLS), actual=repr(self.protocol), fix="choose one"
-            )
+            raise InputError.about("protocol", ", ".join(PROTOCOLS), repr(self.protocol))
 
     def pictures(self) -> Sequence[Picture]:
         by_image: dict[str, list[YesNoQuestion]] = {}
@@ -98,9 +96,7 @@ def drawn_questions(
     one that most often stands beside those that are there (`adversarial`).
     """
     if setting not in SETTINGS:
-        raise InputError.about(
-            "setting", expected=", ".join(SETTINGS), actual=repr(setting), fix="choose one"
-        )
+        raise InputError.about("setting", ", ".join(SETTINGS), repr(setting))
     present = {name: sorted({o.shape for o in scene.objects}) for name, scene in scenes}
     popular = Counter(shape for shapes in present.values() for shape in shapes)
     beside = Counter((a, b) for shapes in present.values() for a in shapes for b in shapes if a != b)

@@ -16,7 +16,6 @@ from typing import Any
 
 from eval.layouts.coco import check_box
 from eval.layouts.files import read_json
-from eval.layouts.pickles import read_plain_pickle
 from eval.layouts.referring import read_expressions
 from eval.score import score_task
 from eval.tasks.base import Answer, Item, Picture, Task, check_pictures, picture_path
@@ -25,6 +24,7 @@ from eval.tasks.region_classification import region_of
 from rgpt import prompts
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
+from rgpt.formats.plain_pickle import read_plain_pickle
 from rgpt.regions import Box, Region
 
 
@@ -59,9 +59,7 @@ class Referring(Task):
     @cached_property
     def _known(self) -> Instances:
         if self.instances is None:
-            raise InputError.about(
-                "--instances", expected="the COCO instances file of the refs", actual="none", fix="name it"
-            )
+            raise InputError.about("--instances", "the COCO instances file of the refs", "none", "name it")
         return Instances(self.instances)
 
     @cached_property
@@ -107,9 +105,9 @@ class Referring(Task):
             if "image" not in row or not (row.get("candidates") or self.proposals):
                 raise InputError.about(
                     f"row {row.get('id')}",
-                    expected="the keys image and candidates",
-                    actual=", ".join(row),
-                    fix="add them, or give --proposals",
+                    "the keys image and candidates",
+                    ", ".join(row),
+                    "add them, or give --proposals",
                 )
             by_image.setdefault(row["image"], []).append(row)
         for image, own in by_image.items():

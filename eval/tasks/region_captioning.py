@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.layouts.files import read_json, show
-from eval.layouts.pickles import read_plain_pickle
 from eval.score import score_task
 from eval.tasks.base import Answer, Item, Picture, Task, check_pictures, picture_path
 from eval.tasks.instances import Instances
@@ -21,6 +20,7 @@ from rgpt import prompts
 from rgpt.chat import ChatSession
 from rgpt.data.schema import read_jsonl
 from rgpt.errors import InputError
+from rgpt.formats.plain_pickle import read_plain_pickle
 from rgpt.regions import Box, Region
 
 
@@ -77,17 +77,13 @@ class RegionCaptioning(Task):
 
     def _folder(self) -> Path:
         if self.images is None:
-            raise InputError.about(
-                "--images", expected="the folder of the pictures", actual="none", fix="name it"
-            )
+            raise InputError.about("--images", "the folder of the pictures", "none", "name it")
         return self.images
 
     def _refs(self) -> Iterator[Picture]:
         refs = read_plain_pickle(self.data)
         if self.instances is None:
-            raise InputError.about(
-                "--instances", expected="the COCO instances file of the refs", actual="none", fix="name it"
-            )
+            raise InputError.about("--instances", "the COCO instances file of the refs", "none", "name it")
         known = Instances(self.instances)
         by_image: dict[int, list[Mapping[str, Any]]] = {}
         for ref in refs:
@@ -112,9 +108,9 @@ class RegionCaptioning(Task):
         if not isinstance(value, list) or not all(isinstance(v, Mapping) and "regions" in v for v in value):
             raise InputError.about(
                 str(self.data),
-                expected="refs(….).p, region_descriptions.json or samples (.jsonl)",
-                actual=show(value),
-                fix="eval/README.md shows the layouts",
+                "refs(….).p, region_descriptions.json or samples (.jsonl)",
+                show(value),
+                "eval/README.md shows the layouts",
             )
         for picture in value:
             own = [r for r in picture["regions"] if r["phrase"].strip()]

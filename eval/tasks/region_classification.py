@@ -72,13 +72,13 @@ class RegionClassification(Task):
             ("regions", self.form, FORMS),
         ):
             if value not in known:
-                raise InputError.about(what, expected=", ".join(known), actual=repr(value), fix="choose one")
+                raise InputError.about(what, ", ".join(known), repr(value))
         if self.asked == "all" and self.protocol == "scored":
             raise InputError.about(
                 "--ask all",
-                expected="the protocol author-script",
-                actual="scored",
-                fix="one list of names has no likelihood for each region: choose another of the two",
+                "the protocol author-script",
+                "scored",
+                "one list of names has no likelihood for each region: choose another of the two",
             )
 
     @cached_property

@@ -5,7 +5,6 @@ Axes: m mentions of regions in a prompt, G the refined grid, P tokens of a commo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +16,8 @@ from torch import Tensor
 
 from rgpt.errors import ContextLengthError, InputError
 from rgpt.model.region_tensors import region_weights
-from rgpt.prompts import mention
+from rgpt.prompts import mention, mentioned
 from rgpt.regions import Region
-
-MENTION = re.compile(r"<region([0-9]{1,9})>")
 
 
 @dataclass(frozen=True)
@@ -46,15 +43,6 @@ class Prompt:
     def mentioned(self) -> list[bytes]:
         """Something comparable for the region of every mention: the tokens of two regions are the same."""
         return [weights.tobytes() for weights in self.weights.numpy()]
-
-
-def mentioned(text: str) -> set[int]:
-    """Numbers of the regions that a text mentions."""
-    return set(_in_order(text))
-
-
-def _in_order(text: str) -> list[int]:
-    return [int(number) for number in MENTION.findall(text)]
 
 
 def encode(
@@ -83,7 +71,7 @@ def encode(
     for question, answer, known in past:
         history.append(_asked(question, known))
         history.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        before += len(_in_order(question))
+        before += len(mentioned(question))
     conversations: dict[str, list[dict[str, Any]]] = {}
     for question, known in zip(questions, regions, strict=True):
         _check(question)
@@ -107,7 +95,7 @@ def encode(
     prompts = []
     for question, known in zip(questions, regions, strict=True):
         prompt = firsts[question]
-        if question in seen and (numbers := _in_order(question)):
+        if question in seen and (numbers := mentioned(question)):
             own = [
                 torch.from_numpy(region_weights(known[n], image.height, image.width, processor.refined_grid))
                 for n in numbers
@@ -122,9 +110,9 @@ def encode(
 
 def _asked(question: str, known: Mapping[int, Region]) -> dict[str, Any]:
     """A turn's message: its text, and what the numbers in it mean."""
-    if missing := [n for n in _in_order(question) if n not in known]:
+    if missing := [n for n in mentioned(question) if n not in known]:
         raise InputError(f"A turn mentions {mention(missing[0])} but has no such region: give it one.")
-    own = {n: known[n] for n in _in_order(question)}
+    own = {n: known[n] for n in mentioned(question)}
     return {"role": "user", "content": [{"type": "text", "text": question}], "regions": own}
 
 

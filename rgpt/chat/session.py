@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from rgpt.chat.branches import answer_each, log_likelihoods
-from rgpt.chat.encoding import Prompt, encode, mentioned
+from rgpt.chat.encoding import Prompt, encode
 from rgpt.chat.keys import Keys
 from rgpt.chat.picking import Picker, Trie, token_trie
 from rgpt.errors import InputError
 from rgpt.model.about import About
-from rgpt.prompts import asks_for_name, guided, mention
+from rgpt.prompts import asks_for_name, guided, mention, mentioned
 from rgpt.regions import Region, open_image
 
 SHARES_WITHIN = 12.0
@@ -440,7 +440,7 @@ class ChatSession:
             )
         own = [{**self.regions, **more} for more in (regions or [{}] * len(questions))]
         for question, known in zip(questions, own, strict=True):
-            if missing := sorted(mentioned(question) - set(known)):
+            if missing := sorted(set(mentioned(question)) - set(known)):
                 names = ", ".join(map(mention, missing))
                 raise InputError(f"The question mentions {names} but {self._known()}.")
         past = [(turn.question, turn.answer, turn.regions) for turn in self.turns]

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     from rgpt.train.feature_cache import write_cache
 
     if options.batch < 1:
-        raise InputError.about("--batch", expected="at least 1", actual=str(options.batch), fix="raise it")
+        raise InputError.about("--batch", "at least 1", str(options.batch))
     pictures = {picture for path in options.data for picture in _pictures(path, options.images)}
     model, processor = load(options.model)
     computed = write_cache(options.out, model, processor, pictures, batch=options.batch)
@@ -49,10 +49,7 @@ def _pictures(path: Path, images: Path | None) -> list[Path]:
         found = [file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file()]
         if not found:
             raise InputError.about(
-                f"data {str(path)!r}",
-                expected=f"pictures ({', '.join(PICTURES)}) in this folder",
-                actual="none",
-                fix="check the path",
+                f"data {str(path)!r}", f"pictures ({', '.join(PICTURES)}) in this folder", "none"
             )
         return found
     if path.suffix.lower() in PICTURES:

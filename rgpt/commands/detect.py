@@ -64,9 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = build_parser().parse_args(arguments)
     if not 0 <= options.floor < 1:
-        raise InputError.about(
-            "--floor", expected="0 or more, below 1", actual=str(options.floor), fix="change it"
-        )
+        raise InputError.about("--floor", "0 or more, below 1", str(options.floor), "change it")
     image = open_picture(options)
     from rgpt.recognizers.detectors import open_detector
     from rgpt.recognizers.vocabulary import mark_base, read_vocabulary

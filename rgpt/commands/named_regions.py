@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgpt.errors import InputError
+from rgpt.files import whole_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,9 +36,7 @@ def open_picture(options: argparse.Namespace) -> Image.Image:
     """Check `--top`, `--most` and `--draw`, then open `--image`. Raises InputError."""
     for name in ("top", "most"):
         if getattr(options, name) < 1:
-            raise InputError.about(
-                f"--{name}", expected="1 or more", actual=str(getattr(options, name)), fix="raise it"
-            )
+            raise InputError.about(f"--{name}", "1 or more", str(getattr(options, name)))
     from rgpt.regions import open_image
 
     image = open_image(options.image)
@@ -47,9 +45,9 @@ def open_picture(options: argparse.Namespace) -> Image.Image:
         if not folder.is_dir() or Path(options.draw).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise InputError.about(
                 "--draw",
-                expected="a .png, .jpg or .webp file in an existing folder",
-                actual=repr(options.draw),
-                fix="name another file",
+                "a .png, .jpg or .webp file in an existing folder",
+                repr(options.draw),
+                "name another file",
             )
     return image
 
@@ -68,16 +66,15 @@ def write_drawing(
     picture = draw_regions(image, dict(enumerate(regions, start=1)))
     lines = {n: f"{n} {name} {score:.2f}" for n, (name, score) in enumerate(names, 1)}
     drawn = write_beside(picture, lines)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        drawn.save(partial)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            drawn.save(partial)
     except OSError as error:
         raise InputError.about(
             f"--draw {str(path)!r}",
-            expected="a file that can be written",
-            actual=" ".join(str(error).split())[:120],
-            fix="name another file",
+            "a file that can be written",
+            " ".join(str(error).split())[:120],
+            "name another file",
         ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -80,14 +80,12 @@ def read_arguments(options: argparse.Namespace) -> Image.Image:
     if bool(options.region) == bool(options.proposals):
         raise InputError.about(
             "regions",
-            expected="either --region or --proposals",
-            actual="both" if options.region else "neither",
-            fix="give one of them",
+            "either --region or --proposals",
+            "both" if options.region else "neither",
+            "give one of them",
         )
     if options.proposals == "gt":
-        raise InputError.about(
-            "--proposals", expected="a source that finds regions", actual="gt", fix="give them as --region"
-        )
+        raise InputError.about("--proposals", "a source that finds regions", "gt", "give them as --region")
     return open_picture(options)
 
 

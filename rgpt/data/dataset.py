@@ -113,12 +113,7 @@ class TrainingSet(torch.utils.data.Dataset):
         features: PictureFeatures | None = None,
     ) -> None:
         if region_form not in REGION_FORMS:
-            raise InputError.about(
-                "region_form",
-                expected=f"one of {', '.join(REGION_FORMS)}",
-                actual=repr(region_form),
-                fix="choose one",
-            )
+            raise InputError.about("region_form", f"one of {', '.join(REGION_FORMS)}", repr(region_form))
         self.files, self.processor, self.seed, self.region_form = list(files), processor, seed, region_form
         self.max_length, self.truncation, self.chat_template = max_length, truncation, chat_template
         self.features = features

@@ -57,9 +57,9 @@ class Mixture:
             if not 0 < weight < float("inf"):
                 raise InputError.about(
                     f"weight of data file {number + 1}",
-                    expected="a number above 0",
-                    actual=str(weight),
-                    fix="leave the file out instead",
+                    "a number above 0",
+                    str(weight),
+                    "leave the file out instead",
                 )
         self.sizes, self.weights = list(sizes), list(weights)
         self.batch_size, self.seed, self.lengths = batch_size, seed, lengths
@@ -70,9 +70,9 @@ class Mixture:
         if not self.batches_per_epoch:
             raise InputError.about(
                 "data",
-                expected=f"at least one batch of {batch_size} samples an epoch",
-                actual=f"{self.samples_per_epoch} samples",
-                fix="give more data, larger weights or a smaller batch_size",
+                f"at least one batch of {batch_size} samples an epoch",
+                f"{self.samples_per_epoch} samples",
+                "give more data, larger weights or a smaller batch_size",
             )
         self._epoch = -1
         self._plan: list[np.ndarray] = []
@@ -126,9 +126,9 @@ class MicroBatches:
         if rest or not self.accumulation:
             raise InputError.about(
                 "batch_size",
-                expected=f"a multiple of micro_batch_size x processes = {micro_batch_size} x {ranks}",
-                actual=str(mixture.batch_size),
-                fix="change one of them",
+                f"a multiple of micro_batch_size x processes = {micro_batch_size} x {ranks}",
+                str(mixture.batch_size),
+                "change one of them",
             )
 
     def __len__(self) -> int:

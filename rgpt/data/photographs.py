@@ -76,9 +76,7 @@ def is_held_out(photograph_id: int) -> bool:
 def of_split(photographs: Iterable[Photograph], split: str) -> list[Photograph]:
     """Those of "train" or "held_out", or "all". Raises InputError for another name."""
     if split not in SPLITS:
-        raise InputError.about(
-            "split", expected=f"one of {', '.join(SPLITS)}", actual=split, fix="choose one"
-        )
+        raise InputError.about("split", f"one of {', '.join(SPLITS)}", split)
     return [item for item in photographs if split == "all" or is_held_out(item.id) == (split == "held_out")]
 
 
@@ -94,11 +92,9 @@ def annotation_files(folder: Path) -> tuple[list[Path], list[Path]]:
     if not instances or not (folder / "images").is_dir():
         raise InputError.about(
             f"photographs {str(folder)!r}",
-            expected="a folder with instances*.json and images/",
-            actual="no such folder"
-            if not folder.is_dir()
-            else ", ".join(_listing(folder)) or "nothing in it",
-            fix="name the folder that holds both",
+            "a folder with instances*.json and images/",
+            ("no such folder" if not folder.is_dir() else ", ".join(_listing(folder)) or "nothing in it"),
+            "name the folder that holds both",
         )
     return instances, sorted(folder.glob("captions*.json"))
 
@@ -191,9 +187,9 @@ def _layout(path: Path) -> Iterator[None]:
             raise
         raise InputError.about(
             f"file {str(path)!r}",
-            expected="COCO's layout",
-            actual=f"{type(error).__name__}: {error}",
-            fix="check that ids of pictures and categories are in the file",
+            "COCO's layout",
+            f"{type(error).__name__}: {error}",
+            "check that ids of pictures and categories are in the file",
         ) from error
 
 
@@ -201,16 +197,14 @@ def _read(path: Path, members: Sequence[str]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError.about(
-            f"file {str(path)!r}", expected="JSON", actual=str(error)[:120], fix="check the file"
-        ) from error
+        raise InputError.about(f"file {str(path)!r}", "JSON", str(error)[:120]) from error
     missing = [name for name in members if not isinstance(content, dict) or name not in content]
     if missing:
         raise InputError.about(
             f"file {str(path)!r}",
-            expected=f"the lists {', '.join(members)}",
-            actual=f"no {missing[0]}",
-            fix="check that it is in COCO's layout",
+            f"the lists {', '.join(members)}",
+            f"no {missing[0]}",
+            "check that it is in COCO's layout",
         )
     return content
 

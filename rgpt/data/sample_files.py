@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.errors import InputError
+from rgpt.formats.jsonl import parse_line
 
 KINDS = ("jsonl", "llava")
 
@@ -51,33 +52,24 @@ class SampleFile:
         self.path = Path(path)
         self.kind = kind or ("llava" if self.path.suffix == ".json" else "jsonl")
         if self.kind not in KINDS:
-            raise InputError.about(
-                f"kind of {self.path}", expected=f"one of {', '.join(KINDS)}", actual=self.kind, fix="choose"
-            )
+            raise InputError.about(f"kind of {self.path}", f"one of {', '.join(KINDS)}", self.kind, "choose")
         if not self.path.is_file():
             found = "a folder" if self.path.is_dir() else "nothing at this path"
-            raise InputError.about(
-                f"data {str(self.path)!r}", expected="an existing file", actual=found, fix="check the path"
-            )
+            raise InputError.about(f"data {str(self.path)!r}", "an existing file", found)
         self.images = Path(images) if images is not None else self.path.parent
         if not self.images.is_dir():
             raise InputError.about(
                 f"images of {self.path}",
-                expected="an existing folder",
-                actual=repr(str(self.images)),
-                fix="give the folder that picture paths start from",
+                "an existing folder",
+                repr(str(self.images)),
+                "give the folder that picture paths start from",
             )
         self._bytes: mmap.mmap | None = None
         spans = self._jsonl_spans() if self.kind == "jsonl" else self._llava_spans()
         self._starts = np.array([start for start, _ in spans], np.int64)
         self._ends = np.array([end for _, end in spans], np.int64)
         if not len(spans):
-            raise InputError.about(
-                f"data {str(self.path)!r}",
-                expected="at least one sample",
-                actual="none",
-                fix="check the file",
-            )
+            raise InputError.about(f"data {str(self.path)!r}", "at least one sample", "none")
         self.characters = np.zeros(len(spans), np.int64)
         self.has_picture = np.zeros(len(spans), bool)
         numbers = tqdm(
@@ -99,12 +91,7 @@ class SampleFile:
     def __getitem__(self, number: int) -> Sample:
         """Raises InputError naming file and line."""
         try:
-            try:
-                value = json.loads(self._raw(number).decode("utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise InputError.about(
-                    "sample", expected="one JSON object", actual=str(error)[:120], fix="write it again"
-                ) from error
+            value = parse_line(self._raw(number))
             if self.kind == "jsonl":
                 return Sample.from_json(value, self.path.parent)
             return sample_from_llava(value, self.images)
@@ -118,10 +105,7 @@ class SampleFile:
         if self._bytes is None:
             if not os.path.getsize(self.path):
                 raise InputError.about(
-                    f"data {str(self.path)!r}",
-                    expected="samples",
-                    actual="an empty file",
-                    fix="write it again",
+                    f"data {str(self.path)!r}", "samples", "an empty file", "write it again"
                 )
             with open(self.path, "rb") as stream:
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -187,9 +171,9 @@ def sample_from_llava(value: Any, images: Path) -> Sample:
     if not isinstance(value, Mapping) or not isinstance(value.get("conversations"), list):
         raise InputError.about(
             "sample",
-            expected="an object with conversations",
-            actual=type(value).__name__,
-            fix="use LLaVA's form, or .jsonl for ours",
+            "an object with conversations",
+            type(value).__name__,
+            "use LLaVA's form, or .jsonl for ours",
         )
     turns: list[QuestionAnswer] = []
     words = value["conversations"]
@@ -200,18 +184,18 @@ def sample_from_llava(value: Any, images: Path) -> Sample:
         if not isinstance(text, str) or (role == "human" and number + 1 == len(words)):
             raise InputError.about(
                 f"message {number + 1}",
-                expected="human and gpt in turn, the last one gpt, each with a value",
-                actual=repr(message)[:80],
-                fix="remove or complete it",
+                "human and gpt in turn, the last one gpt, each with a value",
+                repr(message)[:80],
+                "remove or complete it",
             )
         if role == "human":
             pictures = text.count("<image>")
             if pictures > (1 if number == 0 and value.get("image") else 0):
                 raise InputError.about(
                     f"message {number + 1}",
-                    expected="<image> once, in the first question of a sample with an image",
-                    actual=f"{pictures} of them",
-                    fix="one picture a sample",
+                    "<image> once, in the first question of a sample with an image",
+                    f"{pictures} of them",
+                    "one picture a sample",
                 )
             text = text.replace("<image>", "").strip()
             turns.append(QuestionAnswer(text, ""))
@@ -219,5 +203,5 @@ def sample_from_llava(value: Any, images: Path) -> Sample:
             turns[-1] = QuestionAnswer(turns[-1].question, text)
     image = value.get("image")
     if image is not None and (not isinstance(image, str) or not image.strip()):
-        raise InputError.about("image", expected="a path", actual=repr(image)[:60], fix="name the picture")
+        raise InputError.about("image", "a path", repr(image)[:60], "name the picture")
     return Sample(str(value.get("id", "")), None if image is None else images / image, (), tuple(turns))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,10 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rgpt.errors import InputError
+from rgpt.files import whole_file
+from rgpt.formats.jsonl import numbered_lines, parse_line
+from rgpt.prompts import mention, mentioned
 from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble, region_from_json
 
 KEYS = ("id", "image", "regions", "turns")
-_MENTION = re.compile(r"<region(\d+)>")
 _REGIONS = (Box, Polygon, Mask, RLE, Scribble, Point)
 
 
@@ -62,15 +63,19 @@ class Sample:
         _check_text(self.id, "id")
         if self.image is not None:
             if not isinstance(self.image, str | Path) or not str(self.image).strip():
-                raise _wrong("image", "a path or null", _shown(self.image), "name the picture's file")
+                raise InputError.about(
+                    "image", "a path or null", _shown(self.image), "name the picture's file"
+                )
             _check_text(str(self.image), "image")
             object.__setattr__(self, "image", Path(self.image))
         object.__setattr__(self, "regions", tuple(self.regions))
         for number, region in enumerate(self.regions, start=1):
             if not isinstance(region, _REGIONS):
-                raise _wrong(f"region {number}", "a region", type(region).__name__, "use rgpt.regions")
+                raise InputError.about(
+                    f"region {number}", "a region", type(region).__name__, "use rgpt.regions"
+                )
         if self.regions and self.image is None:
-            raise _wrong(
+            raise InputError.about(
                 "regions",
                 "none without a picture",
                 str(len(self.regions)),
@@ -78,18 +83,18 @@ class Sample:
             )
         object.__setattr__(self, "turns", tuple(_turn(turn, i) for i, turn in enumerate(self.turns, start=1)))
         if not self.turns:
-            raise _wrong("turns", "at least one question with its answer", "none", "add one")
+            raise InputError.about("turns", "at least one question with its answer", "none", "add one")
         for i, turn in enumerate(self.turns, start=1):
             for name, text in zip(turn._fields, turn, strict=True):
                 self._check_mentions(text, name, i)
 
     def _check_mentions(self, text: str, name: str, turn: int) -> None:
-        for digits in _MENTION.findall(text):
-            if not 1 <= int(digits[:9]) <= len(self.regions):
-                raise _wrong(
+        for number in mentioned(text):
+            if not 1 <= number <= len(self.regions):
+                raise InputError.about(
                     f"{name} of turn {turn}",
                     f"mentions of the sample's {len(self.regions)} regions",
-                    f"<region{digits[:9]}>",
+                    mention(number),
                     "regions are counted from 1",
                 )
 
@@ -97,22 +102,22 @@ class Sample:
     def from_json(cls, value: Any, folder: Path | str = ".") -> Sample:
         """The sample of a parsed line whose file lies in `folder`. Raises InputError."""
         if not isinstance(value, Mapping):
-            raise _wrong("sample", "an object", type(value).__name__, "write one object a line")
+            raise InputError.about("sample", "an object", type(value).__name__, "write one object a line")
         if unknown := sorted(str(key) for key in value if key not in KEYS):
-            raise _wrong(
+            raise InputError.about(
                 "sample",
                 f"the keys {', '.join(KEYS)}",
                 f"also {', '.join(unknown)[:80]}",
                 "remove what is unknown",
             )
         if missing := [key for key in ("id", "turns") if key not in value]:
-            raise _wrong("sample", f"the key {missing[0]}", "none", "add it")
+            raise InputError.about("sample", f"the key {missing[0]}", "none", "add it")
         image, regions, turns = value.get("image"), value.get("regions") or [], value["turns"]
         if image is not None and (not isinstance(image, str) or not image.strip()):
-            raise _wrong("image", "a path or null", _shown(image), "name the picture's file")
+            raise InputError.about("image", "a path or null", _shown(image), "name the picture's file")
         for name, listed in (("regions", regions), ("turns", turns)):
             if not isinstance(listed, list):
-                raise _wrong(name, "a list", type(listed).__name__, "write it in square brackets")
+                raise InputError.about(name, "a list", type(listed).__name__, "write it in square brackets")
         return cls(
             id=value["id"],
             image=None if image is None else Path(folder) / image,
@@ -140,18 +145,18 @@ def read_jsonl(path: Path | str) -> Iterator[Sample]:
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing at this path"
-        raise _wrong(f"samples {str(path)!r}", "an existing JSONL file", found, "check the spelling")
+        raise InputError.about(
+            f"samples {str(path)!r}", "an existing JSONL file", found, "check the spelling"
+        )
     return _read(path)
 
 
 def _read(path: Path) -> Iterator[Sample]:
-    with open(path, "rb") as stream:  # bytes: a line that is not UTF-8 must be named, not end the reading
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                try:
-                    yield Sample.from_json(_parse(line), path.parent)
-                except InputError as error:
-                    raise InputError(f"{path}:{number}: {error}") from error
+    for number, line in numbered_lines(path):
+        try:
+            yield Sample.from_json(parse_line(line), path.parent)
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
 
 
 def write_jsonl(path: Path | str, samples: Iterable[Sample]) -> int:
@@ -160,29 +165,12 @@ def write_jsonl(path: Path | str, samples: Iterable[Sample]) -> int:
     The lines go to a hidden file beside `path`, which takes its name at the end. Whatever `samples` raises
     passes through, and a file that was there before is then still there.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    written = 0
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as stream:
-            for sample in samples:
-                stream.write(json.dumps(sample.to_json(path.parent), ensure_ascii=False) + "\n")
-                written += 1
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    path, written = Path(path), 0
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as stream:
+        for sample in samples:
+            stream.write(json.dumps(sample.to_json(path.parent), ensure_ascii=False) + "\n")
+            written += 1
     return written
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise _wrong("line", "UTF-8", f"the byte 0x{line[error.start]:02x}", "save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise _wrong("line", "one JSON object", str(error)[:120], "write one object a line") from error
 
 
 def _region(value: Any, number: int) -> Region:
@@ -195,7 +183,7 @@ def _region(value: Any, number: int) -> Region:
 def _turn_from_json(value: Any, number: int) -> QuestionAnswer:
     if not isinstance(value, Mapping) or set(value) != set(QuestionAnswer._fields):
         found = f"the keys {sorted(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
-        raise _wrong(
+        raise InputError.about(
             f"turn {number}", "an object with exactly question and answer", found[:80], "add or remove keys"
         )
     return QuestionAnswer(value["question"], value["answer"])
@@ -203,7 +191,7 @@ def _turn_from_json(value: Any, number: int) -> QuestionAnswer:
 
 def _turn(value: Any, number: int) -> QuestionAnswer:
     if not isinstance(value, (tuple, list)) or len(value) != 2:  # a union would be built each time
-        raise _wrong(f"turn {number}", "a (question, answer) pair", _shown(value), "give both")
+        raise InputError.about(f"turn {number}", "a (question, answer) pair", _shown(value), "give both")
     for name, text in zip(QuestionAnswer._fields, value, strict=True):
         if not (isinstance(text, str) and text.isascii() and text.strip()):  # nearly always the case
             _check_text(text, f"{name} of turn {number}")
@@ -213,11 +201,11 @@ def _turn(value: Any, number: int) -> QuestionAnswer:
 def _check_text(value: Any, thing: str) -> None:
     """InputError unless `value` is a string with more than blanks that can be written as UTF-8."""
     if not isinstance(value, str) or not value.strip():
-        raise _wrong(thing, "words", _shown(value), "write some text")
+        raise InputError.about(thing, "words", _shown(value), "write some text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise _wrong(
+        raise InputError.about(
             thing, "whole characters", f"half of a pair, {error.object[error.start]!a}", "repair it"
         ) from error
 
@@ -240,7 +228,3 @@ def _relative_folder(parent: str, folder: str) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _wrong(thing: str, expected: str, actual: str, fix: str) -> InputError:
-    return InputError.about(thing, expected=expected, actual=actual, fix=fix)

@@ -112,9 +112,9 @@ def lineage(name_or_path: str | Path, base: str | Path | None = None) -> tuple[s
         if found != digest:
             raise InputError.about(
                 f"the base of {str(folder)!r} at {there!r}",
-                expected=f"the model it was trained on (digest {digest[:12]})",
-                actual=f"another ({found[:12]})",
-                fix="put that one there, or train again on this one",
+                f"the model it was trained on (digest {digest[:12]})",
+                f"another ({found[:12]})",
+                "put that one there, or train again on this one",
             )
     return here, layers[::-1]
 
@@ -127,17 +127,14 @@ def _read_base(folder: Path, optional: bool = False) -> tuple[str, str | None]:
             return "", None
         raise InputError.about(
             f"the adapter {str(folder)!r}",
-            expected=f"{BASE_FILE}, which names its base",
-            actual="none",
-            fix="make a plain checkpoint of it with rgpt merge-lora and --base",
+            f"{BASE_FILE}, which names its base",
+            "none",
+            "make a plain checkpoint of it with rgpt merge-lora and --base",
         )
     said = read_json(file)
     if {name: type(value) for name, value in said.items()} != {"base": str, "digest": str}:
         raise InputError.about(
-            str(file),
-            expected="the texts base and digest",
-            actual=", ".join(said) or "{}",
-            fix="copy it again",
+            str(file), "the texts base and digest", ", ".join(said) or "{}", "copy it again"
         )
     return said["base"], said["digest"]
 
@@ -151,9 +148,9 @@ def _find_base(folder: Path, name: str) -> Path:
         return find_source(name).folder
     raise InputError.about(
         f"the base of {str(folder)!r}",
-        expected=f"a model at {name!r}, as seen from there",
-        actual="nothing",
-        fix="put it there, or make a plain checkpoint with rgpt merge-lora and --base",
+        f"a model at {name!r}, as seen from there",
+        "nothing",
+        "put it there, or make a plain checkpoint with rgpt merge-lora and --base",
     )
 
 
@@ -304,9 +301,7 @@ def apply_layer(model: nn.Module, folder: Path) -> None:
     """
     file = folder / (ADAPTER_WEIGHTS if (folder / ADAPTER_CONFIG).is_file() else "model.safetensors")
     if not file.is_file():
-        raise InputError.about(
-            f"the folder {str(folder)!r}", expected=file.name, actual="none", fix="copy it again"
-        )
+        raise InputError.about(f"the folder {str(folder)!r}", file.name, "none", "copy it again")
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
@@ -376,14 +371,12 @@ def _read_adapter(folder: Path) -> dict[str, Any]:
         name, value = next(iter(used.items()))
         raise InputError.about(
             f"the adapter {str(folder)!r}",
-            expected="plain LoRA of linear layers, and modules trained whole",
-            actual=f"{name} = {value!r}",
-            fix="merge it with PEFT's own merge_and_unload and open the result",
+            "plain LoRA of linear layers, and modules trained whole",
+            f"{name} = {value!r}",
+            "merge it with PEFT's own merge_and_unload and open the result",
         )
     if not all(isinstance(config.get(n), int | float) and config[n] > 0 for n in ("r", "lora_alpha")):
-        raise InputError.about(
-            str(file), expected="numbers r and lora_alpha", actual="none", fix="copy it again"
-        )
+        raise InputError.about(str(file), "numbers r and lora_alpha", "none", "copy it again")
     return config
 
 
@@ -404,9 +397,9 @@ def _target(own: Mapping[str, Tensor], name: str, shape: torch.Size, folder: Pat
     if found.shape != shape:
         raise InputError.about(
             f"{name} of {str(folder)!r}",
-            expected=f"the base's shape {list(found.shape)}",
-            actual=str(list(shape)),
-            fix="give the base that it was trained on",
+            f"the base's shape {list(found.shape)}",
+            str(list(shape)),
+            "give the base that it was trained on",
         )
     if found.is_meta or not found.is_floating_point():
         raise InputError(

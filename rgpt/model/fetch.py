@@ -14,11 +14,12 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rgpt.errors import InputError
+from rgpt.files import lock
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,8 @@ def only_one(path: Path) -> Iterator[None]:
     The system lets go of it when its holder dies, however it dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{path}.lock", "w") as lock:
-        with suppress(ImportError):  # POSIX alone has it; elsewhere folders of their own keep two apart
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(f"{path}.lock", "w") as opened:
+        lock(opened.fileno(), wait=True)
         yield
 
 

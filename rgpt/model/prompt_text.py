@@ -15,8 +15,8 @@ from typing import Any
 
 from rgpt.errors import InputError
 from rgpt.model.samples import Key, numbered_regions
+from rgpt.prompts import MENTION
 
-MENTION = re.compile(r"<region([0-9]{1,9})>")
 CHAT_TEMPLATES = ("vicuna", "llama-3", "qwen", "plain")
 
 
@@ -62,7 +62,7 @@ class Conversation:
     assistant: neutralised only; a `<region1>` there is a word that the model wrote, not a placeholder.
 
     A number belongs to its message: it means the region that the message itself gives, else that of the whole
-    conversation.
+    conversation, else that of the last message before it.
 
     Args:
         given: `{number: region}` of the whole conversation.
@@ -83,7 +83,8 @@ class Conversation:
     ) -> None:
         self.mentions: list[Key] = []
         self.pictures: list[Any] = []
-        self.regions: dict[Key, Any] = dict((given or {}).items())
+        self._given = dict(given or {})
+        self.regions: dict[Key, Any] = dict(self._given.items())
         self._control, self._mention = control, mention
         self._highest = max(given or [0])
         self._own: dict[int, Any] = {}  # of the message being read
@@ -98,7 +99,7 @@ class Conversation:
     def _meant(self, number: int) -> Key:
         """What a mention in the message being read means; a region given again, unchanged, is the same."""
         if number not in self._own:
-            return number
+            return number if number in self._given else self._latest.get(number, number)
         region = self._own[number]
         for key in (number, self._latest.get(number, number)):
             if key in self.regions and self.regions[key] == region:

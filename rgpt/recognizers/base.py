@@ -128,17 +128,17 @@ class RegionRecognizer(nn.Module):
         if len(states) != len(regions):
             raise InputError.about(
                 "regions",
-                expected=f"one set a picture, {len(states)}",
-                actual=str(len(regions)),
-                fix="give an empty set for a picture without regions",
+                f"one set a picture, {len(states)}",
+                str(len(regions)),
+                "give an empty set for a picture without regions",
             )
         for number, (state, own) in enumerate(zip(states, regions, strict=True), start=1):
             if (own.height, own.width) != state.size:
                 raise InputError.about(
                     f"regions of picture {number}",
-                    expected=f"a {state.size[1]} x {state.size[0]} picture's",
-                    actual=f"those of {own.width} x {own.height}",
-                    fix="give regions in pixels of this upright picture",
+                    f"a {state.size[1]} x {state.size[0]} picture's",
+                    f"those of {own.width} x {own.height}",
+                    "give regions in pixels of this upright picture",
                 )
         rows: list[Tensor] = [torch.zeros(0, self.embedding_dim, device=self.device)] * len(states)
         asked = [i for i, own in enumerate(regions) if len(own)]  # SAM refuses zero prompts
@@ -194,9 +194,9 @@ class RegionRecognizer(nn.Module):
         if len(images) != len(regions):
             raise InputError.about(
                 "regions",
-                expected=f"one set a picture, {len(images)}",
-                actual=str(len(regions)),
-                fix="give an empty list for a picture without regions",
+                f"one set a picture, {len(images)}",
+                str(len(regions)),
+                "give an empty list for a picture without regions",
             )
         sets = [as_set(own, image) for own, image in zip(regions, images, strict=True)]
         bank = self.encode_vocabulary(vocabulary)

@@ -49,9 +49,7 @@ class ClipRecognizer(RegionRecognizer):
     ) -> None:
         super().__init__(text, logit_scale)
         if mode not in MODES:
-            raise InputError.about(
-                "CLIP mode", expected=f"one of {', '.join(MODES)}", actual=repr(mode), fix="choose one"
-            )
+            raise InputError.about("CLIP mode", f"one of {', '.join(MODES)}", repr(mode))
         self.vision = Frozen(vision)
         self.mode, self.context, self.templates = mode, context, templates
 

@@ -85,9 +85,9 @@ class OpenClipVision(ClipVision):
         if not isinstance(visual, ModifiedResNet | VisionTransformer):
             raise InputError.about(
                 "open_clip tower",
-                expected="a ViT or ResNet of open_clip itself",
-                actual=type(visual).__name__,
-                fix="choose a model such as ViT-B-16 or RN50",
+                "a ViT or ResNet of open_clip itself",
+                type(visual).__name__,
+                "choose a model such as ViT-B-16 or RN50",
             )
         self.model = visual
         self.is_resnet = isinstance(visual, ModifiedResNet)
@@ -166,9 +166,9 @@ def build_clip(config: dict[str, Any], tokenizer: Any = None) -> tuple[ClipVisio
     if library not in KEYS or not set(config) <= KEYS[library]:
         raise InputError.about(
             "clip config",
-            expected=f"library {' or '.join(KEYS)} with known keys",
-            actual=f"library {library!r}, keys {sorted(config)}",
-            fix="see rgpt.recognizers.clip_towers.build_clip",
+            f"library {' or '.join(KEYS)} with known keys",
+            f"library {library!r}, keys {sorted(config)}",
+            "see rgpt.recognizers.clip_towers.build_clip",
         )
     normalisation: dict[str, Any] = {key: tuple(config[key]) for key in ("mean", "std") if key in config}
     scale = float(config.get("logit_scale", 100.0))
@@ -194,9 +194,7 @@ def build_clip(config: dict[str, Any], tokenizer: Any = None) -> tuple[ClipVisio
         if config.get("text", "words") == "words":
             return vision, WordEncoder(vision.dim), scale
         if tokenizer is None:
-            raise InputError.about(
-                "text tower", expected="its tokenizer", actual="none", fix='pass one or use text "words"'
-            )
+            raise InputError.about("text tower", "its tokenizer", "none", 'pass one or use text "words"')
         text = TransformersText(CLIPTextModelWithProjection(CLIPTextConfig(**config["text"])), tokenizer)
         return vision, text, scale
     import open_clip
@@ -248,9 +246,9 @@ def load_clip(name: str) -> tuple[ClipVision, TextEncoder, float, dict[str, Any]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError.about(
             f"CLIP {name!r}",
-            expected="a transformers CLIP (folder or hub id) or open_clip:MODEL/PRETRAINED",
-            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
-            fix="check the name and that the weights are on this machine",
+            "a transformers CLIP (folder or hub id) or open_clip:MODEL/PRETRAINED",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+            "check the name and that the weights are on this machine",
         ) from error
 
 
@@ -288,9 +286,9 @@ def _load_open_clip(name: str) -> tuple[ClipVision, TextEncoder, float, dict[str
     if settings is None or not pretrained:
         raise InputError.about(
             f"CLIP {name!r}",
-            expected="open_clip:MODEL/PRETRAINED with a model of open_clip",
-            actual=f"model {model_name!r}, weights {pretrained!r}",
-            fix="write for example open_clip:ViT-B-16/openai",
+            "open_clip:MODEL/PRETRAINED with a model of open_clip",
+            f"model {model_name!r}, weights {pretrained!r}",
+            "write for example open_clip:ViT-B-16/openai",
         )
     model, _, _ = open_clip.create_model_and_transforms(model_name, pretrained=pretrained)
     scale = float(model.logit_scale.detach().exp())

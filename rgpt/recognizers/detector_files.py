@@ -4,7 +4,6 @@ the detector adds to its recognizer) beside."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from rgpt.errors import InputError
+from rgpt.files import whole_file, write_json
 from rgpt.recognizers.base import RegionRecognizer
 from rgpt.recognizers.loading import load_recognizer, save_recognizer
 
@@ -32,11 +32,9 @@ def save_beside(
         for key, value in detector.state_dict().items()
         if not key.startswith(OWN)
     }
-    partial = folder / f".detector.{os.getpid()}.partial"
-    save_file(weights, partial)
-    os.replace(partial, folder / "detector.safetensors")
-    partial.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "detector.json")  # last: a folder with it is complete
+    with whole_file(folder / "detector.safetensors") as partial:
+        save_file(weights, partial)
+    write_json(folder / "detector.json", settings)  # last: a folder with it is complete
 
 
 def load_beside(
@@ -62,9 +60,9 @@ def load_beside(
         missing = "" if (folder / "detector.json").is_file() else " without detector.json"
         raise InputError.about(
             f"detector {str(folder)!r}",
-            expected=f"a folder of the recipe {recipe}",
-            actual=f"a {recognizer.kind}{missing}",
-            fix="train one or name another folder",
+            f"a folder of the recipe {recipe}",
+            f"a {recognizer.kind}{missing}",
+            "train one or name another folder",
         )
     try:
         detector = build(recognizer, json.loads((folder / "detector.json").read_text(encoding="utf-8")))
@@ -73,8 +71,8 @@ def load_beside(
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError.about(
             f"detector {str(folder)!r}",
-            expected="settings and weights that fit one another",
-            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
-            fix="save it again",
+            "settings and weights that fit one another",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+            "save it again",
         ) from error
     return detector.eval()

@@ -177,9 +177,9 @@ def check_masks(found: RegionSet) -> None:
     if kinds := {type(r).__name__.lower() for r in found.regions if isinstance(r, Box | Point)}:
         raise InputError.about(
             "masks",
-            expected="proposals that are masks",
-            actual=f"a {min(kinds)} of {found.source}",
-            fix="take a source of masks such as sam:MODEL, or a model that paints them, such as regionspot",
+            "proposals that are masks",
+            f"a {min(kinds)} of {found.source}",
+            "take a source of masks such as sam:MODEL, or a model that paints them, such as regionspot",
         )
 
 
@@ -197,9 +197,9 @@ def detector_kind(name: str) -> str:
     if source or not Path(name).is_dir():
         raise InputError.about(
             f"detector {name!r}",
-            expected=f"a folder, or one of {', '.join((*DETECTORS, *NAMES))} followed by @SOURCE",
-            actual="neither",
-            fix="write for example rovit-detector@runs/recognizers/rovit-detector",
+            f"a folder, or one of {', '.join((*DETECTORS, *NAMES))} followed by @SOURCE",
+            "neither",
+            "write for example rovit-detector@runs/recognizers/rovit-detector",
         )
     if not (Path(name) / "detector.json").is_file():
         return ""
@@ -224,33 +224,33 @@ def check_detector(name: str, proposals: str | ProposalSource | None, masks: boo
     if kind == "rovit-detector" and proposals is not None:
         raise InputError.about(
             f"proposals for {name!r}",
-            expected="none, for it proposes by itself",
-            actual=repr(proposals) if isinstance(proposals, str) else "a source",
-            fix="leave them out, or name given regions with rovit@FOLDER",
+            "none, for it proposes by itself",
+            repr(proposals) if isinstance(proposals, str) else "a source",
+            "leave them out, or name given regions with rovit@FOLDER",
         )
     if kind != "rovit-detector" and proposals is None:
         raise InputError.about(
             f"proposals for {name!r}",
-            expected="a source of regions",
-            actual="none",
-            fix="give for example sam:facebook/sam-vit-base; only rovit-detector proposes by itself",
+            "a source of regions",
+            "none",
+            "give for example sam:facebook/sam-vit-base; only rovit-detector proposes by itself",
         )
     folder = detector_folder(name)
     if kind and not (folder / "detector.json").is_file():
         raise InputError.about(
             f"detector {name!r}",
-            expected=f"a folder of the recipe {kind}, {folder}",
-            actual="one without detector.json" if folder.is_dir() else "nothing there",
-            fix="train one or name another folder",
+            f"a folder of the recipe {kind}, {folder}",
+            "one without detector.json" if folder.is_dir() else "nothing there",
+            "train one or name another folder",
         )
     boxes_only = isinstance(proposals, str) and proposals.partition(":")[0] in BOX_SOURCES
     spot = not kind and "regionspot" in (name.partition("@")[0], kind_of(name))
     if masks and (kind == "regionclip-transfer" or (boxes_only and not spot)):
         raise InputError.about(
             f"masks of {name!r}",
-            expected="rovit-detector, regionspot, or a recognizer on proposals that are masks",
-            actual=kind or f"proposals {proposals!r}",
-            fix="leave masks out, or choose another",
+            "rovit-detector, regionspot, or a recognizer on proposals that are masks",
+            kind or f"proposals {proposals!r}",
+            "leave masks out, or choose another",
         )
     return kind
 
@@ -282,9 +282,7 @@ def open_detector(
     """
     kind = check_detector(name, proposals, masks)
     if proposals == "gt":
-        raise InputError.about(
-            "proposals", expected="a source that finds regions", actual="gt", fix="name another source"
-        )
+        raise InputError.about("proposals", "a source that finds regions", "gt", "name another source")
     source = open_source(proposals) if isinstance(proposals, str) else proposals
     kept: dict[str, Any] = {"floor": floor, "per_image": per_image}
     if not kind:

@@ -73,9 +73,7 @@ def name_everything(
     if isinstance(recognizer, str):
         recognizer = _opened(recognizer)
     if masks and not hasattr(recognizer, "masks"):
-        raise InputError.about(
-            "masks", expected="a regionspot", actual=f"a {recognizer.kind}", fix="leave masks out"
-        )
+        raise InputError.about("masks", "a regionspot", f"a {recognizer.kind}", "leave masks out")
     if not isinstance(vocabulary, Vocabulary):
         vocabulary = recognizer.vocabulary(vocabulary)
     found = (

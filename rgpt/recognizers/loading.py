@@ -9,7 +9,6 @@ text tower, `tokenizer/`. Names: `clip-crop`, `clip-masked-crop`, `clip-pooled`,
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rgpt.errors import InputError
+from rgpt.files import whole_file, write_json
 from rgpt.recognizers.base import RegionRecognizer
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -52,9 +52,7 @@ def build_recognizer(kind: str, config: dict[str, Any], tokenizer: Any = None) -
 
         made = RoVit(RoVitConfig.from_dict(config), tokenizer)
     else:
-        raise InputError.about(
-            "recognizer", expected=f"one of {', '.join(KINDS)}", actual=repr(kind), fix="choose one"
-        )
+        raise InputError.about("recognizer", f"one of {', '.join(KINDS)}", repr(kind))
     made.kind, made.config = kind, config  # type: ignore[assignment]
     return made.eval()
 
@@ -91,9 +89,9 @@ def regionspot_from_pretrained(
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"SAM {sam_name!r}",
-            expected="a transformers SamModel (folder or hub id)",
-            actual=" ".join(str(error).split())[:160],
-            fix="check the name and that the weights are on this machine",
+            "a transformers SamModel (folder or hub id)",
+            " ".join(str(error).split())[:160],
+            "check the name and that the weights are on this machine",
         ) from error
     vision, text, scale, clip_config = load_clip(clip_name)
     sam = SamTokens(model)
@@ -128,13 +126,10 @@ def save_recognizer(recognizer: RegionRecognizer, folder: Path | str) -> None:
     tokenizer: Any = getattr(recognizer.text, "tokenizer", None)
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder / "tokenizer")
-    partial = folder / f".model.{os.getpid()}.partial"
-    save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
-    partial = folder / f".recognizer.{os.getpid()}.partial"
+    with whole_file(folder / "model.safetensors") as partial:
+        save_file(weights, partial, metadata={"format": "pt"})
     description = {"kind": recognizer.kind, "config": recognizer.config}
-    partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "recognizer.json")  # last: a folder with it is complete
+    write_json(folder / "recognizer.json", description)  # last: a folder with it is complete
 
 
 def load_recognizer(folder: Path | str, **changes: Any) -> RegionRecognizer:
@@ -150,9 +145,9 @@ def load_recognizer(folder: Path | str, **changes: Any) -> RegionRecognizer:
     if not (folder / "recognizer.json").is_file():
         raise InputError.about(
             f"recognizer {str(folder)!r}",
-            expected="a folder with recognizer.json",
-            actual="none here",
-            fix="train one (python -m rgpt.train.recognizers) or check the spelling",
+            "a folder with recognizer.json",
+            "none here",
+            "train one (python -m rgpt.train.recognizers) or check the spelling",
         )
     try:
         description = json.loads((folder / "recognizer.json").read_text(encoding="utf-8"))
@@ -168,9 +163,9 @@ def load_recognizer(folder: Path | str, **changes: Any) -> RegionRecognizer:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError.about(
             f"recognizer {str(folder)!r}",
-            expected="a config and weights that fit it",
-            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
-            fix="save it again",
+            "a config and weights that fit it",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+            "save it again",
         ) from error
     return made.eval()
 
@@ -186,19 +181,16 @@ def open_recognizer(name: str, device: str | torch.device = "cpu") -> RegionReco
         if source or not Path(name).is_dir():
             raise InputError.about(
                 f"recognizer {name!r}",
-                expected=f"a folder, or one of {', '.join(NAMES)} followed by @SOURCE",
-                actual="neither",
-                fix="write for example regionspot@runs/recognizers/regionspot",
+                f"a folder, or one of {', '.join(NAMES)} followed by @SOURCE",
+                "neither",
+                "write for example regionspot@runs/recognizers/regionspot",
             )
         return on_device(load_recognizer(name), device)
     if not base.startswith("clip-"):
         made = load_recognizer(source or Path("runs/recognizers") / base)
         if made.kind != base:
             raise InputError.about(
-                f"recognizer {name!r}",
-                expected=f"a {base}",
-                actual=f"a {made.kind}",
-                fix="name the other one",
+                f"recognizer {name!r}", f"a {base}", f"a {made.kind}", "name the other one"
             )
         return on_device(made, device)
     mode = base.removeprefix("clip-")
@@ -208,10 +200,7 @@ def open_recognizer(name: str, device: str | torch.device = "cpu") -> RegionReco
     if source and (Path(source) / "recognizer.json").is_file():
         if (kind := kind_of(source)) != "clip":
             raise InputError.about(
-                f"recognizer {name!r}",
-                expected="a clip folder, or any CLIP",
-                actual=f"a {kind}",
-                fix="name the other one",
+                f"recognizer {name!r}", "a clip folder, or any CLIP", f"a {kind}", "name the other one"
             )
         return on_device(load_recognizer(source, mode=mode), device)
     from rgpt.recognizers.clip import ClipRecognizer
@@ -238,9 +227,9 @@ def on_device(network: Network, device: str | torch.device) -> Network:
     except (RuntimeError, AssertionError) as error:  # no such device, or none in this build of torch
         raise InputError.about(
             f"device {str(device)!r}",
-            expected="one that torch can use here",
-            actual=" ".join(str(error).split())[:120],
-            fix="use cpu, or repair the driver",
+            "one that torch can use here",
+            " ".join(str(error).split())[:120],
+            "use cpu, or repair the driver",
         ) from error
 
 
@@ -248,7 +237,7 @@ def _check(thing: str, config: dict[str, Any], known: set[str]) -> None:
     if unknown := sorted(set(config) - known):
         raise InputError.about(
             f"{thing} config",
-            expected=f"keys {', '.join(sorted(known))}",
-            actual=f"also {', '.join(unknown)}",
-            fix="remove what is unknown",
+            f"keys {', '.join(sorted(known))}",
+            f"also {', '.join(unknown)}",
+            "remove what is unknown",
         )

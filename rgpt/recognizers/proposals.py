@@ -51,9 +51,9 @@ def open_source(name: str, regions: Sequence[Region] = ()) -> ProposalSource:
     if kind not in SOURCES or (not what and kind != "gt"):
         raise InputError.about(
             f"proposals {name!r}",
-            expected=f"one of {', '.join(SOURCES)} followed by : and what to open",
-            actual="another form",
-            fix="write for example sam:facebook/sam-vit-base",
+            f"one of {', '.join(SOURCES)} followed by : and what to open",
+            "another form",
+            "write for example sam:facebook/sam-vit-base",
         )
     if kind == "gt":
         return lambda image, image_id=None: RegionSet(
@@ -168,7 +168,7 @@ class JsonProposals:
         )
 
     def _wrong(self, expected: str, actual: str, fix: str = "repair the file") -> InputError:
-        return InputError.about(f"proposals {str(self.path)!r}", expected=expected, actual=actual, fix=fix)
+        return InputError.about(f"proposals {str(self.path)!r}", expected, actual, fix)
 
 
 class RpnProposals:
@@ -196,9 +196,9 @@ class RpnProposals:
         except Exception as error:
             raise InputError.about(
                 f"proposals rpn:{path}",
-                expected="a safetensors state dict of torchvision's maskrcnn_resnet50_fpn",
-                actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:160],
-                fix="convert the checkpoint",
+                "a safetensors state dict of torchvision's maskrcnn_resnet50_fpn",
+                f"{type(error).__name__}: {' '.join(str(error).split())}"[:160],
+                "convert the checkpoint",
             ) from error
         return cls(model)
 
@@ -287,9 +287,8 @@ def sam_settings(text: str) -> dict[str, Any]:
         except (KeyError, ValueError) as error:
             raise InputError.about(
                 "settings of sam proposals",
-                expected=f"NAME=NUMBER joined by &, of {', '.join(SAM_SETTINGS)}",
-                actual=repr(part),
-                fix="correct it",
+                f"NAME=NUMBER joined by &, of {', '.join(SAM_SETTINGS)}",
+                repr(part),
             ) from error
     return settings
 
@@ -311,7 +310,7 @@ def _pretrained(kind: str, what: str) -> ProposalSource:
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"proposals {kind}:{what}",
-            expected=f"the folder or hub id of a {kind} model of transformers",
-            actual=" ".join(str(error).split())[:160],
-            fix="check the name and that the weights are on this machine",
+            f"the folder or hub id of a {kind} model of transformers",
+            " ".join(str(error).split())[:160],
+            "check the name and that the weights are on this machine",
         ) from error

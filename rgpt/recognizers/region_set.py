@@ -47,9 +47,9 @@ class RegionSet:
             if not isinstance(region, Box | Polygon | Mask | RLE | Scribble | Point):
                 raise InputError.about(
                     f"region {number}",
-                    expected="a region of rgpt.regions",
-                    actual=type(region).__name__,
-                    fix="make a Box, Polygon, Mask, RLE, Scribble or Point of it",
+                    "a region of rgpt.regions",
+                    type(region).__name__,
+                    "make a Box, Polygon, Mask, RLE, Scribble or Point of it",
                 )
             try:
                 rows.append(region.bounds(self.height, self.width).xyxy)
@@ -61,9 +61,9 @@ class RegionSet:
             if value is not None and tuple(value.shape) != (len(self.regions),):
                 raise InputError.about(
                     f"{name} of the regions",
-                    expected=f"one a region, {len(self.regions)}",
-                    actual=str(tuple(value.shape)),
-                    fix="give as many as there are regions",
+                    f"one a region, {len(self.regions)}",
+                    str(tuple(value.shape)),
+                    "give as many as there are regions",
                 )
 
     @classmethod

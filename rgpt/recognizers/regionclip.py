@@ -54,9 +54,9 @@ class RegionClipConfig:
         if unknown := sorted(set(values) - known):
             raise InputError.about(
                 "regionclip config",
-                expected=f"keys {', '.join(sorted(known))}",
-                actual=f"also {', '.join(unknown)}",
-                fix="remove what is unknown",
+                f"keys {', '.join(sorted(known))}",
+                f"also {', '.join(unknown)}",
+                "remove what is unknown",
             )
         return cls(**values)
 
@@ -77,9 +77,9 @@ class RegionClip(RegionRecognizer):
         if not isinstance(vision, OpenClipVision) or not vision.is_resnet:
             raise InputError.about(
                 "RegionCLIP tower",
-                expected="an open_clip ResNet",
-                actual=type(getattr(vision, "model", vision)).__name__,
-                fix="use RN50 or RN50x4",
+                "an open_clip ResNet",
+                type(getattr(vision, "model", vision)).__name__,
+                "use RN50 or RN50x4",
             )
         super().__init__(text, scale)
         from open_clip.utils import freeze_batch_norm_2d

@@ -63,17 +63,17 @@ class RoVitConfig:
         if unknown := sorted(set(values) - known):
             raise InputError.about(
                 "rovit config",
-                expected=f"keys {', '.join(sorted(known))}",
-                actual=f"also {', '.join(unknown)}",
-                fix="remove what is unknown",
+                f"keys {', '.join(sorted(known))}",
+                f"also {', '.join(unknown)}",
+                "remove what is unknown",
             )
         made = cls(**values)
         if made.image_size % made.patch or made.detection_size % made.patch:
             raise InputError.about(
                 "rovit config",
-                expected=f"image_size and detection_size as multiples of the patch {made.patch}",
-                actual=f"{made.image_size} and {made.detection_size}",
-                fix="round them",
+                f"image_size and detection_size as multiples of the patch {made.patch}",
+                f"{made.image_size} and {made.detection_size}",
+                "round them",
             )
         return made
 
@@ -100,9 +100,9 @@ class Block(nn.Module):
             if grid.shape[1] % window or grid.shape[2] % window:
                 raise InputError.about(
                     "windowed attention",
-                    expected=f"a grid that windows of {window} cells fill",
-                    actual=f"{grid.shape[1]} x {grid.shape[2]} cells",
-                    fix="choose a detection_size that is a multiple of window x patch",
+                    f"a grid that windows of {window} cells fill",
+                    f"{grid.shape[1]} x {grid.shape[2]} cells",
+                    "choose a detection_size that is a multiple of window x patch",
                 )
             windows, padded = window_partition(attended, window)
             attended = window_unpartition(
@@ -226,9 +226,9 @@ def _text_encoder(config: RoVitConfig, tokenizer: Any) -> TextEncoder:
     if config.text.get("projection_dim") != config.width or tokenizer is None:
         raise InputError.about(
             "rovit text tower",
-            expected=f"projection_dim {config.width}, the tower's width, and its tokenizer",
-            actual=f"{config.text.get('projection_dim')} and {type(tokenizer).__name__}",
-            fix="the text projects into the visual width: there is no visual projection",
+            f"projection_dim {config.width}, the tower's width, and its tokenizer",
+            f"{config.text.get('projection_dim')} and {type(tokenizer).__name__}",
+            "the text projects into the visual width: there is no visual projection",
         )
     return TransformersText(CLIPTextModelWithProjection(CLIPTextConfig(**config.text)), tokenizer)
 

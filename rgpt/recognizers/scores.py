@@ -30,13 +30,9 @@ def probabilities(logits: Tensor, rule: str, background: Tensor | None = None) -
     elif rule == "softmax":
         return logits.softmax(-1)
     elif rule != "softmax_background_prompt":
-        raise InputError.about(
-            "rule", expected=f"one of {', '.join(RULES)}", actual=repr(rule), fix="choose one"
-        )
+        raise InputError.about("rule", f"one of {', '.join(RULES)}", repr(rule))
     if background is None:
-        raise InputError.about(
-            f"rule {rule}", expected="logits of a background text", actual="none", fix="embed one"
-        )
+        raise InputError.about(f"rule {rule}", "logits of a background text", "none", "embed one")
     return torch.cat([logits, background[:, None]], 1).softmax(-1)[:, :-1]
 
 
@@ -54,15 +50,13 @@ def combine(probs: Tensor, regions: RegionSet, how: str, delta: float = 3.0) -> 
         if regions.logits is None:
             raise InputError.about(
                 "combine sqrt_logit",
-                expected="regions with RPN logits",
-                actual=f"regions from {regions.source}",
-                fix="use sqrt_sigmoid",
+                "regions with RPN logits",
+                f"regions from {regions.source}",
+                "use sqrt_sigmoid",
             )
         return (probs * regions.logits.to(probs)[:, None]).sqrt()
     if how not in COMBINES:
-        raise InputError.about(
-            "combine", expected=f"one of {', '.join(COMBINES)}", actual=repr(how), fix="choose one"
-        )
+        raise InputError.about("combine", f"one of {', '.join(COMBINES)}", repr(how))
     if how == "none" or regions.scores is None:
         return probs
     objectness = regions.scores.to(probs)[:, None]

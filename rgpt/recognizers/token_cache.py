@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rgpt.files import whole_file
 from rgpt.recognizers.region_set import RegionSet
 
 
@@ -44,9 +44,8 @@ class TokenCache:
         tokens = compute().detach().float().cpu().contiguous()
         self.computed += 1
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        save_file({"tokens": tokens}, partial)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            save_file({"tokens": tokens}, partial)
         return tokens
 
 

@@ -71,36 +71,29 @@ class Vocabulary:
     def __post_init__(self) -> None:
         given = tuple(self.names)
         if isinstance(self.names, str) or not given:
-            raise InputError.about(
-                "vocabulary", expected="at least one name", actual="none", fix="give names to choose among"
-            )
+            raise InputError.about("vocabulary", "at least one name", "none", "give names to choose among")
         for name in given:
             if not isinstance(name, str) or not name.strip():
-                raise InputError.about(
-                    "vocabulary", expected="words", actual=repr(name)[:40], fix="remove it or write a name"
-                )
+                raise InputError.about("vocabulary", "words", repr(name)[:40], "remove it or write a name")
         for what, values in (("frequency", self.frequency), ("is_base", self.is_base)):
             if values and len(values) != len(given):
                 raise InputError.about(
                     f"vocabulary {what}",
-                    expected=f"one a name, {len(given)}",
-                    actual=str(len(values)),
-                    fix="give as many as there are names",
+                    f"one a name, {len(given)}",
+                    str(len(values)),
+                    "give as many as there are names",
                 )
         if isinstance(self.templates, str) and self.templates not in TEMPLATES:
             raise InputError.about(
-                "templates",
-                expected=f"one of {', '.join(TEMPLATES)} or a tuple of texts",
-                actual=repr(self.templates),
-                fix="choose one",
+                "templates", f"one of {', '.join(TEMPLATES)} or a tuple of texts", repr(self.templates)
             )
         own = () if isinstance(self.templates, str) else tuple(self.templates)
         if not isinstance(self.templates, str) and {text.count("{}") for text in own} != {1}:
             raise InputError.about(
                 "templates",
-                expected='texts with one "{}" for the name',
-                actual=repr(own)[:80],
-                fix='write for example "a photo of {}."',
+                'texts with one "{}" for the name',
+                repr(own)[:80],
+                'write for example "a photo of {}."',
             )
         texts = [(clean_name(name) or name) if self.clean_names else name for name in given]
         # What an encoder reads: CLIP's tokenizers and the word vectors lower the case and know one spelling
@@ -199,9 +192,9 @@ def read_vocabulary(text: str, **settings: Any) -> Vocabulary:
         if not path:
             raise InputError.about(
                 "vocabulary lvis",
-                expected="an LVIS annotation file in the environment variable RGPT_LVIS",
-                actual="none",
-                fix="set it, or give the file itself as the vocabulary",
+                "an LVIS annotation file in the environment variable RGPT_LVIS",
+                "none",
+                "set it, or give the file itself as the vocabulary",
             )
         return _read_file(Path(path), settings)
     path_given = Path(os.path.expanduser(text))
@@ -210,9 +203,7 @@ def read_vocabulary(text: str, **settings: Any) -> Vocabulary:
     # A single name is no choice: what looks like a path is one that was misspelt.
     like_a_path = text and "," not in text and (os.sep in text or os.path.isdir(path_given))
     if path_given.suffix in FILES or like_a_path:
-        raise InputError.about(
-            f"vocabulary {text!r}", expected="an existing file", actual="none here", fix="check the spelling"
-        )
+        raise InputError.about(f"vocabulary {text!r}", "an existing file", "none here")
     return Vocabulary(tuple(name.strip() for name in text.split(",") if name.strip()), **settings)
 
 
@@ -227,9 +218,9 @@ def mark_base(names: Sequence[str], base: Sequence[str]) -> tuple[bool, ...]:
     if unknown := [name for text, name in wanted.items() if text not in known]:
         raise InputError.about(
             "base names",
-            expected=f"some of the {len(known)} names of the vocabulary",
-            actual=f"also {', '.join(map(repr, unknown[:5]))}",
-            fix="correct the spelling, or leave them out",
+            f"some of the {len(known)} names of the vocabulary",
+            f"also {', '.join(map(repr, unknown[:5]))}",
+            "correct the spelling, or leave them out",
         )
     return tuple(clean_name(name).lower() in wanted for name in names)
 
@@ -258,9 +249,9 @@ def _read_file(path: Path, settings: dict[str, Any]) -> Vocabulary:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError.about(
             f"vocabulary {str(path)!r}",
-            expected="one name a line, a JSON list of names or annotations with categories",
-            actual=f"{type(error).__name__}: {error}"[:120],
-            fix="write one name a line",
+            "one name a line, a JSON list of names or annotations with categories",
+            f"{type(error).__name__}: {error}"[:120],
+            "write one name a line",
         ) from error
 
 
@@ -277,9 +268,9 @@ def multi_hot(vocabulary: Vocabulary, names: Sequence[Sequence[str]]) -> Tensor:
             if name not in row_of:
                 raise InputError.about(
                     f"name {name!r} of region {i + 1}",
-                    expected=f"one of the vocabulary's {len(vocabulary)} names",
-                    actual="another one",
-                    fix="add it to the vocabulary or drop the region",
+                    f"one of the vocabulary's {len(vocabulary)} names",
+                    "another one",
+                    "add it to the vocabulary or drop the region",
                 )
             targets[i, row_of[name]] = 1.0
     return targets

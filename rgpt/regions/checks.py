@@ -23,10 +23,7 @@ def finite(value: Any, thing: str, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
         raise InputError.about(
-            thing,
-            expected=f"{name} to be a finite number",
-            actual=shown,
-            fix="give it in pixels of the picture",
+            thing, f"{name} to be a finite number", shown, "give it in pixels of the picture"
         )
     return float(value)
 
@@ -35,27 +32,18 @@ def point_list(values: Any, thing: str, minimum: int) -> tuple[tuple[float, floa
     """A sequence of (x, y) pairs as nested tuples of floats, at least `minimum` of them."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InputError.about(
-            thing,
-            expected="a list of [x, y] points",
-            actual=type(values).__name__,
-            fix="write [[x, y], [x, y], ...]",
+            thing, "a list of [x, y] points", type(values).__name__, "write [[x, y], [x, y], ...]"
         )
     listed = list(values)
     if len(listed) > MAX_POINTS:
         raise InputError.about(
-            thing,
-            expected=f"at most {MAX_POINTS} points",
-            actual=str(len(listed)),
-            fix="simplify it or give a mask",
+            thing, f"at most {MAX_POINTS} points", str(len(listed)), "simplify it or give a mask"
         )
     result = []
     for index, pair in enumerate(listed):
         if isinstance(pair, str | bytes | Mapping) or not hasattr(pair, "__len__") or len(pair) != 2:
             raise InputError.about(
-                thing,
-                expected=f"point {index} to be [x, y]",
-                actual=repr(pair)[:40],
-                fix="give two numbers a point",
+                thing, f"point {index} to be [x, y]", repr(pair)[:40], "give two numbers a point"
             )
         result.append(
             (finite(pair[0], thing, f"x of point {index}"), finite(pair[1], thing, f"y of point {index}"))
@@ -63,9 +51,9 @@ def point_list(values: Any, thing: str, minimum: int) -> tuple[tuple[float, floa
     if len(result) < minimum:
         raise InputError.about(
             thing,
-            expected=f"at least {minimum} point{'s' if minimum > 1 else ''}",
-            actual=str(len(result)),
-            fix="add points or use another kind of region",
+            f"at least {minimum} point{'s' if minimum > 1 else ''}",
+            str(len(result)),
+            "add points or use another kind of region",
         )
     return tuple(result)
 
@@ -76,17 +64,17 @@ def picture_size(height: Any, width: Any, thing: str = "picture size") -> tuple[
         if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
             raise InputError.about(
                 thing,
-                expected="height and width as whole numbers of at least 1",
-                actual=f"{height!r} by {width!r}",
-                fix="give the size of the upright picture in pixels",
+                "height and width as whole numbers of at least 1",
+                f"{height!r} by {width!r}",
+                "give the size of the upright picture in pixels",
             )
     height, width = int(height), int(width)
     if height * width > MAX_PIXELS:
         raise InputError.about(
             thing,
-            expected=f"at most {MAX_PIXELS} pixels",
-            actual=f"{width} x {height} = {height * width}",
-            fix="make it smaller first",
+            f"at most {MAX_PIXELS} pixels",
+            f"{width} x {height} = {height * width}",
+            "make it smaller first",
         )
     return height, width
 

@@ -76,9 +76,9 @@ class Frame:
         if any(value != int(value) for value in box.xyxy) or box != box.bounds(self.height, self.width):
             raise InputError.about(
                 "crop",
-                expected=f"whole-pixel corners inside the {self.width} x {self.height} picture",
-                actual=str([float(value) for value in box.xyxy]),
-                fix="round the box and cut it to the picture",
+                f"whole-pixel corners inside the {self.width} x {self.height} picture",
+                str([float(value) for value in box.xyxy]),
+                "round the box and cut it to the picture",
             )
         x1, y1, x2, y2 = (int(value) for value in box.xyxy)
         return self._moved(
@@ -104,9 +104,9 @@ class Frame:
         if min(left, top, right, bottom) < 0:
             raise InputError.about(
                 "pad",
-                expected=f"a canvas that holds {self.width} x {self.height} pixels from ({left}, {top}) on",
-                actual=f"{width} x {height}",
-                fix="make it larger",
+                f"a canvas that holds {self.width} x {self.height} pixels from ({left}, {top}) on",
+                f"{width} x {height}",
+                "make it larger",
             )
         image = Image.new("RGB", (width, height), fill)
         image.paste(self.image, (left, top))

@@ -44,10 +44,7 @@ def open_encoded(source: str | Path | bytes | Image.Image, max_pixels: int = MAX
         opened.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError.about(
-            name,
-            expected="a complete picture",
-            actual=f"one that breaks off ({error})",
-            fix="save or copy it again",
+            name, "a complete picture", f"one that breaks off ({error})", "save or copy it again"
         ) from error
     return opened
 
@@ -63,9 +60,7 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise InputError.about(
-                name, expected="an existing file", actual="nothing at this path", fix="check the spelling"
-            ) from error
+            raise InputError.about(name, "an existing file", "nothing at this path") from error
         except (OSError, ValueError) as error:
             kind = (
                 "a folder"
@@ -73,19 +68,14 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
                 else getattr(error, "strerror", None) or str(error)
             )
             raise InputError.about(
-                name, expected="a readable picture file", actual=kind, fix="give the path of one picture"
+                name, "a readable picture file", kind, "give the path of one picture"
             ) from error
     else:
         raise InputError.about(
-            "picture",
-            expected="a path, bytes or a PIL image",
-            actual=type(source).__name__,
-            fix="convert it first",
+            "picture", "a path, bytes or a PIL image", type(source).__name__, "convert it first"
         )
     if not data:
-        raise InputError.about(
-            name, expected="a picture", actual="an empty file", fix="save or copy it again"
-        )
+        raise InputError.about(name, "a picture", "an empty file", "save or copy it again")
     try:
         # Without init() only the commonest formats are known; some builds of Pillow lack AVIF or WebP.
         Image.init()
@@ -100,32 +90,25 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
     except UnidentifiedImageError as error:
         raise InputError.about(
             name,
-            expected="a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF ...)",
-            actual="data in no such format",
-            fix="convert it to PNG or JPEG",
+            "a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF ...)",
+            "data in no such format",
+            "convert it to PNG or JPEG",
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError.about(
-            name,
-            expected="a complete picture",
-            actual=f"one that cannot be read ({error})",
-            fix="save it again",
+            name, "a complete picture", f"one that cannot be read ({error})", "save it again"
         ) from error
 
 
 def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise InputError.about(
-            name, expected="at least one pixel", actual=f"{width} x {height}", fix="give another picture"
-        )
+        raise InputError.about(name, "at least one pixel", f"{width} x {height}", "give another picture")
     if width * height > max_pixels:
         raise _too_large(name, f"{width} x {height} = {width * height}", max_pixels)
 
 
 def _too_large(name: str, actual: str, max_pixels: int) -> InputError:
-    return InputError.about(
-        name, expected=f"at most {max_pixels} pixels", actual=actual, fix="make it smaller first"
-    )
+    return InputError.about(name, f"at most {max_pixels} pixels", actual, "make it smaller first")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

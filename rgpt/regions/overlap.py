@@ -24,9 +24,9 @@ def iou(a: Region, b: Region, height: int | None = None, width: int | None = Non
         if not sizes:
             raise InputError.about(
                 f"IoU of a {type(a).__name__} and a {type(b).__name__}",
-                expected="the picture's size",
-                actual="none",
-                fix="pass height and width",
+                "the picture's size",
+                "none",
+                "pass height and width",
             )
         height, width = sizes[0]
     first, second = a.to_mask(height, width), b.to_mask(height, width)

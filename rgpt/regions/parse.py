@@ -32,9 +32,9 @@ def region_from_json(value: Any) -> Region:
         keys = f"the keys {sorted(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
         raise InputError.about(
             "region",
-            expected=f"an object with exactly one of {', '.join(KINDS)}",
-            actual=keys[:120],
-            fix='write for example {"box": [60, 150, 260, 330]}',
+            f"an object with exactly one of {', '.join(KINDS)}",
+            keys[:120],
+            'write for example {"box": [60, 150, 260, 330]}',
         )
     kind, content = next(iter(value.items()))
     if kind == "box":
@@ -62,10 +62,7 @@ def parse_region(text: str) -> Region:
     kind = kind.strip().lower()
     if not colon or kind not in ("box", "polygon", "point", "mask", "rle"):
         raise InputError.about(
-            f"region {text[:80]!r}",
-            expected=_FORMS,
-            actual="another form",
-            fix="write the kind, a colon, the rest",
+            f"region {text[:80]!r}", _FORMS, "another form", "write the kind, a colon, the rest"
         )
     if kind == "mask":
         return mask_from_image(open_encoded(content))
@@ -78,10 +75,7 @@ def parse_region(text: str) -> Region:
         return Point(*_numbers(values, "point", (2, 3)))
     if len(values) % 2:
         raise InputError.about(
-            f"region {text[:80]!r}",
-            expected="an even count of numbers",
-            actual=str(len(values)),
-            fix="give x, y pairs",
+            f"region {text[:80]!r}", "an even count of numbers", str(len(values)), "give x, y pairs"
         )
     return Polygon(list(zip(values[0::2], values[1::2], strict=True)))
 
@@ -112,12 +106,10 @@ def _rle_file(path: Path) -> RLE:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError.about(
-            thing, expected="an existing file", actual="nothing at this path", fix="check the spelling"
-        ) from error
+        raise InputError.about(thing, "an existing file", "nothing at this path") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError.about(
-            thing, expected="JSON with size and counts", actual=str(error), fix="write the mask again"
+            thing, "JSON with size and counts", str(error), "write the mask again"
         ) from error
     if isinstance(value, Mapping) and set(value) == {"mask"}:
         value = value["mask"]
@@ -133,10 +125,7 @@ def _fields(content: Any, thing: str, names: tuple[str, ...]) -> Mapping[str, An
             else type(content).__name__
         )
         raise InputError.about(
-            thing,
-            expected=f"an object with exactly {' and '.join(names)}",
-            actual=found[:120],
-            fix="add or remove keys",
+            thing, f"an object with exactly {' and '.join(names)}", found[:120], "add or remove keys"
         )
     return content
 
@@ -150,9 +139,9 @@ def _numbers(values: Any, thing: str, counts: tuple[int, ...]) -> list[Any]:
         found = str(len(values)) if isinstance(values, list | tuple) else type(values).__name__
         raise InputError.about(
             thing,
-            expected=f"{' or '.join(map(str, counts))} numbers",
-            actual=found,
-            fix="give pixels: left, top, right, bottom" if thing == "box" else "give pixels: x, y",
+            f"{' or '.join(map(str, counts))} numbers",
+            found,
+            "give pixels: left, top, right, bottom" if thing == "box" else "give pixels: x, y",
         )
     return list(values)
 
@@ -165,8 +154,8 @@ def _split(content: str, text: str) -> list[float]:
         except ValueError as error:
             raise InputError.about(
                 f"region {text[:80]!r}",
-                expected="numbers with commas between them",
-                actual=repr(part.strip()[:40]),
-                fix="write for example box:60,150,260,330",
+                "numbers with commas between them",
+                repr(part.strip()[:40]),
+                "write for example box:60,150,260,330",
             ) from error
     return values

@@ -52,7 +52,7 @@ def decompress(text: str, thing: str = "RLE") -> np.ndarray:
 
     def refuse(actual: str) -> InputError:
         return InputError.about(
-            thing, expected="counts in COCO's compressed spelling", actual=actual, fix="encode the mask again"
+            thing, "counts in COCO's compressed spelling", actual, "encode the mask again"
         )
 
     if not text:
@@ -82,19 +82,15 @@ def decompress(text: str, thing: str = "RLE") -> np.ndarray:
 def check_runs(runs: np.ndarray, height: int, width: int, thing: str = "RLE") -> None:
     """InputError unless the runs are >= 0, sum to height * width and contain at least one true pixel."""
     if len(runs) and int(runs.min()) < 0:
-        raise InputError.about(
-            thing, expected="runs of at least 0", actual=str(int(runs.min())), fix="encode the mask again"
-        )
+        raise InputError.about(thing, "runs of at least 0", str(int(runs.min())), "encode the mask again")
     # float first: a list of enormous numbers must not wrap around to the right sum
     total = float(runs.astype(np.float64).sum())
     if total != height * width:
         raise InputError.about(
             thing,
-            expected=f"counts that sum to {height} x {width} = {height * width}",
-            actual=f"{total:.0f}",
-            fix="check that size is [height, width] and that counts belong to it",
+            f"counts that sum to {height} x {width} = {height * width}",
+            f"{total:.0f}",
+            "check that size is [height, width] and that counts belong to it",
         )
     if not runs[1::2].any():
-        raise InputError.about(
-            thing, expected="at least one true pixel", actual="an empty mask", fix="mark something"
-        )
+        raise InputError.about(thing, "at least one true pixel", "an empty mask", "mark something")

@@ -24,9 +24,9 @@ from rgpt.regions.checks import finite, picture_size, plain, point_list, shown
 def _outside(thing: str, height: int, width: int) -> InputError:
     return InputError.about(
         thing,
-        expected=f"at least a part inside the {width} x {height} picture",
-        actual="nothing of it inside",
-        fix="give coordinates in pixels of the upright picture, x to the right and y down",
+        f"at least a part inside the {width} x {height} picture",
+        "nothing of it inside",
+        "give coordinates in pixels of the upright picture, x to the right and y down",
     )
 
 
@@ -35,9 +35,9 @@ def _check_same_size(thing: str, size: tuple[int, ...], height: int, width: int)
     if size != (height, width):
         raise InputError.about(
             thing,
-            expected=f"the size of the picture, {width} x {height}",
-            actual=f"{size[1]} x {size[0]}",
-            fix="make the mask on the upright picture at full size",
+            f"the size of the picture, {width} x {height}",
+            f"{size[1]} x {size[0]}",
+            "make the mask on the upright picture at full size",
         )
 
 
@@ -76,18 +76,16 @@ class Box(_Geometry):
             if not getattr(self, low) < getattr(self, high):
                 raise InputError.about(
                     f"box {shown(self.xyxy)}",
-                    expected=f"{low} < {high}",
-                    actual=f"{low} = {getattr(self, low):.10g} and {high} = {getattr(self, high):.10g}",
-                    fix="give left, top, right, bottom",
+                    f"{low} < {high}",
+                    f"{low} = {getattr(self, low):.10g} and {high} = {getattr(self, high):.10g}",
+                    "give left, top, right, bottom",
                 )
 
     @classmethod
     def from_coco(cls, xywh: Sequence[float]) -> Box:
         """From COCO's [x, y, width, height]."""
         if len(xywh) != 4:
-            raise InputError.about(
-                "COCO box", expected="four numbers [x, y, w, h]", actual=str(len(xywh)), fix="give all four"
-            )
+            raise InputError.about("COCO box", "four numbers [x, y, w, h]", str(len(xywh)), "give all four")
         x, y, w, h = (finite(value, "COCO box", name) for value, name in zip(xywh, "xywh", strict=True))
         return cls(x, y, x + w, y + h)
 
@@ -142,10 +140,7 @@ class Polygon(_Geometry):
         for ring in segmentation:
             if len(ring) % 2:
                 raise InputError.about(
-                    "COCO polygon",
-                    expected="an even count of numbers",
-                    actual=str(len(ring)),
-                    fix="give x, y pairs",
+                    "COCO polygon", "an even count of numbers", str(len(ring)), "give x, y pairs"
                 )
         return cls([list(zip(ring[0::2], ring[1::2], strict=True)) for ring in segmentation])
 
@@ -186,16 +181,14 @@ class Mask(_Geometry):
         if given.ndim != 2 or given.dtype.kind not in "bui":
             raise InputError.about(
                 "mask",
-                expected="a bool or integer array [height, width]",
-                actual=f"{given.dtype} of shape {list(given.shape)}",
-                fix="pass for example `probability > 0.5`",
+                "a bool or integer array [height, width]",
+                f"{given.dtype} of shape {list(given.shape)}",
+                "pass for example `probability > 0.5`",
             )
         picture_size(given.shape[0], given.shape[1], thing="mask")
         array = given.astype(bool)
         if not array.any():
-            raise InputError.about(
-                "mask", expected="at least one true pixel", actual="an empty mask", fix="mark something"
-            )
+            raise InputError.about("mask", "at least one true pixel", "an empty mask", "mark something")
         array.setflags(write=False)
         object.__setattr__(self, "array", array)
 
@@ -242,10 +235,7 @@ class RLE(_Geometry):
     def __init__(self, size: Sequence[int], counts: str | bytes | Sequence[int]) -> None:
         if isinstance(size, str | bytes) or not hasattr(size, "__len__") or len(size) != 2:
             raise InputError.about(
-                "RLE",
-                expected="size as [height, width]",
-                actual=repr(size)[:40],
-                fix="give two whole numbers",
+                "RLE", "size as [height, width]", repr(size)[:40], "give two whole numbers"
             )
         object.__setattr__(self, "size", picture_size(size[0], size[1], thing="RLE size"))
         object.__setattr__(self, "counts", _plain_counts(counts, self.size))
@@ -361,23 +351,18 @@ Region = Box | Polygon | Mask | RLE | Scribble | Point
 
 def _check_positive(thing: str, name: str, value: float | None) -> None:
     if value is None or value <= 0:
-        raise InputError.about(thing, expected=f"{name} above 0", actual=str(value), fix="give it in pixels")
+        raise InputError.about(thing, f"{name} above 0", str(value), "give it in pixels")
 
 
 def _nested(lines: Any, thing: str) -> list[Any]:
     """One line of points or several, always as a list of lines."""
     if isinstance(lines, str | bytes) or not hasattr(lines, "__iter__"):
         raise InputError.about(
-            thing,
-            expected="a list of [x, y] points",
-            actual=repr(lines)[:40],
-            fix="write [[x, y], [x, y], ...]",
+            thing, "a list of [x, y] points", repr(lines)[:40], "write [[x, y], [x, y], ...]"
         )
     listed = list(lines)
     if not listed:
-        raise InputError.about(
-            thing, expected="points", actual="an empty list", fix="write [[x, y], [x, y], ...]"
-        )
+        raise InputError.about(thing, "points", "an empty list", "write [[x, y], [x, y], ...]")
     first = listed[0]
     has_items = hasattr(first, "__len__") and not isinstance(first, Mapping) and len(first) > 0
     is_line = has_items and hasattr(first[0], "__len__")
@@ -393,18 +378,15 @@ def _plain_counts(counts: Any, size: tuple[int, int]) -> str | tuple[int, ...]:
     """Counts as str or tuple of ints; refused when longer than any mask of this size could need."""
     if not isinstance(counts, str | bytes | Sequence | np.ndarray):
         raise InputError.about(
-            "RLE",
-            expected="counts as a string or a list",
-            actual=type(counts).__name__,
-            fix="encode the mask again",
+            "RLE", "counts as a string or a list", type(counts).__name__, "encode the mask again"
         )
     longest = 7 * (size[0] * size[1] + 2)
     if len(counts) > longest:
         raise InputError.about(
             "RLE",
-            expected=f"at most {longest} counts for {size[1]} x {size[0]}",
-            actual=str(len(counts)),
-            fix="encode the mask again",
+            f"at most {longest} counts for {size[1]} x {size[0]}",
+            str(len(counts)),
+            "encode the mask again",
         )
     if isinstance(counts, bytes):
         return counts.decode("latin-1")  # checked for foreign characters when it is read
@@ -414,8 +396,8 @@ def _plain_counts(counts: Any, size: tuple[int, int]) -> str | tuple[int, ...]:
         if isinstance(run, bool) or not hasattr(run, "__index__") or not 0 <= int(run) <= size[0] * size[1]:
             raise InputError.about(
                 "RLE",
-                expected=f"runs as whole numbers from 0 to {size[0] * size[1]}",
-                actual=repr(run)[:40],
-                fix="encode the mask again",
+                f"runs as whole numbers from 0 to {size[0] * size[1]}",
+                repr(run)[:40],
+                "encode the mask again",
             )
     return tuple(int(run) for run in counts)

@@ -26,19 +26,16 @@ def area_weights(mask: np.ndarray, side: int, offset_xy: tuple[float, float], gr
     """
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise InputError.about(
-            "mask",
-            expected="a bool array [height, width]",
-            actual=f"{mask.dtype} {list(mask.shape)}",
-            fix="convert it",
+            "mask", "a bool array [height, width]", f"{mask.dtype} {list(mask.shape)}", "convert it"
         )
     height, width = mask.shape
     left, top = offset_xy
     if grid < 1 or left < 0 or top < 0 or left + width > side or top + height > side:
         raise InputError.about(
             "area weights",
-            expected=f"a {width} x {height} picture at {offset_xy} in a square, grid of at least 1",
-            actual=f"side {side} and grid {grid}",
-            fix="use square_padding(height, width)",
+            f"a {width} x {height} picture at {offset_xy} in a square, grid of at least 1",
+            f"side {side} and grid {grid}",
+            "use square_padding(height, width)",
         )
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):

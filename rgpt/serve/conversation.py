@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from rgpt.prompts import mention
+from rgpt.prompts import mention, mentioned
 from rgpt.serve.errors import ApiError
 from rgpt.serve.protocol import ImagePart, Message, RegionParam
-
-MENTION = re.compile(r"<region([0-9]{1,9})>")
 
 
 @dataclass(frozen=True)
@@ -29,11 +26,6 @@ class Asked:
     """Every number that the texts mention, with the field and the turn it stands in."""
     given: tuple[tuple[int, str, Sequence[RegionParam]], ...] = ()
     """The regions that turns have of their own: (turn, field, regions)."""
-
-
-def mentioned(text: str) -> list[int]:
-    """Numbers of the regions that a text mentions, each once, in order."""
-    return list(dict.fromkeys(int(number) for number in MENTION.findall(text)))
 
 
 def read_conversation(messages: Sequence[Message], max_text: int) -> Asked:
@@ -90,7 +82,7 @@ def read_conversation(messages: Sequence[Message], max_text: int) -> Asked:
             continue
         if message.role == "user" and not text.strip() and not texts_follow(messages, index):
             raise ApiError("invalid_value", "A user message has no text: ask something.", param=where)
-        mentions += [(number, where, len(turns)) for number in mentioned(text)]
+        mentions += [(number, where, len(turns)) for number in dict.fromkeys(mentioned(text))]
         if message.regions:
             given.append((len(turns), f"messages[{index}].regions", message.regions))
         if text:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from rgpt.prompts import mentioned
 from rgpt.regions import Region
-from rgpt.serve.conversation import Asked, check_mentions, mentioned, read_conversation
+from rgpt.serve.conversation import Asked, check_mentions, read_conversation
 from rgpt.serve.engine import Engine, Job, Slots, next_event
 from rgpt.serve.errors import ApiError, shutting_down, time_limit
 from rgpt.serve.fetch import fetch

@@ -7,7 +7,6 @@ is; `merge_adapter` makes a plain checkpoint of it that answers equally.
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from rgpt.errors import InputError
+from rgpt.files import whole_folder
 from rgpt.model import about, load
 from rgpt.model.bases import ADAPTER_CONFIG, BASE_FILE, is_layer, read_json
 from rgpt.train.arguments import Lora
@@ -57,10 +57,7 @@ def quantization(precision: str) -> Any:
     """4-bit weights for the frozen language model (QLoRA). Raises InputError without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError.about(
-            "method qlora",
-            expected="the library bitsandbytes",
-            actual="none",
-            fix="pip install bitsandbytes, or use lora",
+            "method qlora", "the library bitsandbytes", "none", "pip install bitsandbytes, or use lora"
         )
     from transformers import BitsAndBytesConfig
 
@@ -85,22 +82,16 @@ def merge_adapter(adapter: Path, out: Path, base: str | None = None) -> Path:
     """
     if not is_layer(adapter):
         raise InputError.about(
-            "adapter",
-            expected=f"a folder with {BASE_FILE} or {ADAPTER_CONFIG}",
-            actual=repr(str(adapter)),
-            fix="check it",
+            "adapter", f"a folder with {BASE_FILE} or {ADAPTER_CONFIG}", repr(str(adapter))
         )
     if out.exists():
-        raise InputError.about(
-            "--out", expected="a new folder", actual=f"{str(out)!r}, which exists", fix="choose another"
-        )
+        raise InputError.about("--out", "a new folder", f"{str(out)!r}, which exists", "choose another")
     if base is None and not (adapter / BASE_FILE).is_file():
         base = read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")  # another program's adapter
         if not base:
             raise InputError("the adapter does not say which checkpoint it belongs to: give --base.")
     merged, processor = load(adapter, device="cpu", dtype="auto", base=base)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with whole_folder(out) as partial:
         merged.save_pretrained(partial)
         if (adapter / about.FILE).is_file():
             shutil.copy(adapter / about.FILE, partial)
@@ -108,7 +99,4 @@ def merge_adapter(adapter: Path, out: Path, base: str | None = None) -> Path:
         for name in ("run.yaml", "versions.json"):
             if (adapter / name).is_file():
                 shutil.copyfile(adapter / name, partial / name)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out

@@ -123,9 +123,9 @@ class Run:
         if rest or not steps:
             raise InputError.about(
                 "batch_size",
-                expected=f"a multiple of micro_batch_size {self.micro_batch_size} x {processes} processes",
-                actual=str(self.batch_size),
-                fix="change one of them",
+                f"a multiple of micro_batch_size {self.micro_batch_size} x {processes} processes",
+                str(self.batch_size),
+                "change one of them",
             )
         return steps
 
@@ -144,20 +144,14 @@ def read_run(path: Path | str, overrides: Sequence[str] = ()) -> Run:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError.about(
-            f"run {str(path)!r}", expected="an existing YAML file", actual="none", fix="check the path"
-        )
+        raise InputError.about(f"run {str(path)!r}", "an existing YAML file", "none")
     values = _yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
-        raise InputError.about(
-            f"run {str(path)!r}", expected="key: value lines", actual=type(values).__name__, fix="see a run"
-        )
+        raise InputError.about(f"run {str(path)!r}", "key: value lines", type(values).__name__, "see a run")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise InputError.about(
-                "override", expected="key=value", actual=repr(override), fix="write it without blanks"
-            )
+            raise InputError.about("override", "key=value", repr(override), "write it without blanks")
         _put(values, key, _yaml(text, override))
     return run_from(values, str(path))
 
@@ -228,18 +222,18 @@ def check_files(run: Run, processes: int = 1) -> None:
     if run.features is not None and not (Path(run.features) / "cache.json").is_file():
         raise InputError.about(
             "features",
-            expected="a folder written by rgpt cache-features",
-            actual=f"{run.features!r}, which is none or of an older form",
-            fix="run rgpt cache-features into a new folder",
+            "a folder written by rgpt cache-features",
+            f"{run.features!r}, which is none or of an older form",
+            "run rgpt cache-features into a new folder",
         )
     if not (Path(run.model) / "config.json").is_file():
         _check_base(run)
     if run.stage == "tune" and not run.skip_stage_1 and stage_of(run.model) != "align":
         raise InputError.about(
             "model of stage tune",
-            expected="the model/ folder of a finished stage-1 run, or its delta/",
-            actual=repr(run.model),
-            fix="run scripts/pretrain.sh first, or set skip_stage_1: true for a connector aligned elsewhere",
+            "the model/ folder of a finished stage-1 run, or its delta/",
+            repr(run.model),
+            "run scripts/pretrain.sh first, or set skip_stage_1: true for a connector aligned elsewhere",
         )
 
 
@@ -253,9 +247,9 @@ def _check_base(run: Run) -> None:
     if layers and run.method == "qlora":
         raise InputError.about(
             "model of method qlora",
-            expected="a whole model, which is quantised while it is loaded",
-            actual=f"{run.model!r}, which names its base",
-            fix="make a plain checkpoint of it with rgpt merge-lora, or use lora",
+            "a whole model, which is quantised while it is loaded",
+            f"{run.model!r}, which names its base",
+            "make a plain checkpoint of it with rgpt merge-lora, or use lora",
         )
 
 
@@ -279,9 +273,9 @@ def refuse_other_run(run: Run, saved: Path) -> None:
     if changed:
         raise InputError.about(
             f"--resume of {saved.parent}",
-            expected="the settings it began with",
-            actual=f"another {', '.join(changed)}",
-            fix="use those, or another out for a new run",
+            "the settings it began with",
+            f"another {', '.join(changed)}",
+            "use those, or another out for a new run",
         )
 
 
@@ -353,10 +347,8 @@ def _typed(hint: Any, value: Any, name: str, where: str) -> Any:
 
 
 def _refuse(name: str, expected: str, actual: Any, where: str) -> typing.NoReturn:
-    raise InputError.about(
-        f"{name} in {where}", expected=expected, actual=str(actual)[:120], fix="correct or remove it"
-    )
+    raise InputError.about(f"{name} in {where}", expected, str(actual)[:120], "correct or remove it")
 
 
 def _missing(name: str, path: str, expected: str) -> typing.NoReturn:
-    raise InputError.about(name, expected=expected, actual=f"nothing at {path!r}", fix="check the path")
+    raise InputError.about(name, expected, f"nothing at {path!r}")

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from rgpt.errors import InputError
+from rgpt.files import flush
 
 MANIFEST = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -28,14 +29,14 @@ def publish(partial: Path, target: Path, **facts: object) -> None:
     """Give a finished checkpoint its name: list, flush, rename."""
     files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
     for name in files:
-        _flush(partial / name)
+        flush(partial / name)
     manifest = partial / MANIFEST
     manifest.write_text(json.dumps({**facts, "files": files}, indent=1) + "\n", encoding="utf-8")
-    _flush(manifest)
+    flush(manifest)
     if target.exists():  # left by an earlier attempt at the same step
         shutil.rmtree(target)
     os.replace(partial, target)
-    _flush(target.parent)
+    flush(target.parent)
 
 
 def complete(folder: Path) -> list[Path]:
@@ -57,9 +58,9 @@ def newest(folder: Path, processes: int) -> Path | None:
     if facts.get("sharded") and facts.get("processes") != processes:
         raise InputError.about(
             f"--resume from {checkpoints[-1]}",
-            expected=f"{facts.get('processes')} processes, which wrote its shards",
-            actual=str(processes),
-            fix="start as many",
+            f"{facts.get('processes')} processes, which wrote its shards",
+            str(processes),
+            "start as many",
         )
     return checkpoints[-1]
 
@@ -80,11 +81,3 @@ def _is_whole(path: Path) -> bool:
         return all((path / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

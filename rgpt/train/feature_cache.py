@@ -16,8 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rgpt.errors import InputError
+from rgpt.files import LEFT_OVER, sole_writer, whole_file, write_text
 from rgpt.regions import open_image
-from rgpt.train.record import write_whole
 
 FORM = 2
 HEADER, PATHS = "cache.json", "paths.jsonl"
@@ -75,14 +74,14 @@ def write_cache(
     unique = sorted({os.path.realpath(path) for path in pictures})
     for path in unique:
         if not os.path.isfile(path):
-            raise InputError.about(
-                f"picture {path!r}", expected="a file", actual="nothing at this path", fix="check the path"
-            )
+            raise InputError.about(f"picture {path!r}", "a file", "nothing at this path")
     mark = fingerprint(model.model.vision_tower, model.config, processor)
     folder.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(folder):
+    with sole_writer(folder):
+        for left_over in folder.glob(LEFT_OVER):
+            left_over.unlink()
         if not (folder / HEADER).exists() and not _older(folder):
-            write_whole(folder / HEADER, json.dumps({"fingerprint": mark}))
+            write_text(folder / HEADER, json.dumps({"fingerprint": mark}))
         cache = FeatureCache(folder)
         cache.check(mark, fix="choose a new folder")
         return _add(cache, model, processor, unique, shard, batch)
@@ -144,15 +143,9 @@ def _write_shard(cache: FeatureCache, features: Tensor, listed: list[Listed]) ->
     pictures = json.dumps(listed)
     name = hashlib.sha256(f"{cache.fingerprint} {pictures}".encode()).hexdigest()[:16]
     path = cache.folder / f"features-{name}.safetensors"
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file(
-        {"features": features.contiguous()},
-        partial,
-        metadata={"fingerprint": cache.fingerprint, "pictures": pictures},
-    )
-    with open(partial, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    facts = {"fingerprint": cache.fingerprint, "pictures": pictures}
+    with whole_file(path) as partial:
+        save_file({"features": features.contiguous()}, partial, metadata=facts)
 
 
 def _append_lines(path: Path, rows: list[list[Any]]) -> None:
@@ -161,32 +154,6 @@ def _append_lines(path: Path, rows: list[list[Any]]) -> None:
         text = "\n" + "".join(json.dumps(row) + "\n" for row in rows)
         with open(path, "ab") as stream:
             stream.write(text.encode())
-
-
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which ends with the process however that ends. Raises InputError."""
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError.about(
-                f"--out {str(folder)!r}",
-                expected="a cache that nobody else is writing",
-                actual="one that another rgpt cache-features is at work on",
-                fix="wait for its end, or write to another folder",
-            ) from error
-        except OSError:
-            pass  # a file system without locks: names by content and process keep two writers apart
-        else:
-            for left_over in folder.glob(".*.partial"):
-                left_over.unlink()
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _older(folder: Path) -> bool:
@@ -216,9 +183,9 @@ class FeatureCache:
         if not (folder / HEADER).is_file():
             raise InputError.about(
                 f"features {str(folder)!r}",
-                expected="a folder written by rgpt cache-features",
-                actual="one of an older form" if _older(folder) else "none",
-                fix="run rgpt cache-features into a new folder",
+                "a folder written by rgpt cache-features",
+                "one of an older form" if _older(folder) else "none",
+                "run rgpt cache-features into a new folder",
             )
         self.fingerprint: str = json.loads((folder / HEADER).read_text(encoding="utf-8"))["fingerprint"]
         self.rows: dict[str, tuple[str, int, int, int]] = {}
@@ -257,9 +224,9 @@ class FeatureCache:
         if found.get("fingerprint") != self.fingerprint:
             raise InputError.about(
                 f"features {str(path)!r}",
-                expected=f"a whole shard of this cache's tower ({self.fingerprint[:12]})",
-                actual=actual,
-                fix="delete it and run rgpt cache-features again",
+                f"a whole shard of this cache's tower ({self.fingerprint[:12]})",
+                actual,
+                "delete it and run rgpt cache-features again",
             )
         return json.loads(found["pictures"])
 
@@ -268,9 +235,9 @@ class FeatureCache:
         if self.fingerprint != wanted:
             raise InputError.about(
                 f"features {str(self.folder)!r}",
-                expected=f"those of this model's tower and preprocessing ({wanted[:12]})",
-                actual=f"those of another ({self.fingerprint[:12]})",
-                fix=fix,
+                f"those of this model's tower and preprocessing ({wanted[:12]})",
+                f"those of another ({self.fingerprint[:12]})",
+                fix,
             )
 
     def get(self, path: str | Path) -> tuple[Tensor, tuple[int, int]]:
@@ -281,9 +248,9 @@ class FeatureCache:
         if digest not in self.rows:
             raise InputError.about(
                 f"picture {str(path)!r}",
-                expected="its features in the cache",
-                actual="none for its content",
-                fix="run rgpt cache-features again",
+                "its features in the cache",
+                "none for its content",
+                "run rgpt cache-features again",
             )
         name, row, width, height = self.rows[digest]
         return _open_shard(str(self.folder / name))[row], (width, height)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt import __version__
+from rgpt.files import whole_file, write_text
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "numpy", "tokenizers")
 
@@ -39,12 +39,6 @@ def _git(root: Path, *words: str) -> str | None:
     return run.stdout.strip() if run.returncode == 0 else None
 
 
-def write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL log; a last line that a kill cut short is left out."""
     rows = []
@@ -61,7 +55,7 @@ def cut_log(path: Path, step: int) -> None:
     """Forget what was logged after `step`: it will be computed, and logged, again."""
     rows = [row for row in read_log(path) if row.get("step", 0) <= step]
     if path.is_file():
-        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -86,10 +80,9 @@ def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     if axes.lines:
         axes.legend()
     figure.tight_layout()
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-    figure.savefig(partial)
+    with whole_file(path) as partial:
+        figure.savefig(partial)
     pyplot.close(figure)
-    os.replace(partial, path)
 
 
 def answer_table(rows: Sequence[dict[str, str]], step: int) -> str:

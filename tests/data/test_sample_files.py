@@ -53,7 +53,7 @@ def test_blank_lines_and_line_ends(tmp_path: Path, text: str) -> None:
     ("name", "text", "says"),
     [
         ("s.jsonl", '{"id": "a", "turns": []}', r"s\.jsonl:1: turns: expected at least one"),
-        ("s.jsonl", '\n{"id": "a",', r"s\.jsonl:2: sample: expected one JSON object"),
+        ("s.jsonl", '\n{"id": "a",', r"s\.jsonl:2: line: expected one JSON object"),
         ("s.jsonl", "", r"expected samples, got an empty file"),
         ("s.jsonl", "\n", r"expected at least one sample"),
         ("s.json", '{"id": 1}', r"s\.json:1: expected a JSON list"),

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from data_recipes import refcoco, runner
-from data_recipes.plain_pickle import read_plain_pickle
 from rgpt import prompts
 from rgpt.errors import InputError
+from rgpt.formats.plain_pickle import read_plain_pickle
 from rgpt.regions import Box, Polygon
 
 

@@ -106,7 +106,7 @@ def said(text: str, **regions: str) -> dict:
     return {"role": "user", "content": text, "regions": {int(n[1:]): region for n, region in regions.items()}}
 
 
-def test_a_number_means_what_its_message_gives_it_else_what_the_conversation_does() -> None:
+def test_a_number_means_what_its_message_gives_it_else_the_conversation_else_the_message_before() -> None:
     block = [{"type": "region", "number": 1, "region": "B"}]
     messages = [
         said("<region1> <region2>", n1="A"),
@@ -119,7 +119,7 @@ def test_a_number_means_what_its_message_gives_it_else_what_the_conversation_doe
         said("<region1> <region3>"),
     ]
     item = Conversation(messages, CONTROL, str, {1: "A", 2: "S"})
-    assert "".join(item.regions[key] for key in item.mentions) == "ASBABBCCDAC"
+    assert "".join(item.regions[key] for key in item.mentions) == "ASBABBCCDAD"
     assert list(item.regions.values()) == ["A", "S", "B", "C", "D"]
     assert all("regions" not in message for message in item.messages)
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rgpt import files
 from rgpt.commands import cache_features
 from rgpt.errors import InputError
 from rgpt.model import load
@@ -254,7 +255,7 @@ def test_a_kill_at_any_moment_damages_nothing(opened: Any, tmp_path: Path) -> No
             found.append(len(have))
         cache.mkdir(exist_ok=True)
         # A kill inside one of those calls leaves half of what it writes.
-        (cache / ".features-0123.safetensors.1.partial").write_bytes(b"\x10\0\0")
+        (cache / ".features-0123.1.partial.safetensors").write_bytes(b"\x10\0\0")
         with open(cache / "paths.jsonl", "a") as stream:
             stream.write('["../pictures/0.bmp", 12')
         assert write_cache(cache, *opened, pictures, shard=2, batch=2) == 5 - (found[-1] if found else 0)
@@ -278,12 +279,13 @@ def test_a_bad_picture_costs_none_of_those_before_it(opened: Any, tmp_path: Path
 # ------------------------------------------------------------------------------------------------- refusals
 
 
-def test_one_writer_at_a_time(opened: Any, tmp_path: Path) -> None:
+def test_one_writer_at_a_time(opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0)
     (picture,), cache = draw(tmp_path, 0), tmp_path / "cache"
     write_cache(cache, *opened, [])
     descriptor = os.open(cache, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match="another rgpt cache-features is at work"):
+    with pytest.raises(InputError, match="being written by another process"):
         write_cache(cache, *opened, [picture])
     os.close(descriptor)
     assert write_cache(cache, *opened, [picture]) == 1

@@ -6,12 +6,14 @@ Any number of processes: `accelerate launch --num_processes 8 -m rgpt.train.reco
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rgpt.errors import InputError
+from rgpt.files import sole_writer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,10 +50,17 @@ def run(config, resume: bool = False) -> None:  # type: ignore[no-untyped-def]
     first = int(os.environ.get("RANK", "0")) == 0  # of several processes one writes
     if first:
         print(f"{config.recipe}: {trained:,} parameters train, {config.steps:,} steps", file=sys.stderr)
-    history = fit(recipe, Batches(sources, config.batch_size, config.seed), config, resume)
+    out = Path(config.out)
+    with contextlib.ExitStack() as held:
+        if first and not resume:
+            out.mkdir(parents=True, exist_ok=True)
+        if first and out.is_dir():
+            held.enter_context(sole_writer(out))
+        history = fit(recipe, Batches(sources, config.batch_size, config.seed), config, resume)
+        if first:
+            recipe.eval().cpu()
+            recipe.save(out)
     if first:
-        recipe.eval().cpu()
-        recipe.save(Path(config.out))
         said = (
             f"loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}" if history else "no step was left"
         )

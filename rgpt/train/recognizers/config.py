@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.files import write_text
 
 RECIPES = ("clip", "sam", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector")
 OPTIMIZERS = ("adamw", "sgd")
@@ -56,12 +56,14 @@ class RunConfig:
             ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
-                raise _wrong(name, f"one of {', '.join(known)}", repr(value), "choose one")
+                raise InputError.about(name, f"one of {', '.join(known)}", repr(value), "choose one")
         for name in ("steps", "batch_size", "log_every", "save_every"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise _wrong(name, "a whole number of at least 1", repr(getattr(self, name)), "correct it")
+                raise InputError.about(
+                    name, "a whole number of at least 1", repr(getattr(self, name)), "correct it"
+                )
         if not self.data:
-            raise _wrong("data", "at least one data set", "none", "name one")
+            raise InputError.about("data", "at least one data set", "none", "name one")
 
     def rate(self, step: int) -> float:
         """The learning rate's factor at a step, counted from 0."""
@@ -81,17 +83,21 @@ def read_config(path: Path | str, **changes: Any) -> RunConfig:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _wrong(
+        raise InputError.about(
             f"config {str(path)!r}", "a YAML file", " ".join(str(error).split())[:160], "check it"
         ) from error
     if not isinstance(values, dict):
-        raise _wrong(f"config {str(path)!r}", "keys and values", type(values).__name__, "write key: value")
+        raise InputError.about(
+            f"config {str(path)!r}", "keys and values", type(values).__name__, "write key: value"
+        )
     values |= {key: value for key, value in changes.items() if value is not None}
     known = {f.name: f for f in fields(RunConfig)}
     if unknown := sorted(set(map(str, values)) - set(known)):
-        raise _wrong(f"config {str(path)!r}", "known keys", ", ".join(unknown), "remove or correct them")
+        raise InputError.about(
+            f"config {str(path)!r}", "known keys", ", ".join(unknown), "remove or correct them"
+        )
     if missing := [name for name in ("recipe", "out") if name not in values]:
-        raise _wrong(f"config {str(path)!r}", f"the key {missing[0]}", "none", "add it")
+        raise InputError.about(f"config {str(path)!r}", f"the key {missing[0]}", "none", "add it")
     for name, value in values.items():
         kind = str(known[name].type).partition("[")[0]
         expected: Any = {"str": str, "int": int, "bool": bool, "dict": dict, "list": list}.get(kind)
@@ -99,7 +105,7 @@ def read_config(path: Path | str, **changes: Any) -> RunConfig:
             expected = (int, float)
         if not isinstance(value, expected) or (isinstance(value, bool) and kind != "bool"):
             fix = "YAML reads 1e-4 as text: write 1.0e-4" if kind == "float" else "correct it"
-            raise _wrong(f"{name} in {str(path)!r}", kind, repr(value)[:60], fix)
+            raise InputError.about(f"{name} in {str(path)!r}", kind, repr(value)[:60], fix)
     return RunConfig(**values)
 
 
@@ -107,10 +113,4 @@ def write_config(config: RunConfig, folder: Path) -> None:
     """The resolved config as `run.yaml`."""
     import yaml
 
-    partial = folder / f".run.{os.getpid()}.partial"
-    partial.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
-    os.replace(partial, folder / "run.yaml")
-
-
-def _wrong(thing: str, expected: str, actual: str, fix: str) -> InputError:
-    return InputError.about(thing, expected=expected, actual=actual, fix=fix)
+    write_text(folder / "run.yaml", yaml.safe_dump(asdict(config), sort_keys=False))

@@ -24,21 +24,15 @@ KINDS: dict[str, Any] = {"scenes": Scenes, "detections": Detections, "captions":
 def open_data(settings: dict[str, Any]) -> Source:
     """The source of one entry of a config's `data`: `kind` and that class's arguments. Raises InputError."""
     if not isinstance(settings, dict):
-        raise InputError.about(
-            "data", expected="entries of keys and values", actual=repr(settings)[:60], fix="write kind: …"
-        )
+        raise InputError.about("data", "entries of keys and values", repr(settings)[:60], "write kind: …")
     rest = dict(settings)
     kind = rest.pop("kind", None)
     if kind not in KINDS:
-        raise InputError.about(
-            "data", expected=f"kind {', '.join(KINDS)}", actual=repr(kind), fix="choose one"
-        )
+        raise InputError.about("data", f"kind {', '.join(KINDS)}", repr(kind))
     try:
         return KINDS[kind](**rest)
     except TypeError as error:
-        raise InputError.about(
-            f"data of kind {kind}", expected="its own settings", actual=str(error), fix="correct them"
-        ) from error
+        raise InputError.about(f"data of kind {kind}", "its own settings", str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -60,9 +54,9 @@ class Batches:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError.about(
                 "data",
-                expected="another name for each data set (its vocabulary is kept by it)",
-                actual=f"{', '.join(twice)} more than once",
-                fix="give each entry its own name",
+                "another name for each data set (its vocabulary is kept by it)",
+                f"{', '.join(twice)} more than once",
+                "give each entry its own name",
             )
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> Batch:

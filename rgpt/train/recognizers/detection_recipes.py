@@ -73,9 +73,8 @@ class RoVitDetectorRecipe(Recipe):
         except TypeError as error:
             raise InputError.about(
                 "model of rovit-detector",
-                expected=f"keys {', '.join(asdict(DetectorConfig()))}, names, masks",
-                actual=str(error),
-                fix="correct them",
+                f"keys {', '.join(asdict(DetectorConfig()))}, names, masks",
+                str(error),
             ) from error
         super().__init__(recognizer)
         self.detector = RoVitDetector(recognizer, settings)
@@ -122,7 +121,7 @@ class RegionClipTransferRecipe(Recipe):
         super().__init__(recognizer)
         setting = config.model.get("setting", "coco")
         if setting not in ("coco", "lvis"):
-            raise InputError.about("setting", expected="coco or lvis", actual=repr(setting), fix="choose one")
+            raise InputError.about("setting", "coco or lvis", repr(setting))
         self.detector = RegionClipDetector(recognizer, LVIS if setting == "lvis" else COCO)
         self.names = listed(config.model.get("names"))
         self.proposals = Proposals(str(config.model.get("proposals", "grid")), PROPOSALS)

@@ -59,28 +59,16 @@ class Scenes:
         caption: str = "full",
     ) -> None:
         if caption not in ("full", "mixed"):
-            raise InputError.about(
-                "caption of scenes", expected="full or mixed", actual=repr(caption), fix="choose one"
-            )
+            raise InputError.about("caption of scenes", "full or mixed", repr(caption))
         if view is not None and not (len(view) == 2 and 1 <= view[0] <= view[1]):
             raise InputError.about(
-                "view of scenes",
-                expected="least and most, at least 1 (the object is seen whole)",
-                actual=repr(view),
-                fix="correct it",
+                "view of scenes", "least and most, at least 1 (the object is seen whole)", repr(view)
             )
         if regions not in ("box", "mask", "mixed"):
-            raise InputError.about(
-                "regions of scenes", expected="box, mask or mixed", actual=repr(regions), fix="choose one"
-            )
+            raise InputError.about("regions of scenes", "box, mask or mixed", repr(regions))
         scales = (scale, scale) if isinstance(scale, int | float) else tuple(scale)
         if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-            raise InputError.about(
-                "scale of scenes",
-                expected="a number, or least and most",
-                actual=repr(scale),
-                fix="correct it",
-            )
+            raise InputError.about("scale of scenes", "a number, or least and most", repr(scale))
         self.name, self.scales, self.kind, self.count, self.first = name, scales, regions, count, first
         self.objects, self.crop = (min_objects, max_objects), crop
         self.view, self.caption = view, caption

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rgpt.errors import InputError
+from rgpt.files import whole_folder, write_text
 from rgpt.train.recognizers.config import RunConfig, write_config
 from rgpt.train.recognizers.data import Batches
 
@@ -71,9 +71,9 @@ def fit(
     if started != accelerator.num_processes:  # they would train copies of their own into one folder
         raise InputError.about(
             "processes",
-            expected=f"the {started} that were started to work together",
-            actual=f"{accelerator.num_processes} in accelerate's eyes",
-            fix="on a CPU set ACCELERATE_USE_CPU=true",
+            f"the {started} that were started to work together",
+            f"{accelerator.num_processes} in accelerate's eyes",
+            "on a CPU set ACCELERATE_USE_CPU=true",
         )
     optimizer = build_optimizer(recipe, config)
     out, start = Path(config.out), 0
@@ -140,9 +140,7 @@ def forget_losses(path: Path, after: int) -> None:
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [line for line in lines if json.loads(line)["step"] <= after]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def clip(accelerator: Any, module: nn.Module, config: RunConfig) -> None:
@@ -159,22 +157,13 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     on the disk."""
     from safetensors.torch import save_file
 
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     weights = {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}
-    save_file(weights, partial / "model.safetensors")
     states = optimizer.state_dict()["state"]
-    save_file(
-        {f"{i}.{k}": torch.as_tensor(v).cpu().clone() for i, own in states.items() for k, v in own.items()},
-        partial / "optimizer.safetensors",
-    )
-    (partial / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
-    before = folder.with_name(f".{folder.name}.{os.getpid()}.before")
-    if folder.exists():
-        os.replace(folder, before)
-    os.replace(partial, folder)
-    shutil.rmtree(before, ignore_errors=True)
+    kept = {f"{i}.{k}": torch.as_tensor(v).cpu().clone() for i, own in states.items() for k, v in own.items()}
+    with whole_folder(folder, replace=True) as partial:
+        save_file(weights, partial / "model.safetensors")
+        save_file(kept, partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -183,9 +172,7 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     from safetensors.torch import load_file
 
     if not (folder / "state.json").is_file():
-        raise InputError.about(
-            f"checkpoint {str(folder)!r}", expected="a saved state", actual="none", fix="run without --resume"
-        )
+        raise InputError.about(f"checkpoint {str(folder)!r}", "a saved state", "none", "run without --resume")
     try:
         module.load_state_dict(load_file(folder / "model.safetensors"))
         state: dict[int, dict[str, Tensor]] = {}
@@ -197,7 +184,7 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError.about(
             f"checkpoint {str(folder)!r}",
-            expected="a whole state of this very run",
-            actual=f"{type(error).__name__}: {' '.join(str(error).split())}"[:160],
-            fix="run without --resume",
+            "a whole state of this very run",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:160],
+            "run without --resume",
         ) from error

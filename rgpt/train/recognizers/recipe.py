@@ -53,9 +53,7 @@ def start(kind: str, model: dict[str, Any], init: str) -> RegionRecognizer | Non
     if init:
         made = load_recognizer(init)
         if made.kind != kind:
-            raise InputError.about(
-                f"init {init!r}", expected=f"a {kind}", actual=f"a {made.kind}", fix="name the other one"
-            )
+            raise InputError.about(f"init {init!r}", f"a {kind}", f"a {made.kind}", "name the other one")
         return made
     tokenizer = open_tokenizer(model["tokenizer"]) if model.get("tokenizer") else None
     return build_recognizer(kind, model["config"], tokenizer) if "config" in model else None
@@ -70,9 +68,9 @@ def open_tokenizer(name: str) -> Any:
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"tokenizer {name!r}",
-            expected="one of transformers (folder or hub id)",
-            actual=" ".join(str(error).split())[:160],
-            fix="check the name and that it is on this machine",
+            "one of transformers (folder or hub id)",
+            " ".join(str(error).split())[:160],
+            "check the name and that it is on this machine",
         ) from error
 
 

@@ -209,16 +209,16 @@ def open_recipe(config: RunConfig) -> Recipe | SamRecipe:
     if unknown := sorted(set(config.model) - set(keys)) if keys else []:
         raise InputError.about(
             f"model of recipe {config.recipe}",
-            expected=f"keys {', '.join(keys)}",
-            actual=f"also {', '.join(unknown)}",
-            fix="remove or correct them",
+            f"keys {', '.join(keys)}",
+            f"also {', '.join(unknown)}",
+            "remove or correct them",
         )
     try:
         return recipe(config)
     except KeyError as error:
         raise InputError.about(
             f"model of recipe {config.recipe}",
-            expected=f"the key {error.args[0]}",
-            actual=f"keys {sorted(config.model)}",
-            fix="add it",
+            f"the key {error.args[0]}",
+            f"keys {sorted(config.model)}",
+            "add it",
         ) from error

@@ -23,9 +23,7 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise InputError.about(
-                f"data {str(path)!r}", expected="a JSONL file", actual="none here", fix="check the spelling"
-            )
+            raise InputError.about(f"data {str(path)!r}", "a JSONL file", "none here")
         self.path, self.starts, offset = path, array("Q"), 0
         with open(path, "rb") as stream:
             for line in stream:
@@ -33,7 +31,7 @@ class Lines:
                     self.starts.append(offset)
                 offset += len(line)
         if not self.starts:
-            raise InputError.about(f"data {str(path)!r}", expected="lines", actual="none", fix="fill it")
+            raise InputError.about(f"data {str(path)!r}", "lines", "none", "fill it")
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -79,13 +77,9 @@ class Detections:
         repeat: float = 0.0,
     ) -> None:
         if jitter is not None and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
-            raise InputError.about(
-                "jitter of detections", expected="least and most", actual=repr(jitter), fix="correct it"
-            )
+            raise InputError.about("jitter of detections", "least and most", repr(jitter))
         if not repeat >= 0:
-            raise InputError.about(
-                "repeat of detections", expected="a share, at least 0", actual=repr(repeat), fix="correct it"
-            )
+            raise InputError.about("repeat of detections", "a share, at least 0", repr(repeat))
         self.lines, self.flip, self.jitter = Lines(Path(path)), flip, jitter
         self.name = name or Path(path).stem
         self._names = names

@@ -123,9 +123,9 @@ class Proposals:
         if name == "gt" or name.startswith("json:"):
             raise InputError.about(
                 "proposals",
-                expected="data, grid or a source that finds them on the picture",
-                actual=repr(name),
-                fix="name rpn:FILE, sam:MODEL, grounding-dino:MODEL?TEXT or rovit:FOLDER",
+                "data, grid or a source that finds them on the picture",
+                repr(name),
+                "name rpn:FILE, sam:MODEL, grounding-dino:MODEL?TEXT or rovit:FOLDER",
             )
         self.source = open_source(name)
         if isinstance(self.source, RpnProposals) and nms is not None:
@@ -166,10 +166,7 @@ def teacher_from(folder: str, student: RegionClip) -> RegionClip:
         return source
     if source.kind != "clip":
         raise InputError.about(
-            f"teacher {folder!r}",
-            expected="a clip or regionclip",
-            actual=f"a {source.kind}",
-            fix="name another folder",
+            f"teacher {folder!r}", "a clip or regionclip", f"a {source.kind}", "name another folder"
         )
     made: RegionRecognizer = build_recognizer("regionclip", {**student.config, "clip": source.config["clip"]})
     assert isinstance(made, RegionClip)
@@ -188,7 +185,7 @@ def _start_as(student: RegionClip, teacher: RegionClip, name: str) -> None:
     except RuntimeError as error:
         raise InputError.about(
             f"teacher {name!r}",
-            expected="the student's own architecture, where the student starts as its teacher",
-            actual="another one",
-            fix="make model.config's clip the teacher's, or set random_student",
+            "the student's own architecture, where the student starts as its teacher",
+            "another one",
+            "make model.config's clip the teacher's, or set random_student",
         ) from error

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 from transformers import SamImageProcessor, SamModel, SamProcessor
 
+from rgpt.files import hidden
 from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD, Geometry
 from rgpt.recognizers.sam import sam_config
 from rgpt.train.recognizers.config import RunConfig
@@ -107,7 +108,7 @@ class SamRecipe(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Model and processor for `from_pretrained`; the files appear in `folder` one by one, each whole."""
-        partial = folder / f".sam.{os.getpid()}.partial"
+        partial = hidden(folder / "sam")
         shutil.rmtree(partial, ignore_errors=True)
         self.model.save_pretrained(partial)
         side = {"longest_edge": self.side}

@@ -27,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rgpt.data.scene_questions import MAKERS, Exchange, Numbered, conversation, number_objects
 from rgpt.data.scenes import COLOURS, SHAPES, SIDE, SIZES, TEXTURES, Scene, sample_scene
+from rgpt.prompts import MENTION, mentioned
 from rgpt.train.tiny.muon import StackedMuon
 
 Item = TypeVar("Item")
@@ -90,7 +91,7 @@ def _texts() -> set[str]:
 def written(text: str) -> str:
     """`<region2>` -> `[2] <region>`: the number stands before the slot, so that an answer can say "Region
     [2]"."""
-    return re.sub(r"<region(\d+)>", r"[\1] <region>", text)
+    return MENTION.sub(r"[\1] <region>", text)
 
 
 def language_config(vocab_size: int, end_id: int, pad_id: int) -> LlamaConfig:
@@ -139,7 +140,7 @@ class Writer:
         numbers: list[int] = []
         for i, e in enumerate(exchanges):
             question = _as_typed(e.question, rng)
-            numbers += [int(x) for x in re.findall(r"<region(\d+)>", question)]
+            numbers += mentioned(question)
             start = f"{IMAGE_TOKEN * MERGE_GRID**2}\n" if image and i == 0 else ""
             texts += [start + written(question) + "\n", e.answer]
         ids: list[int] = []

@@ -17,8 +17,6 @@ from __future__ import annotations
 import datetime
 import json
 import multiprocessing
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 import rgpt.model as rgpt_model
 from rgpt.data.scenes import SHAPES
 from rgpt.errors import InputError
+from rgpt.files import whole_folder, write_json
 from rgpt.train.stages import stage_table
 from rgpt.train.tiny import choosing, language, scene_store, tower, tune
 
@@ -89,7 +88,7 @@ def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
         raise InputError(
             f"{work} holds a run with another recipe ({differ}): give another --work or delete it."
         )
-    _write_report(work, report)
+    write_json(work / "report.json", report)
     _side_by_side(work, recipe, report)
     torch.set_num_threads(threads)
     model = tune.build_model(work / "tower", work / "language")
@@ -126,14 +125,14 @@ def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
         raise AssertionError("the vision tower changed in a stage that must leave it frozen")
     report["parameters"] = sum(p.numel() for p in model.parameters())
     export(model, work / "language", work / "model")
-    _write_report(work, report)
+    write_json(work / "report.json", report)
     return report
 
 
 def _finish(work: Path, report: dict[str, Any], stage: str, result: Mapping[str, Any]) -> None:
     report[stage] = dict(result)
     (work / stage / "done").touch()
-    _write_report(work, report)
+    write_json(work / "report.json", report)
 
 
 def _side_by_side(work: Path, recipe: Recipe, report: dict[str, Any]) -> None:
@@ -157,7 +156,7 @@ def _side_by_side(work: Path, recipe: Recipe, report: dict[str, Any]) -> None:
             done.write_text(json.dumps(result))
         report["tower"] = json.loads(done.read_text())
         report["language"] = waiting.get()
-    _write_report(work, report)
+    write_json(work / "report.json", report)
 
 
 def _language(folder: Path, recipe: Recipe) -> dict[str, float]:
@@ -181,17 +180,9 @@ def _digest(module: nn.Module) -> list[tuple[str, int]]:
     return [(name, hash(value.detach().numpy().tobytes())) for name, value in module.state_dict().items()]
 
 
-def _write_report(work: Path, report: dict[str, Any]) -> None:
-    partial = work / "report.json.partial"
-    partial.write_text(json.dumps(report, indent=1))
-    os.replace(partial, work / "report.json")
-
-
 def export(model: Any, language_folder: Path, out: Path) -> None:
     """Write the finished model with its processor: float16, one safetensors file, `out` appears only when
     complete."""
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(language_folder)
     processor = rgpt_model.RegionGPTProcessor.for_model(
         model.config,
@@ -203,12 +194,11 @@ def export(model: Any, language_folder: Path, out: Path) -> None:
     )
     half = rgpt_model.RegionGPTForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
-    half.half().save_pretrained(partial)
-    processor.save_pretrained(partial)
     seen = {"pictures": "drawn scenes", "vocabulary": "shape", "names": SHAPES}
-    (partial / "about.json").write_text(json.dumps(seen, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    with whole_folder(out, replace=True) as partial:
+        half.half().save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_json(partial / "about.json", seen)
 
 
 def write_card(work: Path, scores: dict[str, Any], code_revision: str) -> str:

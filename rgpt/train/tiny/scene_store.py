@@ -6,7 +6,6 @@ the same store on any machine, and readers may start while the writer is still d
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, DrawnScene, Scene, SceneObject, draw_scene
+from rgpt.files import whole_file
 from rgpt.model.pictures import to_pixels
 from rgpt.regions import area_weights, square_padding
 
@@ -108,11 +108,9 @@ def write_store(folder: Path, first_seed: int, count: int) -> None:
         seeds = range(first_seed + start, first_seed + min(start + SHARD, count))
         if not target.exists():
             rows = [_row(draw_scene(seed, scale=random.Random(seed).choice(SCALES))) for seed in seeds]
-            partial = target.with_suffix(".partial")
-            with open(partial, "wb") as stream:
-                arrays: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-                np.savez(stream, **arrays)
-            os.replace(partial, target)
+            arrays: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+            with whole_file(target) as partial:
+                np.savez(partial, **arrays)
         progress.update(len(seeds))
     progress.close()
 

@@ -8,7 +8,6 @@ passes through it once.
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from transformers import AutoModel, LlamaForCausalLM, PretrainedConfig, PreTrain
 import rgpt.model as rgpt_model
 from rgpt.data.scene_questions import conversation, number_objects
 from rgpt.errors import InputError
+from rgpt.files import whole_file
 from rgpt.train.stages import apply_stage
 from rgpt.train.tiny.choosing_questions import drill_exchange
 from rgpt.train.tiny.language import (
@@ -86,8 +86,8 @@ def cache_features(store: Path, tower: nn.Module, cache: Path) -> Features:
                 pixels = torch.from_numpy(pixel_values(shard.images[start : start + 128]))
                 with torch.inference_mode():
                     pieces.append(tower_map(tower, pixels.to(memory_format=torch.channels_last)).half())
-            save_file({"features": torch.cat(pieces).contiguous()}, path.with_suffix(".partial"))
-            os.replace(path.with_suffix(".partial"), path)
+            with whole_file(path) as partial:
+                save_file({"features": torch.cat(pieces).contiguous()}, partial)
         maps.append(load_file(path)["features"])
         if len(maps[-1]) != len(shard.seeds):
             raise InputError(

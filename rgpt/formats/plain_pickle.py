@@ -41,7 +41,7 @@ def read_plain_pickle(path: Path) -> Any:
 def _wrong(path: Path, actual: str) -> InputError:
     return InputError.about(
         f"pickle {str(path)!r}",
-        expected="lists, dicts, strings and numbers only",
-        actual=actual,
-        fix="take the original file from the refer repository",
+        "lists, dicts, strings and numbers only",
+        actual,
+        "take the original file from the refer repository",
     )

@@ -1,0 +1,133 @@
+"""Files and folders that are there whole or not at all, and one writer at a time.
+
+Whatever ends a program, nobody finds half a file under its name: it is written beside its place under a
+hidden name and renamed, which the system does in one step. Only a kill that no program can catch leaves the
+hidden one behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rgpt.errors import InputError
+
+LEFT_OVER = ".*.partial*"
+"""The glob of hidden names, for folders in which a killed writer may have left some."""
+PATIENCE = 10.0
+"""Seconds that `sole_writer` waits: the workers of a process that was killed let go a little later."""
+
+
+def hidden(path: Path | str) -> Path:
+    """The hidden name beside `path`, of this process alone; it keeps the suffix, by which libraries choose a
+    format."""
+    path = Path(path)
+    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """The hidden path to write to. The file takes its name when the block ends well; else it is removed, and
+    what `path` held before is still there."""
+    partial = hidden(path)
+    try:
+        yield partial
+        flush(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
+    """An empty hidden folder to write into, with the same promise; `path` must be new or empty.
+
+    Args:
+        replace: put it in the place of a folder that is there. That is two renames: a kill between them
+            leaves the old one under a hidden name, and nothing under its own.
+    """
+    path, partial = Path(path), hidden(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    before = partial.with_name(f"{partial.name}.before")
+    try:
+        yield partial
+        if replace and path.exists():
+            os.replace(path, before)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            if before.exists():
+                os.replace(before, path)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """As UTF-8, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path | str, value: Any, indent: int = 1) -> None:
+    """Whole or not at all."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, wait: bool = False) -> bool:
+    """Whether this process now holds the lock of an open file or folder; `wait` until it does.
+
+    The lock ends with the process, however that ends. Where there are no locks (a network file system,
+    Windows) everyone holds it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
+@contextmanager
+def sole_writer(folder: Path | str) -> Iterator[None]:
+    """No other process writes this folder while the block runs, if it asks here too.
+
+    Raises:
+        InputError: another one does, and still does after `PATIENCE`.
+    """
+    if os.name == "nt":  # where a folder cannot be opened
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        until = time.monotonic() + PATIENCE
+        while not lock(descriptor):
+            if time.monotonic() >= until:
+                raise InputError(
+                    f"{str(folder)!r} is being written by another process: wait for its end, or name another "
+                    "folder."
+                )
+            time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Files of others: one reader for each format, below recipes, evaluation and training."""
