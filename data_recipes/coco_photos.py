@@ -5,6 +5,8 @@ with and without the guide sentence, descriptions, captions, yes/no, which of th
 colours, what is beside a region, counts. Photographs that `rgpt.data.photographs` holds out for evaluation
 are left out unless --split says otherwise. --form names writes names.jsonl instead: every region that can be
 told, as one turn with the bare class name, one conversation a picture, for aligning regions with names.
+--form words writes words.jsonl: a conversation without a picture for each photograph, in which class names
+stand for regions.
 
     python -m data_recipes.coco_photos --annotations instances.json --captions captions.json --images DIR \\
         --out DIR
@@ -29,6 +31,7 @@ from data_recipes.runner import Made, Recipe, Record, Source, main
 from rgpt import prompts
 from rgpt.data.class_words import PERSON
 from rgpt.data.photo_questions import (
+    KINDS,
     REGIONS,
     Frequencies,
     NumberedPhoto,
@@ -36,12 +39,13 @@ from rgpt.data.photo_questions import (
     conversation,
     is_tiny,
     phrases,
+    words_conversation,
 )
 from rgpt.data.photographs import SPLITS, Photograph, PhotoObject, read_annotations
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.regions import RLE, Box, Polygon, open_image
 
-FORMS = ("samples", "names")
+FORMS = ("samples", "names", "words")
 NO_OBJECTS = "no usable object"
 NAMED = 40
 """Regions of a conversation of names alone; of people five, for they are two of five objects."""
@@ -64,10 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="conversations a picture, about names and about the scene in turn (default: 1)",
+        help="conversations a picture: names, choices and the scene in turn (default: 1)",
     )
     parser.add_argument(
-        "--form", choices=FORMS, default="samples", help="names: every region's bare name (default: samples)"
+        "--form",
+        choices=FORMS,
+        default="samples",
+        help="names: every region's bare name; words: comparisons in words alone (default: samples)",
     )
     parser.add_argument(
         "--regions",
@@ -112,6 +119,10 @@ class Converter:
         made.drop_region("crowd", len(photograph.objects) - len(photograph.singles))
         if not photograph.singles:
             made.dropped = NO_OBJECTS
+        elif self.form == "words":
+            turns = words_conversation(rng, self.frequencies.names)
+            asked = tuple(QuestionAnswer(each.question, each.answer) for each in turns)
+            made.add(Sample(f"words-{photograph.id}", None, (), asked), *(each.task for each in turns))
         elif self.form == "names":
             self._names(photograph, rng, made)
         else:
@@ -140,7 +151,7 @@ class Converter:
     def _conversations(self, photograph: Photograph, rng: random.Random, made: Made) -> None:
         pixels = np.asarray(open_image(photograph.path)) if photograph.path.is_file() else None
         for copy in range(self.copies):
-            kind = ("names", "scene")[(photograph.id + copy) % 2]
+            kind = KINDS[(photograph.id + copy) % 3]
             kind = "single" if rng.random() < SINGLE else kind
             chosen = choose_objects(photograph, self.frequencies, rng, REGIONS)
             if kind == "single":

@@ -46,14 +46,13 @@ def nearest_names(
     from rgpt.train.name_loss import name_embeddings
 
     draw = draw or Draw()
-    ids = [processor.tokenizer(name, add_special_tokens=False)["input_ids"] for name in names]
-    embeddings = name_embeddings(model, ids)  # [U, D]
+    embeddings = name_embeddings(model, processor.tokenizer, names)  # [U, D]
     said: list[str] = []
     for photograph in tqdm(photographs, desc="names", unit="picture"):
         if photograph.singles:
             refined = model.model.encode(vision_features=tower_map(photograph, model, processor, features))
             weights = object_weights(photograph, draw, model.config.refined_grid)[None].to(refined.device)
-            vectors: Tensor = model.model.pool_regions(refined, weights)[0].float()  # [R, D]
+            vectors: Tensor = model.model.name_regions(refined, weights)[0].float()  # [R, D]
             said += [names[k] for k in torch.cdist(vectors, embeddings).argmin(-1)]
     return said
 
@@ -75,9 +74,7 @@ def compute(args: argparse.Namespace) -> dict[str, Any]:
         for item in p.singles
     ]
     if not rows:
-        raise InputError.about(
-            f"--data {str(args.data)!r}", expected="objects", actual="none", fix="check --split and --limit"
-        )
+        raise InputError.about(f"--data {str(args.data)!r}", "objects", "none", "check --split and --limit")
     torch.set_num_threads(args.threads)
     models: list[dict[str, Any]] = []
     for path, form in zip(args.model, forms, strict=True):

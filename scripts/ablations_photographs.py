@@ -29,7 +29,7 @@ class Row:
     """What is trained.
 
     Args:
-        steps: about ten minutes on two cores, at most the ten epochs of the run.
+        steps: about ten minutes on two cores, at most the four epochs of the run.
         form: of regions, in training and when it is asked: `mask` (outlines where there are some) or `box`.
         outlined: only objects that have an outline, so that both forms are of the same objects.
     """
@@ -41,11 +41,11 @@ class Row:
 
 
 ROWS = {
-    "bilinear": Row("bilinear", 720),
-    "none": Row("none", 720),
+    "bilinear": Row("bilinear", 288),
+    "none": Row("none", 288),
     "deconv": Row("deconv", 80),
-    "masks": Row("bilinear", 720, outlined=True),
-    "boxes": Row("bilinear", 720, form="box", outlined=True),
+    "masks": Row("bilinear", 60, outlined=True),
+    "boxes": Row("bilinear", 60, form="box", outlined=True),
 }
 FIGURES = ("names", "names_not_person", "names_small", "names_medium", "names_large")
 
@@ -146,16 +146,14 @@ def with_refinement(base: str, refinement: str, out: Path) -> Path:
     path, layers = lineage(base)
     folder = Path(path)
     if layers or not (folder / "model.safetensors").is_file():
-        raise InputError.about(
-            f"--base {base!r}", expected="a folder with a whole model", actual="none", fix="name its base"
-        )
+        raise InputError.about(f"--base {base!r}", "a folder with a whole model", "none", "name its base")
     config = RegionGPTConfig.from_pretrained(folder)
     if config.refinement not in ("none", "bilinear"):
         raise InputError.about(
             f"the refinement of --base {base!r}",
-            expected="none or bilinear, which have no weights to take away",
-            actual=config.refinement,
-            fix="assemble one with --refinement bilinear",
+            "none or bilinear, which have no weights to take away",
+            config.refinement,
+            "assemble one with --refinement bilinear",
         )
     config.refinement = refinement
     processor = RegionGPTProcessor.from_pretrained(folder)

@@ -56,7 +56,8 @@ recipe() {
 }
 recipe "$work/names" --form names
 recipe "$work/names-held-out" --form names --split held_out
-recipe "$work/samples" --copies "$([ -n "$smoke" ] && echo 1 || echo 2)"
+recipe "$work/samples" --copies "$([ -n "$smoke" ] && echo 1 || echo 3)"
+recipe "$work/words" --form words
 recipe "$work/samples-held-out" --split held_out
 "$python" -m rgpt.cli cache-features "$work/names/names.jsonl" "$work/samples/samples.jsonl" --model "$base" \
     --out "$work/features"
@@ -75,7 +76,8 @@ run "$work/align" delta scripts/pretrain.sh scripts/runs/photo_align.yaml model=
     data.0.path="$work/names/names.jsonl" held_out.path="$work/names-held-out/names.jsonl" \
     ${smoke:+max_steps=8 log_every=1 batch_size=4 micro_batch_size=4 held_out.every=4 held_out.samples=4}
 run "$work/tune" adapter scripts/finetune.sh scripts/runs/photo_tune.yaml model="$work/align/delta" \
-    data.0.path="$work/samples/samples.jsonl" held_out.path="$work/samples-held-out/samples.jsonl" \
+    data.0.path="$work/samples/samples.jsonl" data.1.path="$work/words/words.jsonl" \
+    held_out.path="$work/samples-held-out/samples.jsonl" \
     ${smoke:+max_steps=4 log_every=1 batch_size=2 micro_batch_size=2 held_out.every=2 held_out.samples=2 save_every=2}
 printf 'photo: the trained part is %s\n' "$work/tune/adapter"
 if [ -n "$install" ]; then

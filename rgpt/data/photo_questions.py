@@ -604,21 +604,24 @@ def picture_caption(n: NumberedPhoto, rng: random.Random) -> Exchange | None:
 
 REGIONS = 10
 """Regions of one conversation at most."""
-KINDS = ("names", "scene", "single")
+KINDS = ("names", "choices", "scene", "single")
 
 
 def conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies, kind: str) -> list[Exchange]:
     """A conversation about the numbered regions in which no turn gives a later answer away.
 
     Args:
-        kind: "names" asks what regions are (names, yes/no, which of these, descriptions), "scene" about the
-            whole picture and about places, sizes and colours, "single" asks one question of any task.
+        kind: "names" asks what regions are (names, yes/no, which of these, descriptions), "choices" only what
+            a yes, a no, a region, a side or a place answers, "scene" about the whole picture and about
+            places, sizes and colours, "single" asks one question of any task.
 
     Returns:
-        one to ten exchanges; none where the photograph allows none of the questions.
+        one to two dozen exchanges; none where the photograph allows none of the questions.
     """
     if kind == "names":
         return _names_conversation(n, rng, frequencies)
+    if kind == "choices":
+        return _choices_conversation(n, rng, frequencies)
     if kind == "scene":
         return _scene_conversation(n, rng, frequencies)
     return _single_question(n, rng, frequencies)
@@ -667,6 +670,65 @@ def _names_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequ
             turns.append(told)
     if len(turns) < 4 and (more := exists(n, rng, frequencies, n_mentioned(n, turns))):
         turns.append(more)
+    return turns
+
+
+def _choices_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies) -> list[Exchange]:
+    """Comparisons, as many as there are: one word decides each answer, and all share the picture's tokens."""
+    plain = [number for number in rng.sample(n.numbers, len(n.numbers)) if not is_tiny(n[number])]
+    told: set[int] = set()
+    what: list[Exchange] = []
+    if len(plain) > 2 and rng.random() < 0.7:
+        candidates = plain[: rng.choice((3, CANDIDATES, CANDIDATES))]
+        for _ in range(2):
+            match = referring(n, rng, frequencies, candidates, followup=bool(what))
+            if match and match.truth not in told - {0}:
+                what.append(match)
+                told.add(int(str(match.truth)))
+    checks = [verify(n, rng, number, frequencies) for number in plain if number not in told]
+    what += [check for check in checks if check]
+    for _ in range(2):
+        if asked := exists(n, rng, frequencies, n_mentioned(n, what)):
+            what.append(asked)
+    where: list[Exchange | None] = [
+        rng.choice((relation, relation, verify_relation))(n, rng, pair) for pair in _clear_pairs(n, rng)[:5]
+    ]
+    if len(n.numbers) > 1:
+        where += [compare_size(n, rng, (a, b)) for a, b in (rng.sample(n.numbers, 2) for _ in "ab")]
+    where += [position(n, rng, number) for number in rng.sample(n.numbers, min(2, len(n.numbers)))]
+    rng.shuffle(where)
+    blocks = [what, [each for each in where if each]]
+    rng.shuffle(blocks)
+    return [turn for block in blocks for turn in block]
+
+
+def words_conversation(rng: random.Random, names: Sequence[str]) -> list[Exchange]:
+    """What a "choices" conversation asks, in words alone: a name stands where a region's vector would.
+
+    Stage 1 puts region vectors near the word embeddings of their names, so that what is learned here about
+    names holds for regions, and a conversation without a picture is short.
+    """
+    said = rng.sample(names, CANDIDATES)
+    mentions = {number: f"[{number}] {name}" for number, name in enumerate(said, start=1)}
+    if rng.random() < 0.4:
+        number = rng.randint(1, CANDIDATES)
+        question = rng.choice((*_REFER, *prompts.WORDINGS["referring"]))
+        question = question.format(regions=listed(list(mentions.values())), text=f"the {said[number - 1]}")
+        details: dict[str, object] = {"text": said[number - 1], "candidates": list(mentions)}
+        return [Exchange("referring_words", question, f"Region [{number}].", number, details)]
+    turns = []
+    for number, mention in mentions.items():
+        truth = rng.random() < 0.5
+        others = said if rng.random() < 0.5 else names
+        name = (
+            said[number - 1] if truth else rng.choice([each for each in others if each != said[number - 1]])
+        )
+        question = rng.choice(_VERIFY).format(region=mention, text=with_article(name))
+        turns.append(
+            Exchange(
+                "verify_words", question, "Yes." if truth else "No.", truth, {"region": number, "name": name}
+            )
+        )
     return turns
 
 
@@ -728,7 +790,7 @@ def _single_question(n: NumberedPhoto, rng: random.Random, frequencies: Frequenc
         (2, lambda: name(n, rng, any_number(), rng.random() < 0.5)),
         (2, lambda: brief_caption(n, rng, any_number())),
         (1, lambda: detailed_caption(n, rng, any_number())),
-        (1, lambda: verify(n, rng, any_number(), frequencies)),
+        (2, lambda: verify(n, rng, any_number(), frequencies)),
         (1, lambda: exists(n, rng, frequencies)),
         (1, lambda: count(n, rng, frequencies)),
         (1, lambda: beside(n, rng, any_number())),

@@ -136,9 +136,13 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
 
     def pool_regions(self, refined: Tensor, region_masks: Tensor) -> Tensor:
         """`[I, C, G, G]`, `[I, R, G, G]` area shares -> `[I, R, D]` region vectors, after the connector."""
-        projector = self.connector if self.region_projector is None else self.region_projector
-        vectors = projector(pool_regions(refined, region_masks))
+        vectors = self.name_regions(refined, region_masks)
         return vectors if self.region_geometry is None else vectors + self.region_geometry(region_masks)
+
+    def name_regions(self, refined: Tensor, region_masks: Tensor) -> Tensor:
+        """`pool_regions` without where the regions are: what they show alone."""
+        projector = self.connector if self.region_projector is None else self.region_projector
+        return projector(pool_regions(refined, region_masks))
 
     def merge(self, refined: Tensor) -> Tensor:
         """`[I, C, G, G]` -> `[I, T, D]` image tokens, after the connector."""

@@ -10,6 +10,7 @@ the end curve.png and `model/` (or `adapter/`, or `delta/`), which is there whol
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import random
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rgpt.errors import InputError
+from rgpt.files import sole_writer, write_json, write_text
 from rgpt.train import checkpoints, record
 from rgpt.train.arguments import DataFile, Run, check_files, read_run, refuse_other_run
 
@@ -35,19 +37,25 @@ def train(run: Run, resume: bool = False) -> Path:
     Raises:
         InputError: before any training, for whatever cannot work.
     """
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    check_files(run, processes)
+    with contextlib.ExitStack() as held:
+        checkpoint = open_folder(run, resume, processes, rank, held)
+        result = Path(run.out) / ("adapter" if run.method != "full" else "delta" if run.delta else "model")
+        if not resume or not result.is_dir():
+            train_to(run, result, checkpoint, rank, processes)
+    return result
+
+
+def train_to(run: Run, result: Path, checkpoint: Path | None, rank: int, processes: int) -> None:
+    """What `train` does once the folder is this run's alone, from a checkpoint or from the start."""
     import torch
 
     from rgpt.data.collator import Collator
     from rgpt.data.mixture import MicroBatches
     from rgpt.train.trainer import RegionTrainer
 
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    check_files(run, processes)
     out = Path(run.out)
-    result = out / ("adapter" if run.method != "full" else "delta" if run.delta else "model")
-    checkpoint = open_folder(run, resume, processes, rank)
-    if resume and result.is_dir():
-        return result
     random.seed(run.seed)
     torch.manual_seed(run.seed)
 
@@ -76,7 +84,6 @@ def train(run: Run, resume: bool = False) -> Path:
     save_result(trainer, result)
     if trainer.samples_skipped:
         print(f"{trainer.samples_skipped} bad samples were skipped; see {out}/bad_samples.{rank}.jsonl")
-    return result
 
 
 # ------------------------------------------------------------------------------------------------ the folder
@@ -89,22 +96,28 @@ def check_folder(run: Run, resume: bool) -> None:
         if not resume:
             raise InputError.about(
                 "out",
-                expected="a new folder",
-                actual=f"{run.out!r}, which holds a run",
-                fix="add --resume to continue it, or name another",
+                "a new folder",
+                f"{run.out!r}, which holds a run",
+                "add --resume to continue it, or name another",
             )
         refuse_other_run(run, saved)
 
 
-def open_folder(run: Run, resume: bool, processes: int, rank: int) -> Path | None:
-    """Make `out`, or find the checkpoint to continue from. Raises InputError."""
+def open_folder(run: Run, resume: bool, processes: int, rank: int, held: contextlib.ExitStack) -> Path | None:
+    """Make `out`, or find the checkpoint to continue from; while `held` is open, nobody else writes there.
+
+    Raises InputError.
+    """
     out = Path(run.out)
     if rank == 0:  # it alone looks and writes: another rank could take what it writes for an older run
+        check_folder(run, resume)  # what is wrong in any case, without waiting
+        out.mkdir(parents=True, exist_ok=True)
+        held.enter_context(sole_writer(out))
         check_folder(run, resume)
         if not (out / "run.yaml").is_file():
-            (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-            record.write_whole(out / "versions.json", _json(record.versions()))
-            record.write_whole(out / "run.yaml", run.to_yaml())
+            (out / "checkpoints").mkdir(exist_ok=True)
+            write_json(out / "versions.json", record.versions())
+            write_text(out / "run.yaml", run.to_yaml())
     return checkpoints.newest(out / "checkpoints", processes) if resume else None
 
 
@@ -123,12 +136,6 @@ def save_result(trainer: Any, result: Path) -> None:
     trainer._barrier()
 
 
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=1) + "\n"
-
-
 # ------------------------------------------------------------------------------------------------ the parts
 
 
@@ -145,6 +152,7 @@ def open_model(run: Run) -> tuple[Any, Any, Any]:
     from rgpt.model import load
     from rgpt.train.adapters import add_adapters, quantization
     from rgpt.train.hidden_tower import hide_tower
+    from rgpt.train.name_loss import start_among_words
     from rgpt.train.stages import apply_stage
 
     # DeepSpeed keeps full-precision copies of what it trains; without it, AMP needs the weights themselves.
@@ -164,6 +172,8 @@ def open_model(run: Run) -> tuple[Any, Any, Any]:
     tower = hide_tower(model)
     if run.gradient_checkpointing:
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if run.objective == "names":
+        start_among_words(model)
     if run.method == "full":
         apply_stage(model, run.stage)
     else:
@@ -299,10 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = read_run(options.run, options.overrides)
         if options.stage and run.stage != options.stage:
             raise InputError.about(
-                "stage",
-                expected=options.stage,
-                actual=run.stage,
-                fix="use pretrain.sh for align, finetune.sh for tune",
+                "stage", options.stage, run.stage, "use pretrain.sh for align, finetune.sh for tune"
             )
         if options.check:
             check_files(run, processes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class RegionTrainer(Trainer):
         self.folder = Path(run.out)
         # Named now: what lies there when the run ends may be another model.
         self.base = base_for(run.model, STAGES["align"].trains) if run.delta or run.method != "full" else None
+        self._tokenizer = rows.processor.tokenizer
         self.samples_skipped = 0
         self._handled = -1
         self._staging: str | None = None
@@ -115,7 +117,7 @@ class RegionTrainer(Trainer):
     ) -> Any:
         if self.run.objective == "answers":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, mentions = name_loss(self.accelerator.unwrap_model(model), inputs)
+        loss, mentions = name_loss(self.accelerator.unwrap_model(model), inputs, self._tokenizer)
         return loss / max(mentions, 1) / self.current_gradient_accumulation_steps
 
     def _meet_bad(self, bad: list[BadSample]) -> None:
@@ -215,7 +217,7 @@ class RegionTrainer(Trainer):
                 self.data_collator,
                 min(settings.samples, len(file)),
                 self.run.micro_batch_size,
-                name_loss if by_name else None,
+                partial(name_loss, tokenizer=self._tokenizer) if by_name else None,
             )
             # Names are not generated: the language model has not been trained to read these vectors yet.
             wanted = 0 if by_name else settings.answers

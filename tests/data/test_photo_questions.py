@@ -370,3 +370,41 @@ def test_balance_on_real_photographs(shared_data: Path) -> None:
     guessed = sum(max(yes[name], no[name]) for name in yes | no) / (yes + no).total()
     assert guessed < 0.56
     assert sum(bool(asking.phrases(p, item)) for p in photographs for item in p.singles) == 1497
+
+
+def test_choices_are_answered_in_a_word_a_region_or_a_place() -> None:
+    tasks = {
+        "verify",
+        "exists",
+        "referring",
+        "no_match",
+        "relation",
+        "verify_relation",
+        "compare_size",
+        "position",
+    }
+    photographs, frequencies = corpus()
+    lengths = []
+    for photograph in photographs[:100]:
+        n = NumberedPhoto(photograph, tuple(photograph.singles))
+        turns = conversation(n, random.Random(photograph.id), frequencies, "choices")
+        assert {turn.task for turn in turns} <= tasks
+        lengths.append(len(turns))
+    assert sum(lengths) / len(lengths) > 6
+
+
+def test_words_stand_for_regions_and_the_answers_are_true_of_them() -> None:
+    yes = []
+    for seed in range(300):
+        for turn in asking.words_conversation(random.Random(seed), NAMES):
+            assert not mentioned(turn.question)
+            if turn.task == "verify_words":
+                mention = f"[{turn.details['region']}] "
+                behind = turn.question.split(mention, 1)[1]
+                (stands,) = [name for name in sorted(NAMES, key=len)[::-1] if behind.startswith(name)][:1]
+                assert (turn.answer == "Yes.") == (stands == turn.details["name"])
+                yes.append(turn.answer == "Yes.")
+            else:
+                number = int(re.fullmatch(r"Region \[(\d)\]\.", turn.answer)[1])  # type: ignore[index]
+                assert f"[{number}] {turn.details['text']}" in turn.question
+    assert 0.4 < sum(yes) / len(yes) < 0.6
