@@ -109,7 +109,12 @@ def top_per_image(detections: Sequence[dict[str, Any]], limit: int) -> list[dict
 
 
 def _indexed(coco_class: Any, truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
-    """Ground truth and detections as the evaluator's own objects. `loadRes` fails on an empty list."""
+    """Ground truth and detections as the evaluator's own objects. `loadRes` fails on an empty list.
+
+    Annotations are numbered anew, from 1: to both evaluators a match with annotation 0 is no match.
+    """
+    numbered = [{**each, "id": number} for number, each in enumerate(truth["annotations"], start=1)]
+    truth = {**truth, "annotations": numbered}
     expected = coco_class()
     expected.dataset = truth
     expected.createIndex()

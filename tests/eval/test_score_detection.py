@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eval import score as score_command
-from eval.metrics.detection import coco_ap
+from eval.metrics.detection import coco_ap, lvis_ap
 from eval.score import score_task
 from rgpt.errors import InputError
 from tests.eval.truths import NAMES, grid_truth
@@ -53,6 +53,24 @@ def test_an_oracle_scores_one_and_wrong_names_nothing(lvis: bool) -> None:
     }  # fmt: skip
     wrong = score_task("detection", truth, oracle(truth, shift=1), base=base)
     assert {wrong[name] for name in figures} == {0.0}
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("evaluate", [coco_ap, lvis_ap])
+def test_an_annotation_with_the_id_0_is_found_like_any_other(evaluate: Any, iou_type: str) -> None:
+    """Both evaluators write the id of what was matched, and read 0 as nothing."""
+    truth, ring = grid_truth(lvis=True), lambda x, y, w, h: [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    for number, a in enumerate(truth["annotations"]):
+        a |= {"id": number, "segmentation": ring(*a["bbox"])}
+    found = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "score": 0.5, "bbox": a["bbox"]}
+        | ({"segmentation": a["segmentation"]} if iou_type == "segm" else {})
+        for a in truth["annotations"]
+    ]
+    given = json.loads(json.dumps(truth))
+    scores = evaluate(given, found, iou_type)
+    assert scores.stats["AP"] == pytest.approx(1.0)
+    assert list(scores.by_category.values()) == pytest.approx([1.0] * len(scores.by_category))
 
 
 def test_base_and_novel_by_hand() -> None:
