@@ -200,7 +200,12 @@ def test_killed_half_way_it_works_the_next_time(
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_two_processes_fetch_once(pinned: PinnedFile, slow_index: SlowIndex) -> None:
+def test_two_processes_fetch_once(
+    pinned: PinnedFile, slow_index: SlowIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "PIP_DEFAULT_TIMEOUT", "300"
+    )  # the first waits for as long as the second takes to start
     first = fetch_elsewhere(pinned)
     assert slow_index.half_sent.wait(300)
     slow_index.half_sent.clear()
