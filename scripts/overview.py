@@ -32,15 +32,15 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.Im
     return ImageFont.load_default(size + (1 if bold else 0))
 
 
-PHOTOGRAPH = ROOT / "app" / "static" / "photographs" / "coffee.jpg"
-REGIONS = {1: Box(174, 14, 408, 308), 2: Box(322, 228, 412, 330)}
+PHOTOGRAPH = ROOT / "app" / "static" / "photographs" / "astronaut.jpg"
+REGIONS = {1: Box(22, 14, 370, 512)}
 QUESTIONS = (
     "What is <region1>?",
-    "Name the object in <region2>.",
+    "Is <region1> a dog?",
     "Tell me about <region1>.",
     "Where is <region1> in the picture?",
-    "How many cups are there?",
-    "Describe the picture.",
+    "How many people are there?",
+    "Is there a cat in the picture?",
 )
 
 
@@ -62,7 +62,7 @@ def render(model: str) -> Image.Image:
     marked = draw_regions(picture, session.regions, tint=0.0)
     canvas = Image.new("RGB", (WIDTH, 560), "white")
     draw = ImageDraw.Draw(canvas)
-    marked.thumbnail((500, 500))
+    marked.thumbnail((500, 370))
     canvas.paste(marked, (30, 60))
     y = 30
     for question, answer in answered(session):

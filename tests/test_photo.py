@@ -15,7 +15,6 @@ from rgpt.regions import Box, Mask, Polygon, Region
 PHOTOGRAPHS = Path(__file__).parents[1] / "app" / "static" / "photographs"
 SEEN = {
     "chelsea.jpg": ("cat", Box(18, 0, 394, 300)),
-    "coffee.jpg": ("cup", Box(174, 14, 408, 308)),
     "astronaut.jpg": ("person", Box(22, 14, 370, 512)),
 }
 MOST = 64_000_000
@@ -66,8 +65,21 @@ def test_however_the_region_is_drawn(session: ChatSession, region: Region) -> No
     assert "cat" in session.ask("What is <region1>?").lower()
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"), [("Is <region1> a person?", "Yes."), ("Is <region1> a dog?", "No.")]
+)
+def test_yes_and_no_depend_on_the_picture(session: ChatSession, question: str, answer: str) -> None:
+    show(session, "astronaut.jpg", SEEN["astronaut.jpg"][1])
+    assert session.ask(question) == answer
+
+
+def test_no_answer_runs_in_a_circle(session: ChatSession) -> None:
+    show(session, "chelsea.jpg", SEEN["chelsea.jpg"][1])
+    assert len(session.ask("Describe the picture.", max_new_tokens=60).split()) < 30
+
+
 def test_three_questions_in_a_row_are_answered(session: ChatSession) -> None:
-    show(session, "coffee.jpg", SEEN["coffee.jpg"][1])
+    show(session, "coffee.jpg", Box(174, 14, 408, 308))
     questions = ("What is <region1>?", "Where is <region1> in the picture?", "Describe the picture.")
     assert all(session.ask(question) for question in questions)
     assert len(session.turns) == 3

@@ -24,12 +24,22 @@ class Picker:
         top_p: tokens outside this share of the probability are never drawn.
         seed: of the drawing; None: any.
         never: ids that cannot be chosen.
+        no_repeat: no run of so many tokens comes twice in an answer (`no_repeat_ngram_size` of transformers,
+            over the answer alone: repeating the question's words is no loop); 0 for no limit. Answers of a
+            closed set are left alone.
 
     Raises:
         InputError: for a value out of range.
     """
 
-    def __init__(self, temperature: float, top_p: float, seed: int | None, never: Sequence[int]) -> None:
+    def __init__(
+        self,
+        temperature: float,
+        top_p: float,
+        seed: int | None,
+        never: Sequence[int],
+        no_repeat: int = 0,
+    ) -> None:
         if not (math.isfinite(temperature) and temperature >= 0) or not 0 < top_p <= 1:
             raise InputError(
                 f"temperature {temperature} and top_p {top_p} must be at least 0, and in (0, 1]."
@@ -38,6 +48,7 @@ class Picker:
             raise InputError(f"seed is {seed}: expected a whole number from 0 to 2**63 - 1.")
         # Logits divided by almost nothing overflow; the likeliest token is what the limit means.
         self.temperature, self.never = (temperature if temperature > 1e-4 else 0.0), list(never)
+        self.no_repeat, self.said = no_repeat, list[int]()
         self.warpers = LogitsProcessorList()
         if self.temperature > 0:
             self.warpers.append(TemperatureLogitsWarper(float(temperature)))
@@ -49,6 +60,21 @@ class Picker:
         """The next token of `logits [V]`; with `allowed`, one of those."""
         logits = logits.float().cpu().clone()
         logits[self.never] = -torch.inf
+        if allowed is None and self.no_repeat:
+            logits[self._repeating()] = -torch.inf
+        token = self._pick(logits, allowed)
+        self.said.append(token)
+        return token
+
+    def _repeating(self) -> list[int]:
+        """What would end a run of `no_repeat` tokens that was said before."""
+        ahead = self.no_repeat - 1
+        last = self.said[len(self.said) - ahead :]
+        return [
+            self.said[i + ahead] for i in range(len(self.said) - ahead) if self.said[i : i + ahead] == last
+        ]
+
+    def _pick(self, logits: Tensor, allowed: Iterable[int] | None) -> int:
         if allowed is not None:
             mask = torch.full_like(logits, -torch.inf)
             mask[list(allowed)] = 0.0
@@ -64,7 +90,8 @@ def pick_each(pickers: Sequence[Picker], logits: Tensor, tries: Sequence[Trie | 
 
     Greedy rows without a closed set are chosen in one operation on the device.
     """
-    if pickers and pickers[0].temperature == 0 and all(trie is None for trie in tries):
+    free = pickers and pickers[0].temperature == 0 and not pickers[0].no_repeat
+    if free and all(trie is None for trie in tries):
         logits = logits.float().clone()
         logits[:, pickers[0].never] = -torch.inf
         return logits.argmax(-1).tolist()

@@ -71,6 +71,7 @@ class ChatSession:
         ends = processor.tokenizer.eos_token_id if ends is None else ends
         self._ends = set(ends) if isinstance(ends, (list, tuple)) else {ends}
         self._never = [processor.image_token_id, processor.region_token_id]
+        self._no_repeat: int = getattr(model.generation_config, "no_repeat_ngram_size", None) or 0
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | None = None, **options: Any) -> ChatSession:
@@ -192,7 +193,7 @@ class ChatSession:
         prompt = self._encode([question])[0]
         regions = dict(self.regions)
         room = self._room(prompt, max_new_tokens)
-        pick = Picker(temperature, top_p, seed, self._never)
+        pick = Picker(temperature, top_p, seed, self._never, self._no_repeat)
         trie = None if choices is None else self._trie(choices)
         answer_ids: list[int] = []
         said = ""
@@ -295,7 +296,7 @@ class ChatSession:
         if not questions:
             return []
         self._check_limits(max_new_tokens, choices)
-        pickers = [Picker(temperature, top_p, seed, self._never) for _ in questions]
+        pickers = [Picker(temperature, top_p, seed, self._never, self._no_repeat) for _ in questions]
         prompts = self._encode(questions, regions)
         limits = [self._room(prompt, max_new_tokens) for prompt in prompts]
         trie = None if choices is None else self._trie(choices)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from rgpt.errors import InputError
 from rgpt.model.about import read_about
-from rgpt.model.bases import PACKAGED, apply_layer, lineage
+from rgpt.model.bases import PACKAGED, apply_layer, lineage, read_json
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
@@ -98,6 +98,8 @@ def load(
             )
     for layer in layers:  # before the model moves: a sum on the CPU is the same on every machine's GPU
         apply_layer(model, layer)
+        if (file := Path(layer) / "generation_config.json").is_file():
+            model.generation_config.update(**read_json(file))
     if device is not None:
         model = model.to(device)
         _align(model)

@@ -131,6 +131,16 @@ def test_what_a_layer_has_seen_is_merged_too(made: Path, tmp_path: Path) -> None
     assert read_about(merged) == read_about(delta) == About("photographs", "x", ("dog",))
 
 
+def test_a_layer_may_say_how_answers_are_decoded(made: Path, tmp_path: Path) -> None:
+    delta = little_delta(tmp_path / "delta", made / "base")
+    before = load(delta, device="cpu")[0].generation_config.to_dict()
+    (delta / "generation_config.json").write_text('{"no_repeat_ngram_size": 3}')
+    for folder in (delta, merge_adapter(delta, tmp_path / "merged")):
+        after = load(folder, device="cpu")[0].generation_config.to_dict()
+        assert after["no_repeat_ngram_size"] == 3
+        assert after["eos_token_id"] == before["eos_token_id"]
+
+
 def test_a_layer_on_a_layer_on_a_layer(made: Path, tmp_path: Path) -> None:
     first = little_delta(tmp_path / "first", made / "base", part="lm_head")
     second = little_adapter(tmp_path / "second", first, seed=1)
