@@ -33,7 +33,7 @@ from eval.report import between
 from eval.score import write_scores
 from eval.tasks.photo_items import Draw, clear_objects, yes_no_items
 from eval.tasks.photos import Figures, Photographs, groups_of_names
-from rgpt.data.photo_questions import direction
+from rgpt.data.photo_facts import direction
 from rgpt.data.photographs import Photograph, class_counts, read_photographs
 from rgpt.data.scene_questions import DIRECTIONS
 from rgpt.errors import InputError

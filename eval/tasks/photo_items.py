@@ -18,7 +18,8 @@ from typing import Any
 from eval.tasks.base import Item
 from rgpt import prompts
 from rgpt.data.class_words import with_article
-from rgpt.data.photo_questions import GUIDE, direction, is_tiny
+from rgpt.data.photo_facts import direction, is_tiny
+from rgpt.data.photo_questions import GUIDE
 from rgpt.data.photographs import Photograph, PhotoObject, annotation_files, of_split, read_photographs
 from rgpt.data.scene_questions import DIRECTION_WORDS
 from rgpt.errors import InputError

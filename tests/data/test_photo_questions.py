@@ -15,10 +15,14 @@ import numpy as np
 import pytest
 
 from rgpt import prompts
+from rgpt.data import photo_conversations as talking
+from rgpt.data import photo_facts as facts
 from rgpt.data import photo_questions as asking
 from rgpt.data.class_words import caption_phrase, counted, listed, plural, with_article
 from rgpt.data.colour_names import colour_of
-from rgpt.data.photo_questions import GUIDE, Frequencies, NumberedPhoto, choose_objects, conversation, is_tiny
+from rgpt.data.photo_conversations import conversation
+from rgpt.data.photo_facts import Frequencies, NumberedPhoto, choose_objects, is_tiny
+from rgpt.data.photo_questions import GUIDE
 from rgpt.data.photographs import Photograph, PhotoObject, read_photographs
 from rgpt.data.scene_questions import DIRECTION_WORDS, Exchange
 from rgpt.regions import Box, Polygon
@@ -56,9 +60,10 @@ def conversations() -> list[tuple[NumberedPhoto, list[Exchange]]]:
     photographs, frequencies = corpus()
     found = []
     for photograph in photographs:
-        for kind in asking.KINDS * 2:
+        for kind in talking.KINDS * 2:
             rng = random.Random(f"{photograph.id} {kind} {len(found)}")
-            n = NumberedPhoto(photograph, tuple(choose_objects(photograph, frequencies, rng, asking.REGIONS)))
+            chosen = choose_objects(photograph, frequencies, rng, talking.REGIONS)
+            n = NumberedPhoto(photograph, tuple(chosen))
             found.append((n, conversation(n, rng, frequencies, kind)))
     return found
 
@@ -194,7 +199,7 @@ def test_no_class_is_likelier_to_be_true_than_false(task: str) -> None:
 def test_relations_and_sizes_follow_from_the_boxes() -> None:
     for n, e in of("relation", "verify_relation", "compare_size"):
         a, b = n[e.details["region"]].box, n[e.details["other"]].box
-        (ax, ay), (bx, by) = asking.centre(a), asking.centre(b)
+        (ax, ay), (bx, by) = facts.centre(a), facts.centre(b)
         holds = {"left": ax < bx, "right": ax > bx, "above": ay < by, "below": ay > by}
         text = e.answer if e.task == "relation" else e.question
         said = [side for side, words in DIRECTION_WORDS.items() if words in text]
@@ -214,7 +219,7 @@ def test_relations_and_sizes_follow_from_the_boxes() -> None:
 def test_what_is_beside_stands_there() -> None:
     for n, e in of("beside"):
         item, side = n[e.details["region"]], e.details["side"]
-        found = asking.neighbours(n.photograph, item, side)
+        found = facts.neighbours(n.photograph, item, side)
         assert found is not None and side in e.question
         names = Counter(other.name for other in found)
         if not found:
@@ -222,7 +227,7 @@ def test_what_is_beside_stands_there() -> None:
             continue
         assert e.answer.lower() == listed([counted(*pair) for pair in names.items()]).lower() + "."
         for other in found:
-            assert side not in asking.wrong_sides(other.box, item.box) and not is_tiny(other)
+            assert side not in facts.wrong_sides(other.box, item.box) and not is_tiny(other)
 
 
 def test_existence_and_number() -> None:
@@ -238,7 +243,7 @@ def test_existence_and_number() -> None:
 def test_places_and_descriptions() -> None:
     for n, e in of("position", "brief_caption_placed"):
         box = n[e.details["region"]].box
-        (x, y), words = asking.centre(box), e.answer
+        (x, y), words = facts.centre(box), e.answer
         assert ("left" in words) == (x < 448 / 3) and ("right" in words) == (x >= 448 * 2 / 3)
         assert ("upper" in words) == (y < 110) and ("lower" in words) == (y >= 220)
     dogs = 0
@@ -259,7 +264,7 @@ def test_people_do_not_drown_the_rest() -> None:
     box = Box(0, 0, 50, 50)
     crowd_of_cats = tuple(PhotoObject(i, ("person", "cat")[i % 2], box, box) for i in range(30))
     many = Photograph(1, Path("1.jpg"), 448, 330, crowd_of_cats)
-    taken = choose_objects(many, frequencies, random.Random(1), asking.REGIONS)
+    taken = choose_objects(many, frequencies, random.Random(1), talking.REGIONS)
     assert Counter(item.name for item in taken) == {"person": 2, "cat": 4}
     one_tv = replace(many, objects=(PhotoObject(99, "tv", box, box), *many.objects[::2]))
     first = [choose_objects(one_tv, frequencies, random.Random(seed), 1)[0].name for seed in range(2000)]
@@ -267,10 +272,26 @@ def test_people_do_not_drown_the_rest() -> None:
     assert first.count("tv") / 2000 == pytest.approx(tv / (tv + 15 * person), abs=0.03) and tv > 1.5 * person
 
 
+def test_places_are_asked_of_boxes_anywhere_and_no_direction_is_rare() -> None:
+    photographs, frequencies = corpus()
+    said: Counter[object] = Counter()
+    for photograph in photographs[:100]:
+        rng = random.Random(photograph.id)
+        boxes = talking.boxes_anywhere(photograph, rng, talking.REGIONS)
+        for item in boxes:
+            assert 0 <= item.box.x1 < item.box.x2 <= photograph.width
+            assert 0 <= item.box.y1 < item.box.y2 <= photograph.height
+        n = NumberedPhoto(photograph, tuple(boxes))
+        for e in conversation(n, rng, frequencies, "places"):
+            if e.task == "relation":
+                said[e.truth] += 1
+    assert min(said.values()) > 0.2 * said.total() and len(said) == 4
+
+
 def test_the_same_seed_asks_the_same() -> None:
     photographs, frequencies = corpus()
     n = NumberedPhoto(photographs[3], photographs[3].singles)
-    for kind in asking.KINDS:
+    for kind in talking.KINDS:
         asked = [conversation(n, random.Random(9), frequencies, kind) for _ in "ab"]
         assert asked[0] == asked[1] and asked[0]
 
@@ -280,7 +301,7 @@ def test_nothing_to_compare_is_no_error() -> None:
     _, frequencies = corpus()
     box = Box(0, 0, 3, 3)
     photograph = Photograph(1, Path("1.jpg"), 448, 330, (PhotoObject(1, "dog", box, box),))
-    for kind in asking.KINDS:
+    for kind in talking.KINDS:
         for seed in range(20):
             for e in conversation(
                 NumberedPhoto(photograph, photograph.objects), random.Random(seed), frequencies, kind
@@ -369,7 +390,7 @@ def test_balance_on_real_photographs(shared_data: Path) -> None:
     assert abs(yes["person"] / yes.total() - no["person"] / no.total()) < 0.03
     guessed = sum(max(yes[name], no[name]) for name in yes | no) / (yes + no).total()
     assert guessed < 0.56
-    assert sum(bool(asking.phrases(p, item)) for p in photographs for item in p.singles) == 1497
+    assert sum(bool(facts.phrases(p, item)) for p in photographs for item in p.singles) == 1497
 
 
 def test_choices_are_answered_in_a_word_a_region_or_a_place() -> None:
@@ -396,7 +417,7 @@ def test_choices_are_answered_in_a_word_a_region_or_a_place() -> None:
 def test_words_stand_for_regions_and_the_answers_are_true_of_them() -> None:
     yes = []
     for seed in range(300):
-        for turn in asking.words_conversation(random.Random(seed), NAMES):
+        for turn in talking.words_conversation(random.Random(seed), NAMES):
             assert not mentioned(turn.question)
             if turn.task == "verify_words":
                 mention = f"[{turn.details['region']}] "

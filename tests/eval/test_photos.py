@@ -18,7 +18,7 @@ from eval.metrics.bootstrap import interval
 from eval.tasks.photo_items import KINDS, Draw
 from eval.tasks.photos import Photographs, said_direction, size_of
 from rgpt.data.class_words import with_article
-from rgpt.data.photo_questions import direction
+from rgpt.data.photo_facts import direction
 from rgpt.data.photographs import is_held_out
 from rgpt.errors import InputError
 from tests.eval.photo_folders import COLOURS, write_folder
