@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 QUESTION = "Describe <region1> in detail."
 MAX_NEW_TOKENS = 128
+LARGE = (4000, 3000)
+"""Width and height of a photograph of 12 megapixels."""
 IMPORT_RGPT = "import time; t = time.perf_counter(); import rgpt; print(time.perf_counter() - t)"
 
 
@@ -149,8 +152,39 @@ def measure_answers(
         print("bench: every answer came in one piece, so there is no rate to give.", file=sys.stderr)
 
 
+def measure_large_picture(network: Any, processor: Any, repeats: int) -> Iterator[Figure]:
+    """What a question about a picture of 12 megapixels costs before anything is computed of it.
+
+    That is, from `ask` to the first forward pass of the language model: of a region that was asked about
+    before, and of a new one, each as a box and as a mask.
+    """
+    from rgpt.chat import ChatSession
+    from rgpt.regions import Box, Mask
+
+    started: list[float] = []
+    hook = network.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
+    width, height = LARGE
+    for kind in ("box", "mask"):
+        session = ChatSession(network, processor)
+        session.set_image(draw(0)[0].resize(LARGE))
+        waits: dict[str, list[float]] = {"new": [], "known": []}
+        for turn in range(repeats):
+            box = Box(40 + turn, 40, width // 2, height // 2)
+            number = session.add_region(box if kind == "box" else Mask(box.to_mask(height, width)))
+            for words, state in (("What is", "new"), ("What colour is", "known"), ("How large is", "known")):
+                started.clear()
+                session.turns = []
+                begun = time.perf_counter()
+                session.ask(f"{words} <region{number}>?", max_new_tokens=1)
+                waits[state].append(1000 * (started[0] - begun))
+        for state, values in waits.items():
+            yield Figure(f"12 MP, {state} {kind}, to first pass", "ms", values)
+    hook.remove()
+
+
 def bench_chat(options: argparse.Namespace) -> list[Figure]:
     """Everything about `rgpt chat`, in the order in which it must be measured."""
     figures = list(measure_processes(options.model, options.repeats))
     opened = open_with_threads(options.model, options.threads)
+    figures += measure_large_picture(*opened, options.repeats)
     return figures + list(measure_answers(*opened, draw, options.repeats, most_ms=150, least_rate=100))
