@@ -21,6 +21,7 @@ from rgpt.recognizers.geometry import Geometry
 from rgpt.recognizers.pooling import mask_average
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.text import TextEncoder
+from rgpt.regions import mask_shares
 
 MODES = ("crop", "masked-crop", "pooled")
 CROP_BLOCK = 64
@@ -102,9 +103,8 @@ class ClipRecognizer(RegionRecognizer):
             pixels = geometry.pixels(image.crop((x1, y1, x2, y2)), mean, std)
             if self.mode == "masked-crop":
                 mask = region.to_mask(image.height, image.width)[y1:y2, x1:x2]
-                rows, columns = geometry.cell_overlap(side, side)
                 # Zero after normalisation is the mean colour; edges blend by the share that is inside.
-                pixels = pixels * (rows @ torch.from_numpy(mask).float() @ columns.T)
+                pixels = pixels * torch.from_numpy(mask_shares(mask, *geometry.cells(side, side)))
             result.append(pixels)
         return result
 

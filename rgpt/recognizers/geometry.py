@@ -83,34 +83,12 @@ class Geometry:
         canvas[:, : self.content_height, : self.content_width] = values
         return canvas
 
-    def cell_overlap(self, grid_height: int, grid_width: int) -> tuple[Tensor, Tensor]:
-        """Two matrices `[grid_height, height]` and `[grid_width, width]`: the share of each row (column) of
-        cells that each original pixel row (column) covers. A cell's weight under a mask is then rows @ mask
-        @ columnsᵀ, exactly, whatever the scale."""
-        rows = _overlap(grid_height, self.canvas_height, self.content_height, self.height)
-        columns = _overlap(grid_width, self.canvas_width, self.content_width, self.width)
-        return rows, columns
-
-    def box_weights(self, boxes: Tensor, grid_height: int, grid_width: int) -> Tensor:
-        """Original boxes `[N, 4]` -> `[N, grid_height, grid_width]`: the share of each cell that a box
-        covers."""
-        scaled = self.to_model(boxes.float())
-        columns = _interval_overlap(scaled[:, 0], scaled[:, 2], grid_width, self.canvas_width)
-        rows = _interval_overlap(scaled[:, 1], scaled[:, 3], grid_height, self.canvas_height)
-        return rows[:, :, None] * columns[:, None, :]
+    def cells(self, grid_height: int, grid_width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Edges `[grid_height + 1]`, `[grid_width + 1]` of the canvas's cells, in original pixels."""
+        across, down = self.scale_xy
+        rows = np.arange(grid_height + 1) * (self.canvas_height / grid_height / down)
+        return rows, np.arange(grid_width + 1) * (self.canvas_width / grid_width / across)
 
 
 def _round(value: float) -> int:
     return max(1, int(value + 0.5))
-
-
-def _overlap(cells: int, canvas: int, content: int, size: int) -> Tensor:
-    edges = torch.arange(size + 1, dtype=torch.float64) * (content / size)
-    return _interval_overlap(edges[:-1], edges[1:], cells, canvas).T.float()
-
-
-def _interval_overlap(low: Tensor, high: Tensor, cells: int, canvas: int) -> Tensor:
-    """Intervals `[N]` in canvas pixels -> `[N, cells]`: the share of each cell's length that they cover."""
-    edges = torch.arange(cells + 1, device=low.device, dtype=low.dtype) * (canvas / cells)
-    shared = torch.minimum(high[:, None], edges[1:]) - torch.maximum(low[:, None], edges[:-1])
-    return shared.clamp_min(0) * (cells / canvas)

@@ -12,9 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rgpt.errors import InputError
 from rgpt.recognizers.geometry import Geometry
-from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble
-
-_MASK_BLOCK = 64  # masks held as float at once while they are laid on a grid
+from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble, box_shares, mask_shares
 
 
 @dataclass(frozen=True)
@@ -121,17 +119,14 @@ class RegionSet:
         Returns:
             float32 `[N, grid_height, grid_width]` in 0..1. A region of any size keeps a positive weight.
         """
+        rows, columns = geometry.cells(grid_height, grid_width)
         result = torch.zeros(len(self), grid_height, grid_width)
-        is_box = torch.tensor([isinstance(region, Box) for region in self.regions], dtype=torch.bool)
-        if is_box.any():
-            result[is_box] = geometry.box_weights(self._boxes[is_box], grid_height, grid_width)
-        others = torch.nonzero(~is_box).flatten().tolist()
-        if others:
-            rows, columns = geometry.cell_overlap(grid_height, grid_width)
-        for start in range(0, len(others), _MASK_BLOCK):
-            block = others[start : start + _MASK_BLOCK]
-            masks = np.stack([self.regions[i].to_mask(self.height, self.width) for i in block])
-            result[block] = rows @ torch.from_numpy(masks).float() @ columns.T
+        for number, region in enumerate(self.regions):
+            if isinstance(region, Box):  # its corners are not rounded to pixels
+                shares = box_shares(self._boxes[number].double().numpy(), rows, columns)
+            else:
+                shares = mask_shares(region.to_mask(self.height, self.width), rows, columns)
+            result[number] = torch.from_numpy(shares)
         return result
 
 

@@ -11,7 +11,7 @@ from rgpt.regions.labels import place_labels
 from rgpt.regions.overlap import iou
 from rgpt.regions.parse import mask_from_image, parse_region, region_from_json
 from rgpt.regions.values import RLE, Box, Mask, Point, Polygon, Region, Scribble
-from rgpt.regions.weights import area_weights, square_padding
+from rgpt.regions.weights import area_weights, box_shares, mask_shares, region_weights, square_padding
 
 __all__ = [
     "MAX_PIXELS",
@@ -25,13 +25,16 @@ __all__ = [
     "Region",
     "Scribble",
     "area_weights",
+    "box_shares",
     "color_of",
     "draw_regions",
     "iou",
     "mask_from_image",
+    "mask_shares",
     "open_image",
     "parse_region",
     "place_labels",
     "region_from_json",
+    "region_weights",
     "square_padding",
 ]

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from rgpt.model.pooling import pool_regions
-from rgpt.model.region_tensors import region_weights
 from rgpt.recognizers.clip import grown
 from rgpt.recognizers.geometry import Geometry
 from rgpt.recognizers.pooling import mask_average, roi_average
 from rgpt.recognizers.region_set import RegionSet, pad_sets
-from rgpt.regions import Box, Mask
+from rgpt.regions import Box, Mask, region_weights
 from tests.recognizers.tiny_recognizers import picture
 
 
@@ -57,7 +56,7 @@ def test_geometry_there_and_back(make, height: int, width: int) -> None:
     assert pixels.shape == (3, geometry.canvas_height, geometry.canvas_width)
     assert not pixels[:, geometry.content_height :].any() and not pixels[:, :, geometry.content_width :].any()
     cells = geometry.canvas_height * geometry.canvas_width / 16
-    whole = geometry.box_weights(boxes[:1], 4, 4).sum() * cells
+    whole = RegionSet((Box(0, 0, width, height),), height, width).weights(geometry, 4, 4).sum() * cells
     assert float(whole) == pytest.approx(geometry.content_height * geometry.content_width, rel=1e-5)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rgpt.errors import InputError
-from rgpt.regions import Box, area_weights, square_padding
+from rgpt.regions import Box, area_weights, box_shares, mask_shares, region_weights, square_padding
 
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
 grids = st.integers(1, 12)
@@ -111,3 +111,40 @@ def test_what_does_not_fit_is_refused(mask, side, offset, grid):
 )
 def test_square_padding_centres_the_picture(size, expected):
     assert square_padding(*size) == expected
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 96, 96), (0, 0, 1, 1), (3, 5, 40, 61), (95, 95, 96, 96), (10, 2, 12, 90)]
+)
+@pytest.mark.parametrize("grid", [48, 24, 7])
+def test_a_box_covers_what_its_mask_covers(box: tuple[int, ...], grid: int) -> None:
+    side = 96
+    edges = np.linspace(0, side, grid + 1)
+    shares = box_shares(np.array(box, np.float32), edges, edges)
+    assert shares.dtype == np.float32
+    assert np.allclose(shares, area_weights(Box(*box).to_mask(side, side), side, (0, 0), grid), atol=1e-5)
+
+
+def test_shares_of_any_boxes_sum_to_their_areas() -> None:
+    corners = np.random.default_rng(0).uniform(0, 48, (50, 2, 2)).astype(np.float32)
+    boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
+    edges = np.arange(49, dtype=np.float32)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    assert np.allclose(box_shares(boxes, edges, edges).sum((1, 2)), areas, rtol=1e-4, atol=1e-3)
+    assert not box_shares(np.zeros((2, 6, 4), np.float32), edges, edges).any()
+
+
+@given(masks, st.integers(1, 5), st.integers(1, 5), st.floats(0.3, 3), st.floats(0.3, 3))
+def test_cells_need_be_neither_square_nor_within_the_picture(mask, g, h, down, across) -> None:
+    rows, columns = np.arange(g + 1) * down - 1, np.arange(h + 1) * across - 1
+    places = np.argwhere(mask)
+    pixels = np.concatenate([places[:, ::-1], places[:, ::-1] + 1], axis=1).astype(float)
+    expected = box_shares(pixels, rows, columns).sum(axis=0)
+    assert np.allclose(mask_shares(mask, rows, columns), expected, atol=1e-5)
+
+
+def test_what_a_model_sees_is_what_it_sees_of_the_padded_picture() -> None:
+    weights = region_weights(Box(0, 0, 8, 4), 4, 8, 4)
+    assert weights.tolist() == [[0] * 4, [1] * 4, [1] * 4, [0] * 4]
+    with pytest.raises(InputError, match="8 x 4"):
+        region_weights(Box(9, 9, 10, 10), 4, 8, 4)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rgpt.data.scenes import draw_scene
-from rgpt.regions import Box, area_weights
+from rgpt.regions import box_shares
 from rgpt.train.tiny import scene_store
-from rgpt.train.tiny.scene_store import GRID, SCALES, Shard, box_weights, read_shards, write_store
+from rgpt.train.tiny.scene_store import GRID, SCALES, Shard, read_shards, write_store
 
 FIRST, COUNT = 5_000_000, 21
 
@@ -118,28 +118,9 @@ def test_finished_shards_are_kept_and_missing_ones_drawn(
     assert seeds.tolist() == list(range(FIRST, FIRST + COUNT))
 
 
-@pytest.mark.parametrize(
-    "box", [(0, 0, 96, 96), (0, 0, 1, 1), (3, 5, 40, 61), (95, 95, 96, 96), (10, 2, 12, 90)]
-)
-@pytest.mark.parametrize("grid", [GRID, 24, 7])
-def test_box_weights_are_the_area_weights_of_the_boxs_mask(box: tuple[int, ...], grid: int) -> None:
-    side = 96
-    mask = Box(*box).to_mask(side, side)
-    cells = np.array(box, np.float32) * grid / side
-    assert np.allclose(box_weights(cells, grid), area_weights(mask, side, (0, 0), grid), atol=1e-5)
-
-
-def test_box_weights_of_any_box_sum_to_its_area() -> None:
-    corners = np.random.default_rng(0).uniform(0, GRID, (50, 2, 2)).astype(np.float32)
-    boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    assert np.allclose(box_weights(boxes).sum((1, 2)), areas, rtol=1e-4, atol=1e-3)
-    assert not box_weights(np.zeros((2, 6, 4), np.float32)).any()
-
-
 def test_regions_are_masks_or_boxes_about_half_and_half(shards: list[Shard]) -> None:
     shard, rng = shards[0], np.random.default_rng(0)
-    rows = np.arange(len(shard.seeds))
+    rows, edges = np.arange(len(shard.seeds)), np.arange(GRID + 1, dtype=np.float32)
     as_mask = as_box = 0
     for _ in range(20):
         weights = scene_store.region_weights(shard, rows, rng)
@@ -147,7 +128,7 @@ def test_regions_are_masks_or_boxes_about_half_and_half(shards: list[Shard]) -> 
         for i in rows:
             for j in range(shard.counts[i]):
                 mask = shard.masks[i, j].astype(np.float32) / 255
-                box = box_weights(shard.boxes[i, j])
+                box = box_shares(shard.boxes[i, j], edges, edges)
                 assert np.array_equal(weights[i, j], mask) or np.array_equal(weights[i, j], box)
                 as_mask += np.array_equal(weights[i, j], mask)
                 as_box += np.array_equal(weights[i, j], box)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, DrawnScene, Scene, SceneObject, draw_scene
 from rgpt.files import whole_file
 from rgpt.model.pictures import to_pixels
-from rgpt.regions import area_weights, square_padding
+from rgpt.regions import area_weights, box_shares, square_padding
 
 IMAGE_SIZE = 96
 GRID = 48
@@ -130,15 +130,6 @@ def pixel_values(images: np.ndarray) -> np.ndarray:
     return values.transpose(0, 3, 1, 2)
 
 
-def box_weights(boxes: np.ndarray, grid: int = GRID) -> np.ndarray:
-    """float32 `[..., 4]` boxes in cells -> `[..., grid, grid]`: the covered fraction of each cell, exact."""
-    cells = np.arange(grid, dtype=np.float32)
-    x1, y1, x2, y2 = (boxes[..., i, None] for i in range(4))
-    along_x = np.clip(np.minimum(x2, cells + 1) - np.maximum(x1, cells), 0, 1)
-    along_y = np.clip(np.minimum(y2, cells + 1) - np.maximum(y1, cells), 0, 1)
-    return (along_y[..., :, None] * along_x[..., None, :]).astype(np.float32)
-
-
 def region_weights(
     shard: Shard, rows: np.ndarray, rng: np.random.Generator, loose: bool = False
 ) -> np.ndarray:
@@ -155,7 +146,8 @@ def region_weights(
         boxes = boxes + off.astype(np.float32) * extent * np.array([-1, -1, 1, 1], np.float32)
         striped = rng.random(masks.shape[:2]) < 0.25
         masks = np.where(striped[..., None, None], _stripes(masks, shard.boxes[rows], rng), masks)
-    return np.where(as_box[..., None, None], box_weights(boxes), masks)
+    edges = np.arange(GRID + 1, dtype=np.float32)
+    return np.where(as_box[..., None, None], box_shares(boxes, edges, edges), masks)
 
 
 def _stripes(masks: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
