@@ -17,13 +17,13 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from scripts.measuring import Figure
 
 if TYPE_CHECKING:
-    from rgpt.data.dataset import Example
+    from rgpt.model.conversation import Conversation
 
 PARTS = ("data", "tower", "forward", "backward", "optimiser")
 
@@ -33,7 +33,7 @@ class Config:
     """One way to train: a name, and a step that returns seconds by part."""
 
     name: str
-    step: Callable[[list[Example]], dict[str, float]]
+    step: Callable[[list[Conversation]], dict[str, float]]
     seconds: list[float] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
 
@@ -105,12 +105,12 @@ def make_models(cuda: bool) -> tuple[Any, Any]:
     return ours, llava
 
 
-def make_samples(model: Any, count: int, seed: int = 0) -> list[Example]:
+def make_samples(model: Any, count: int, seed: int = 0) -> list[Conversation]:
     """Random samples: a quarter text only, a quarter with a picture, half with one to six regions; answers of
     5 to 300 tokens, short ones oftener, about as the mixtures of instruction data are."""
     import torch
 
-    from rgpt.data.dataset import Example
+    from rgpt.model.conversation import Conversation
 
     config, chance = model.config, random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -134,35 +134,31 @@ def make_samples(model: Any, count: int, seed: int = 0) -> list[Example]:
             top, left = chance.randint(0, grid - 4), chance.randint(0, grid - 4)
             mask[top : top + 4, left : left + 4] = 1
         made.append(
-            Example(
-                id=str(number),
-                input_ids=ids,
-                labels=labels,
-                picture=torch.randn(3, side, side, generator=generator) if pictured else None,
-                region_masks=masks if regions else None,
-                mentions=torch.arange(regions) if regions else None,
+            Conversation(
+                ids,
+                labels,
+                mentions=list(range(regions)),
+                weights=masks,
+                places=[0] * regions,
+                pictures=[torch.randn(3, side, side, generator=generator)] if pictured else [],
             )
         )
     return made
 
 
-def our_step(model: Any, optimizer: Any, packing: str, cached: dict[str, Any] | None, cuda: bool) -> Any:
-    """A step of ours; `cached` are tower features by sample."""
+def our_step(model: Any, optimizer: Any, packing: str, cached: dict[int, Any] | None, cuda: bool) -> Any:
+    """A step of ours; `cached` are samples with tower features, by the `id` of those with pixels."""
     import torch
 
     from rgpt.data.collator import Collator, model_inputs
-    from rgpt.data.dataset import Example
 
     collate = Collator(0, packing)
     device = next(model.parameters()).device
 
-    def step(batch: list[Example]) -> dict[str, float]:
+    def step(batch: list[Conversation]) -> dict[str, float]:
         clock = Clock(cuda)
         if cached is not None:
-            batch = [
-                Example(b.id, b.input_ids, b.labels, cached.get(b.id), True, b.region_masks, b.mentions)
-                for b in batch
-            ]
+            batch = [cached[id(sample)] for sample in batch]
         inputs = model_inputs(collate(batch), device)
         clock.mark("data")
         if "pixel_values" in inputs:
@@ -198,7 +194,7 @@ def llava_step(model: Any, optimizer: Any, dummies: bool, region_id: int, cuda: 
     tower.register_forward_pre_hook(lambda *_: spent.__setitem__(0, now()))
     tower.register_forward_hook(lambda *_: spent.__setitem__(1, spent[1] + now() - spent[0]))
 
-    def step(batch: list[Example]) -> dict[str, float]:
+    def step(batch: list[Conversation]) -> dict[str, float]:
         clock = Clock(cuda)
         spent[1] = 0.0
         ids = pad_sequence([example.input_ids for example in batch], batch_first=True)
@@ -206,8 +202,8 @@ def llava_step(model: Any, optimizer: Any, dummies: bool, region_id: int, cuda: 
         mask = pad_sequence([torch.ones(len(example)) for example in batch], batch_first=True).long()
         # A region is one token for LLaVA too, only without a meaning.
         inputs = {"input_ids": ids.where(ids != region_id, 1), "labels": labels, "attention_mask": mask}
-        pictures = [example.picture for example in batch if example.picture is not None]
-        extra = sum(example.picture is None for example in batch) if dummies else 0
+        pictures = [picture for example in batch for picture in example.pictures]
+        extra = sum(not example.pictures for example in batch) if dummies else 0
         inputs = {key: value.to(device) for key, value in inputs.items()}
         pixels = torch.stack(pictures).to(device)
         clock.mark("data")
@@ -231,7 +227,7 @@ def llava_step(model: Any, optimizer: Any, dummies: bool, region_id: int, cuda: 
 
 
 def configurations(
-    ours: Any, llava: Any, samples: Sequence[Example], cuda: bool
+    ours: Any, llava: Any, samples: Sequence[Conversation], cuda: bool
 ) -> tuple[list[Config], list[Config]]:
     """(ours, LLaVA's)."""
     import torch
@@ -250,9 +246,9 @@ def configurations(
     device, cached = next(ours.parameters()).device, {}
     with torch.no_grad():
         for example in samples:
-            if example.picture is not None:
-                features = ours.model.vision_features(example.picture[None].to(device))
-                cached[example.id] = features[0].to(torch.bfloat16).cpu()
+            pixels = [picture[None].to(device) for picture in example.pictures]
+            features = [ours.model.vision_features(each)[0].to(torch.bfloat16).cpu() for each in pixels]
+            cached[id(example)] = replace(example, pictures=features, cached=True)
 
     def mine(packing: str, features: bool) -> Any:
         return our_step(ours, optimizers[0], packing, cached if features else None, cuda)
@@ -330,7 +326,7 @@ def bench_train(options: argparse.Namespace) -> list[Figure]:
     tokens: list[int] = []
     for step in tqdm(range(options.repeats + 2), desc="steps of every configuration"):
         batch = chance.sample(samples, options.batch)
-        if all(example.picture is None for example in batch):
+        if not any(example.pictures for example in batch):
             continue
         for config in [*ours, *theirs]:
             parts = config.step(batch)

@@ -39,7 +39,7 @@ from eval.tasks.photo_items import (
 )
 from rgpt import prompts
 from rgpt.chat import ChatSession
-from rgpt.chat.session import SHARES_WITHIN
+from rgpt.chat.chat_session import SHARES_WITHIN
 from rgpt.data.class_words import with_article
 from rgpt.data.photographs import Photograph
 from rgpt.data.scene_questions import DIRECTION_WORDS

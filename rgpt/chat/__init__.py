@@ -1,5 +1,6 @@
 """`ChatSession`: a picture, its regions, a conversation about them: the only loop that talks to the model."""
 
-from rgpt.chat.session import ChatSession, Turn, Usage
+from rgpt.chat.chat_session import ChatSession
+from rgpt.chat.session import Turn, Usage
 
 __all__ = ["ChatSession", "Turn", "Usage"]

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rgpt.chat.encoding import Prompt, common_prefix
-from rgpt.chat.keys import Keys
+from rgpt.chat.keys import Keys, common_prefix
 from rgpt.chat.picking import Picker, Trie, pick_each
+from rgpt.model.conversation import Conversation
 
 ROOT = -1
 """The parent of a token that follows the prefix directly."""
@@ -84,7 +84,7 @@ class Branches:
 
 def answer_each(
     keys: Keys,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Conversation],
     pickers: Sequence[Picker],
     limits: Sequence[int],
     ends: set[int],
@@ -132,7 +132,7 @@ def answer_each(
 
 
 def _answer(
-    keys: Keys, prompt: Prompt, picker: Picker, limit: int, ends: set[int], trie: Trie | None
+    keys: Keys, prompt: Conversation, picker: Picker, limit: int, ends: set[int], trie: Trie | None
 ) -> Iterator[int]:
     """One prompt's answer, token by token."""
     logits = keys.prefill(prompt)
@@ -146,7 +146,9 @@ def _answer(
             logits = keys.step(token)
 
 
-def _read_suffixes(branches: Branches, prompts: Sequence[Prompt], shared: int) -> tuple[Tensor, list[int]]:
+def _read_suffixes(
+    branches: Branches, prompts: Sequence[Conversation], shared: int
+) -> tuple[Tensor, list[int]]:
     """Read what stands behind the common prefix: logits `[N, V]` after each prompt, and its last column."""
     ids: list[int] = []
     parents: list[int] = []
@@ -162,7 +164,7 @@ def _read_suffixes(branches: Branches, prompts: Sequence[Prompt], shared: int) -
 
 def log_likelihoods(
     keys: Keys,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Conversation],
     tails: Sequence[Sequence[Sequence[int]]],
     most: int = 2048,
     within: float | None = None,
@@ -225,7 +227,7 @@ class _Tree:
 
 
 def _group_likelihoods(
-    keys: Keys, prompts: Sequence[Prompt], trees: Sequence[_Tree], shared: int
+    keys: Keys, prompts: Sequence[Conversation], trees: Sequence[_Tree], shared: int
 ) -> list[list[float]]:
     keys.read(prompts[0], shared, logits=False)
     ids: list[int] = []
@@ -246,7 +248,7 @@ def _group_likelihoods(
 
 
 def _group_search(
-    keys: Keys, prompts: Sequence[Prompt], trees: Sequence[_Tree], shared: int, within: float
+    keys: Keys, prompts: Sequence[Conversation], trees: Sequence[_Tree], shared: int, within: float
 ) -> list[list[float]]:
     """As above, level by level; of every tree only what may still matter."""
     keys.read(prompts[0], shared, logits=False)
@@ -294,7 +296,7 @@ def _worth_reading(tree: _Tree, sums: Sequence[float], read: Sequence[int], with
     return list(dict.fromkeys(nodes))
 
 
-def _one_by_one(keys: Keys, prompt: Prompt, tree: _Tree) -> list[float]:
+def _one_by_one(keys: Keys, prompt: Conversation, tree: _Tree) -> list[float]:
     """As above for models whose attention takes no mask of ours: every tail by itself, token by token."""
     sums = []
     for path in tree.paths:

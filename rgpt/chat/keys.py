@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rgpt.chat.encoding import Prompt, common
 from rgpt.model import RegionGPTImageFeatures
+from rgpt.model.conversation import Conversation
 
 
 class Keys:
@@ -47,11 +48,11 @@ class Keys:
             type(layer) is DynamicLayer for layer in self.cache.layers
         )
 
-    def prefill(self, prompt: Prompt) -> Tensor:
+    def prefill(self, prompt: Conversation) -> Tensor:
         """Read a prompt, as far as it was not read yet; the logits `[V]` of what follows it."""
         return self.read(prompt, len(prompt.ids))
 
-    def read(self, prompt: Prompt, length: int, logits: bool = True) -> Tensor:
+    def read(self, prompt: Conversation, length: int, logits: bool = True) -> Tensor:
         """Read the first `length` tokens; without `logits` nothing is computed when all are known."""
         keep = self._keep(prompt, length - 1 if logits else length)
         self.reused = keep
@@ -63,16 +64,16 @@ class Keys:
         """Read one more token; the logits `[V]` of what follows it."""
         return self._forward([token], None)
 
-    def features(self, prompts: Sequence[Prompt], start: int, stop: int | None = None) -> Any:
+    def features(self, prompts: Sequence[Conversation], start: int, stop: int | None = None) -> Any:
         """What is written over the placeholders in `ids[start:stop]` of all prompts; None for nothing."""
         if self.refined is None:
             return None
         image_id, network = self.processor.image_token_id, self.model.model
         pieces = [prompt.ids[start:stop] for prompt in prompts]
         weights = [
-            prompt.weights[k]
+            prompt.weights[region]
             for prompt, piece in zip(prompts, pieces, strict=True)
-            for k, slot in enumerate(prompt.slots)
+            for slot, region in zip(prompt.slots, prompt.mentions, strict=True)
             if start <= slot < start + len(piece)
         ]
         pictures = sum(image_id in piece for piece in pieces)
@@ -90,7 +91,7 @@ class Keys:
             pooler_output=tokens if pictures < 2 else tokens.repeat(pictures, 1, 1), region_features=regions
         )
 
-    def _keep(self, prompt: Prompt, length: int) -> int:
+    def _keep(self, prompt: Conversation, length: int) -> int:
         """Cut the cache to what it shares with the prompt's first `length` tokens; how many that are."""
         keep = common(self.ids, prompt.ids[:length])
         same = common(self.mentioned, prompt.mentioned)
@@ -123,3 +124,26 @@ class Keys:
             self.clear()
             raise
         return outputs.logits[0]
+
+
+def common_prefix(prompts: Sequence[Conversation]) -> int:
+    """P: leading tokens that all prompts share, regions included; at least one token of each is left over."""
+    first = np.asarray(prompts[0].ids)
+    shared = min(len(prompt.ids) for prompt in prompts) - 1
+    for prompt in prompts[1:]:
+        unlike = np.flatnonzero(first[:shared] != np.asarray(prompt.ids[:shared]))
+        shared = int(unlike[0]) if len(unlike) else shared
+        same = common(prompts[0].mentioned, prompt.mentioned)
+        if same < len(prompts[0].slots):
+            shared = min(shared, prompts[0].slots[same])
+    return shared
+
+
+def common(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many leading items two sequences share."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count

@@ -1,4 +1,4 @@
-"""A visit to a sample becomes the tensors of one row: words, labels, picture, regions.
+"""A visit to a sample becomes a tokenised conversation with its picture and regions.
 
 Everything random about a visit (is a region given as box or as mask?) comes from its `Draw`, never from a
 worker's state.
@@ -9,11 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rgpt.data.mixture import Draw
@@ -21,35 +19,11 @@ from rgpt.data.sample_files import SampleFile
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
 from rgpt.model import RegionGPTProcessor
+from rgpt.model.conversation import Conversation
 from rgpt.regions import Region, open_image
 
 REGION_FORMS = ("given", "box", "mixed")
 """How training shows a region: as it is written, as its bounding box, or one of the two at random [A]."""
-
-
-@dataclass
-class Example:
-    """One row before it is batched.
-
-    Attributes:
-        id: the sample's, for messages.
-        input_ids, labels: `[L]` int64; labels are -100 where nothing is learned.
-        picture: float32 `[3, S, S]` pixels or `[C, h, w]` cached tower features; `None` for text only.
-        cached: whether `picture` is features.
-        region_masks: float32 `[R, G, G]`, R >= 0.
-        mentions: `[M]` int64 into the R regions, in reading order.
-    """
-
-    id: str
-    input_ids: Tensor
-    labels: Tensor
-    picture: Tensor | None = None
-    cached: bool = False
-    region_masks: Tensor | None = None
-    mentions: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
 
 
 @dataclass(frozen=True)
@@ -87,7 +61,7 @@ def shown_as(region: Region, form: str, chance: random.Random, height: int, widt
 
 
 class TrainingSet(torch.utils.data.Dataset):
-    """`dataset[draw]` -> `Example`, or `BadSample` when picture, regions or length cannot be used.
+    """`dataset[draw]` -> `Conversation`, or `BadSample` when picture, regions or length cannot be used.
 
     Args:
         files: the samples; `draw.source` says which.
@@ -118,53 +92,37 @@ class TrainingSet(torch.utils.data.Dataset):
         self.max_length, self.truncation, self.chat_template = max_length, truncation, chat_template
         self.features = features
 
-    def __getitem__(self, draw: Draw) -> Example | BadSample:
+    def __getitem__(self, draw: Draw) -> Conversation | BadSample:
         where = f"{self.files[draw.source].path}, sample {draw.row + 1}"
         try:
             sample = self.files[draw.source][draw.row]
             where = f"{self.files[draw.source].path}, sample {sample.id}"
-            return self.example(sample, random.Random(f"{self.seed} {tuple(draw)}"))
+            return self.conversation(sample, random.Random(f"{self.seed} {tuple(draw)}"))
         except InputError as error:
             return BadSample(where, " ".join(str(error).split()))
 
-    def example(self, sample: Sample, chance: random.Random) -> Example:
-        """Raises InputError."""
-        features, picture = None, None
-        if sample.image is not None and self.features is not None:
-            features, size = self.features.get(str(sample.image))
-            picture = _blank(size)
-        elif sample.image is not None:
-            picture = open_image(sample.image)
-        regions = None
-        if picture is not None:
-            regions = [
-                shown_as(region, self.region_form, chance, picture.height, picture.width)
-                for region in sample.regions
-            ]
-        batch = self.processor.encode_chat(
+    def conversation(self, sample: Sample, chance: random.Random) -> Conversation:
+        """A sample's tokens, labels, picture and regions. Raises InputError."""
+        features, opened, regions = None, None, None
+        sizes = []
+        if sample.image is not None:
+            if self.features is not None:
+                features, (width, height) = self.features.get(str(sample.image))
+            else:
+                opened = open_image(sample.image)
+                width, height = opened.size
+            sizes = [(height, width)]
+            regions = [shown_as(region, self.region_form, chance, height, width) for region in sample.regions]
+        conversation = self.processor.tokenize_chat(
             messages_of(sample),
             self.chat_template,
-            images=None if picture is None else [picture],
+            images=sizes,
             regions=regions,
-            return_labels=True,
+            learn=True,
             max_length=self.max_length,
             truncation=self.truncation,
-            return_pixel_values=features is None,
         )
-        pixels = batch["pixel_values"][0] if "pixel_values" in batch else None
-        masks = batch["region_masks"][0] if "region_masks" in batch else None
-        return Example(
-            id=sample.id,
-            input_ids=batch["input_ids"][0],
-            labels=batch["labels"][0],
-            picture=pixels if features is None else features,
-            cached=features is not None,
-            region_masks=masks,
-            mentions=batch.get("region_index"),
-        )
-
-
-@lru_cache(maxsize=64)
-def _blank(size: tuple[int, int]) -> Image.Image:
-    """Stands for a picture whose features are known: only its size is looked at."""
-    return Image.new("RGB", size)
+        if sample.image is not None:
+            picture = features if opened is None else self.processor.pixels(opened)
+            conversation.pictures, conversation.cached = [picture], opened is None
+        return conversation

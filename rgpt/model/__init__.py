@@ -9,6 +9,7 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.conversation import chat_template
 from rgpt.model.loading import load
 from rgpt.model.modeling_regiongpt import (
     RegionGPTForConditionalGeneration,
@@ -16,7 +17,6 @@ from rgpt.model.modeling_regiongpt import (
     RegionGPTModel,
 )
 from rgpt.model.processing_regiongpt import RegionGPTProcessor, add_placeholders
-from rgpt.model.prompt_text import chat_template
 from rgpt.model.pyramid_tower import PyramidTower, PyramidTowerConfig
 
 AutoConfig.register(PyramidTowerConfig.model_type, PyramidTowerConfig)

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rgpt.errors import InputError
 from rgpt.model.assemble_sources import Source
+from rgpt.model.conversation import chat_template
 from rgpt.model.processing_regiongpt import add_placeholders
-from rgpt.model.prompt_text import chat_template
 
 BLANK = "▁"
 _PROBES = (

@@ -6,24 +6,38 @@ model as weights on the refined grid, computed once, never as full-size float te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from rgpt.errors import ContextLengthError, InputError
+from rgpt.model.arguments import as_conversations, deal_pictures, image_blocks, one_each
+from rgpt.model.batch import make_batch
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.conversation import (
+    IGNORED,
+    Conversation,
+    Key,
+    Messages,
+    chat_template,
+    control_pattern,
+    expand_mentions,
+    number_of,
+    numbered_regions,
+    place_region,
+)
 from rgpt.model.pictures import as_picture, to_pixels
-from rgpt.model.prompt_text import Conversation, chat_template, control_pattern, expand_mentions
-from rgpt.model.region_tensors import region_tensors
-from rgpt.model.samples import Sample, as_conversations, deal_pictures, numbered_regions, one_each
+from rgpt.regions import Region, region_weights
 
-IGNORED = -100
-"""The label of a position that nothing is learned from."""
+_OF_A_ROW = ("add_special_tokens", "learn", "truncation", "return_pixel_values", "max_length")
+"""Options of one conversation; the last also counts for the batch."""
 
 
 class RegionGPTProcessor(ProcessorMixin):
@@ -95,8 +109,7 @@ class RegionGPTProcessor(ProcessorMixin):
         settings.setdefault("merge_grid", config.token_grid)
         settings.setdefault("refined_grid", config.refined_grid)
         settings.setdefault("max_length", getattr(config.text_config, "max_position_embeddings", None))
-        text = template if "{" in template else chat_template(template)
-        processor = cls(tokenizer, chat_template=text, **settings)
+        processor = cls(tokenizer, chat_template=chat_template(template), **settings)
         processor.check_model(config)
         return processor
 
@@ -144,8 +157,10 @@ class RegionGPTProcessor(ProcessorMixin):
             regions: for one prompt a list (numbered from 1) or `{number: region}`; for a list of prompts
                 one such value (or `None`) each. A region is a `rgpt.regions` value or its JSON, on picture
                 0 of its prompt, or `(picture_index, region)`.
-            options: see `_batch`: `padding`, `padding_side`, `truncation`, `max_length`, `return_tensors`,
-                `return_pixel_values`.
+            options: `padding` (True or `longest`, `max_length`, or False for rows that are equally long);
+                `padding_side` (`left` or `right`; default: the tokenizer's); `truncation` (cut a row that is
+                too long at its end, never a placeholder); `max_length` in tokens (default: the processor's);
+                `return_tensors`; `return_pixel_values` (False where the model has the pictures already).
 
         Returns:
             `input_ids`, `attention_mask` `[B, L]`; `pixel_values` `[I, 3, S, S]` when there are pictures;
@@ -160,7 +175,11 @@ class RegionGPTProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         all_regions = [regions] if single else one_each(regions, len(texts), "regions")
         pictures = deal_pictures(images, [item.count(self.image_token) for item in texts], self.image_token)
-        samples = []
+        bos = self.tokenizer.bos_token
+        if bos and any(item.startswith(bos) for item in texts):
+            add_special_tokens = False
+        batching, tokenizing = _split({**options, "add_special_tokens": add_special_tokens})
+        conversations = []
         for item, item_pictures, item_regions in zip(texts, pictures, all_regions, strict=True):
             if self.region_token in item:
                 raise InputError(
@@ -168,13 +187,12 @@ class RegionGPTProcessor(ProcessorMixin):
                     "write <region1>, <region2> ... to say which one."
                 )
             expanded, mentions = expand_mentions(item, self.mention)
-            samples.append(
-                self._make_sample(expanded, mentions, item_pictures, numbered_regions(item_regions))
+            conversations.append(
+                self._tokenize(
+                    expanded, mentions, item_pictures, numbered_regions(item_regions), **tokenizing
+                )
             )
-        bos = self.tokenizer.bos_token
-        if bos and any(item.startswith(bos) for item in texts):
-            add_special_tokens = False
-        return self._batch(samples, add_special_tokens=add_special_tokens, **options)
+        return self._batch(conversations, **batching)
 
     def apply_chat_template(
         self,
@@ -208,10 +226,12 @@ class RegionGPTProcessor(ProcessorMixin):
             )
             return batch if return_dict else batch["input_ids"]
         conversations, single = as_conversations(conversation)
-        prepared = [
-            Conversation(item, self._control, lambda number: f"<region{number}>") for item in conversations
-        ]
-        prompts, _ = self._render(prepared, chat_template, add_generation_prompt, continue_final_message)
+        prompts = []
+        for item in conversations:
+            messages = Messages(item, self._control, lambda number: f"<region{number}>").messages
+            prompts.append(
+                self._render(messages, chat_template, add_generation_prompt, continue_final_message)[0]
+            )
         return prompts[0] if single else prompts
 
     def encode_chat(
@@ -224,6 +244,7 @@ class RegionGPTProcessor(ProcessorMixin):
         add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
         return_labels: bool = False,
+        return_assistant_tokens_mask: bool = False,
         padding_side: str | None = None,
         **options: Any,
     ) -> BatchFeature:
@@ -242,152 +263,135 @@ class RegionGPTProcessor(ProcessorMixin):
             add_generation_prompt: end with the assistant's header; pads on the left unless told otherwise.
             return_labels: add `labels` `[B, L]`: the assistant's words and their end-of-turn token, -100
                 elsewhere.
-            options: as in `__call__`, and `return_assistant_tokens_mask` for `assistant_masks` `[B, L]`.
+            return_assistant_tokens_mask: add `assistant_masks` `[B, L]`: 1 where `labels` would be.
+            options: as in `__call__`.
         """
         conversations, single = as_conversations(conversation)
         all_regions = [regions] if single else one_each(regions, len(conversations), "regions")
-        numbered = [numbered_regions(item) for item in all_regions]
-        prepared = [
-            Conversation(item, self._control, self.mention, given)
-            for item, given in zip(conversations, numbered, strict=True)
-        ]
-        prompts, learned = self._render(
-            prepared, chat_template, add_generation_prompt, continue_final_message
-        )
-        if images is None:
-            pictures: list[list[Any]] = [item.pictures for item in prepared]
-        else:
-            pictures = deal_pictures(
-                images, [prompt.count(self.image_token) for prompt in prompts], self.image_token
-            )
-        samples = [
-            self._make_sample(prompt, item.mentions, item_pictures, item.regions, spans)
-            for prompt, item, item_pictures, spans in zip(prompts, prepared, pictures, learned, strict=True)
-        ]
+        pictures: Sequence[list[Any] | None] = [None] * len(conversations)
+        if images is not None:
+            pictures = deal_pictures(images, list(map(image_blocks, conversations)), self.image_token)
         if padding_side is None and add_generation_prompt:
             padding_side = "left"
-        return self._batch(
-            samples,
-            add_special_tokens=False,
-            return_labels=return_labels,
-            padding_side=padding_side,
-            **options,
+        learn = return_labels or return_assistant_tokens_mask
+        batching, tokenizing = _split({**options, "padding_side": padding_side, "learn": learn})
+        rows = [
+            self.tokenize_chat(
+                item,
+                chat_template,
+                images=item_pictures,
+                regions=item_regions,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **tokenizing,
+            )
+            for item, item_pictures, item_regions in zip(conversations, pictures, all_regions, strict=True)
+        ]
+        batch = self._batch(rows, return_labels=True, **batching)
+        if return_assistant_tokens_mask:
+            batch["assistant_masks"] = (batch["labels"] != IGNORED).long()
+        if not return_labels:
+            del batch["labels"]
+        return batch
+
+    def tokenize_chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        chat_template: str | None = None,
+        *,
+        images: Sequence[Any] | None = None,
+        regions: Any = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        **options: Any,
+    ) -> Conversation:
+        """One conversation, not padded; arguments and errors as in `encode_chat`.
+
+        A picture that the model has seen may be given as its (height, width): it is not opened, and only
+        regions need it.
+
+        Args:
+            learn: label the assistant's words and their end-of-turn tokens.
+            weigh: `self.weigh`, or what remembers its values.
+        """
+        read = Messages(messages, self._control, self.mention, numbered_regions(regions))
+        prompt, spans = self._render(
+            read.messages, chat_template, add_generation_prompt, continue_final_message
         )
+        pictures = read.pictures if images is None else images
+        return self._tokenize(prompt, read.mentions, pictures, read.regions, spans, **options)
 
     def _render(
         self,
-        prepared: list[Conversation],
+        messages: list[dict[str, Any]],
         template: str | None,
         generation_prompt: bool,
         continue_final: bool | str,
-    ) -> tuple[list[str], list[list[tuple[int, int]]]]:
-        """Prompts, and in each the character spans of the assistant's words (`{% generation %}`)."""
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The prompt, and in it the character spans of the assistant's words (`{% generation %}`)."""
         if template is None:
             template = self.chat_template
             if not isinstance(template, str):
                 raise InputError("this processor has no chat template: give one, e.g. chat_template='plain'.")
-        elif "{" not in template:
-            template = chat_template(template)
         # transformers cannot track spans in a message that it cuts; a prompt to continue has no labels.
         prompts, spans = render_jinja_template(
-            conversations=[item.messages for item in prepared],
-            chat_template=template,
+            conversations=[messages],
+            chat_template=chat_template(template),
             return_assistant_tokens_mask=not continue_final,
             continue_final_message=continue_final,
             add_generation_prompt=generation_prompt,
             **self.tokenizer.special_tokens_map,
         )
-        return prompts, [list(item) for item in spans] or [[] for _ in prompts]
+        return prompts[0], list(spans[0]) if spans else []
 
     # ---------------------------------------------------------------------------------------------- rows
 
-    def _make_sample(self, *parts: Any) -> Sample:
-        return Sample.checked(*parts, image_token=self.image_token, region_token=self.region_token)
-
-    def _batch(
+    def _tokenize(
         self,
-        samples: list[Sample],
+        text: str,
+        mentions: Sequence[Key],
+        pictures: Sequence[Any],
+        regions: Mapping[Key, Any],
+        spans: Sequence[tuple[int, int]] = (),
         *,
-        add_special_tokens: bool,
-        return_labels: bool = False,
-        return_assistant_tokens_mask: bool = False,
-        padding: bool | str = True,
-        padding_side: str | None = None,
+        add_special_tokens: bool = False,
+        learn: bool = False,
         truncation: bool = False,
         max_length: int | None = None,
-        return_tensors: str | None = "pt",
         return_pixel_values: bool = True,
-    ) -> BatchFeature:
-        """Rows to tensors.
+        weigh: Callable[[Region, tuple[int, int]], Tensor] | None = None,
+    ) -> Conversation:
+        """A prompt, which holds one `<image>` a picture and one `<region>` a mention, as its tokens.
 
         Args:
-            padding: True or `longest`, `max_length`, or False for rows that are equally long.
-            padding_side: `left` or `right`; default: the tokenizer's.
-            truncation: cut a row that is too long at its end; never a placeholder.
-            max_length: in tokens; default: the processor's `max_length`.
-            return_pixel_values: False where the picture was encoded before: only its size is needed then.
+            mentions: what every `<region>` means, in reading order: a key of `regions`.
+            spans: characters of the assistant's words.
+
+        Raises:
+            InputError: when text, pictures and regions do not fit; a region may go unmentioned.
         """
-        if return_tensors not in ("pt", None):
+        if (count := text.count(self.image_token)) != len(pictures):
             raise InputError(
-                f"return_tensors is {return_tensors!r}: this processor makes torch tensors, 'pt'."
+                f"the prompt has {count} {self.image_token} but {len(pictures)} pictures were given: "
+                "give one picture for each."
             )
+        if (count := text.count(self.region_token)) != len(mentions):
+            raise InputError(
+                f"the conversation mentions {len(mentions)} regions but its chat template wrote {count}: "
+                "it leaves messages out."
+            )
+        if missing := [key for key in mentions if key not in regions]:
+            numbers = sorted(set(map(number_of, regions)))
+            names = ", ".join(f"<region{number}>" for number in numbers) or "none"
+            raise InputError(
+                f"the prompt mentions <region{number_of(missing[0])}> but there are {len(numbers)} regions "
+                f"({names}): draw that region or change the number."
+            )
+        placed = {key: place_region(number_of(key), item, len(pictures)) for key, item in regions.items()}
+        opened = [item if isinstance(item, tuple) else as_picture(item) for item in pictures]
+        sizes = [item if isinstance(item, tuple) else (item.height, item.width) for item in opened]
+        ids, labels = self._ids(text, spans if learn else None, add_special_tokens)
         limit = max_length or self.max_length
-        learn = return_labels or return_assistant_tokens_mask
-        rows = [self._tokens(sample, add_special_tokens, learn, limit, truncation) for sample in samples]
-        masks, index = region_tensors(samples, self.refined_grid)
-        pad_to = limit if padding == "max_length" and limit else max(len(ids) for ids, _ in rows)
-        if not padding and any(len(ids) != pad_to for ids, _ in rows):
-            raise InputError("prompts of unlike length need padding=True to become one batch.")
-        side = padding_side or self.tokenizer.padding_side
-        ids = _pad([row for row, _ in rows], pad_to, self._pad_id(), side)
-        data: dict[str, Any] = {
-            "input_ids": ids,
-            "attention_mask": _pad([np.ones(len(row), np.int64) for row, _ in rows], pad_to, 0, side),
-        }
-        learned = _pad([row for _, row in rows], pad_to, 0, side)
-        if return_labels:
-            data["labels"] = torch.where(learned == 1, ids, IGNORED)
-        if return_assistant_tokens_mask:
-            data["assistant_masks"] = learned
-        pictures = [picture for sample in samples for picture in sample.pictures]
-        if pictures and return_pixel_values:
-            data["pixel_values"] = self.pixel_values(pictures)
-        if masks is not None:
-            data["region_masks"], data["region_index"] = masks, index
-        return BatchFeature(data)
-
-    def _pad_id(self) -> int:
-        # Padding is masked, so any id will do where the tokenizer names none.
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-
-    def _tokens(
-        self, sample: Sample, add_special_tokens: bool, learn: bool, limit: int | None, truncation: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids `[L]` with every `<image>` written out, and 1 where the assistant's words are, `[L]`."""
-        if learn and not self.tokenizer.is_fast:
-            raise InputError("labels need a fast tokenizer, one that knows the characters of every token.")
-        encoded = self.tokenizer(
-            sample.text, add_special_tokens=add_special_tokens, return_offsets_mapping=learn, verbose=False
-        )
-        ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-        learned = np.zeros(len(ids), np.int64)
-        if learn and len(ids):
-            starts, ends = np.asarray(encoded["offset_mapping"]).T
-            for start, end in sample.learned:
-                learned |= (starts < end) & (ends > start)
-        for token, token_id, count in (
-            (self.image_token, self.image_token_id, len(sample.pictures)),
-            (self.region_token, self.region_token_id, len(sample.mentions)),
-        ):
-            found = int((ids == token_id).sum())
-            if found != count:
-                raise InputError(
-                    f"the text has {count} {token} but the tokenizer made {found} of them: "
-                    f"is {token} one of its special tokens?"
-                )
-        # Written out as ids, not as text: the character positions above stay those of the short prompt.
-        times = np.where(ids == self.image_token_id, self.image_tokens, 1)
-        ids, learned = np.repeat(ids, times), np.repeat(learned, times)
         if limit is not None and len(ids) > limit:
             if not truncation:
                 raise ContextLengthError(
@@ -399,17 +403,100 @@ class RegionGPTProcessor(ProcessorMixin):
                     f"cutting the prompt of {len(ids)} tokens to {limit} would cut a picture or a "
                     "region out: shorten the text before it."
                 )
-            ids, learned = ids[:limit], learned[:limit]
-        return ids, learned
+            ids, labels = ids[:limit], labels[:limit]
+        order = {key: row for row, key in enumerate(placed)}
+        conversation = Conversation(
+            torch.from_numpy(ids),
+            torch.from_numpy(labels),
+            slots=np.flatnonzero(ids == self.region_token_id).tolist(),
+            mentions=[order[key] for key in mentions],
+            places=[place for place, _ in placed.values()],
+            pictures=[None] * len(pictures),
+        )
+        if placed:
+            weights = []
+            for key, (place, region) in placed.items():
+                try:
+                    weights.append((weigh or self.weigh)(region, sizes[place]))
+                except InputError as error:
+                    raise InputError(f"<region{number_of(key)}>: {error}") from error
+            conversation.weights = torch.stack(weights)
+        if return_pixel_values:
+            conversation.pictures = [
+                None if isinstance(item, tuple) else self.pixels(item) for item in opened
+            ]
+        return conversation
+
+    def weigh(self, region: Region, size: tuple[int, int]) -> Tensor:
+        """float32 `[G, G]`: the share of every refined cell that a region of a (height, width) picture
+        covers."""
+        return torch.from_numpy(region_weights(region, *size, self.refined_grid))
+
+    def _ids(
+        self, text: str, spans: Sequence[tuple[int, int]] | None, add_special_tokens: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids `[L]` with every `<image>` written out, and their labels `[L]`: those of `spans`."""
+        if spans is not None and not self.tokenizer.is_fast:
+            raise InputError("labels need a fast tokenizer, one that knows the characters of every token.")
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=add_special_tokens,
+            return_offsets_mapping=spans is not None,
+            verbose=False,
+        )
+        ids = np.asarray(encoded["input_ids"], dtype=np.int64)
+        learned = np.zeros(len(ids), bool)
+        if spans and len(ids):
+            starts, ends = np.asarray(encoded["offset_mapping"]).T
+            for start, end in spans:
+                learned |= (starts < end) & (ends > start)
+        for token, token_id in (
+            (self.image_token, self.image_token_id),
+            (self.region_token, self.region_token_id),
+        ):
+            count, found = text.count(token), int((ids == token_id).sum())
+            if found != count:
+                raise InputError(
+                    f"the text has {count} {token} but the tokenizer made {found} of them: "
+                    f"is {token} one of its special tokens?"
+                )
+        # Written out as ids, not as text: the character positions above stay those of the short prompt.
+        times = np.where(ids == self.image_token_id, self.image_tokens, 1)
+        ids, learned = np.repeat(ids, times), np.repeat(learned, times)
+        return ids, np.where(learned, ids, IGNORED)
+
+    def _batch(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        return_labels: bool = False,
+        padding: bool | str = True,
+        padding_side: str | None = None,
+        max_length: int | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Rows to tensors; arguments as in `__call__`."""
+        if not padding and len(set(map(len, conversations))) > 1:
+            raise InputError("prompts of unlike length need padding=True to become one batch.")
+        # Padding is masked, so any id will do where the tokenizer names none.
+        pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        length = (max_length or self.max_length) if padding == "max_length" else None
+        side = padding_side or self.tokenizer.padding_side
+        batch = make_batch([[item] for item in conversations], pad_id, length, side)
+        del batch["position_ids"]  # the model counts them by the mask
+        if not return_labels:
+            del batch["labels"]
+        return BatchFeature(batch)
 
     # ---------------------------------------------------------------------------------------------- pictures
 
-    def pixel_values(self, pictures: Sequence[Any]) -> torch.Tensor:
-        """Pictures -> float32 `[I, 3, S, S]`: padded to a square, resized, normalised."""
-        pixels = [
-            to_pixels(as_picture(item), self.image_size, self.image_mean, self.image_std) for item in pictures
-        ]
-        return torch.from_numpy(np.stack(pixels))
+    def pixels(self, picture: Image.Image) -> Tensor:
+        """An upright RGB picture -> float32 `[3, S, S]`: padded to a square, resized, normalised."""
+        return torch.from_numpy(to_pixels(picture, self.image_size, self.image_mean, self.image_std))
+
+    def pixel_values(self, pictures: Sequence[Any]) -> Tensor:
+        """Pictures in any form that `__call__` takes -> float32 `[I, 3, S, S]`."""
+        return torch.stack([self.pixels(as_picture(item)) for item in pictures])
 
 
 def add_placeholders(tokenizer: Any, image_token: str = "<image>", region_token: str = "<region>") -> int:
@@ -418,12 +505,14 @@ def add_placeholders(tokenizer: Any, image_token: str = "<image>", region_token:
     return tokenizer.add_special_tokens({"additional_special_tokens": wanted}) if wanted else 0
 
 
-def _pad(rows: list[np.ndarray], length: int, value: int, side: str) -> torch.Tensor:
-    """Rows of unlike length -> int64 `[B, length]`."""
-    table = np.full((len(rows), length), value, np.int64)
-    for number, row in enumerate(rows):
-        table[number, slice(length - len(row), length) if side == "left" else slice(len(row))] = row
-    return torch.from_numpy(table)
+def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of `__call__` for a batch, and those for each of its rows."""
+    if options.get("return_tensors") not in ("pt", None):
+        raise InputError(
+            f"return_tensors is {options['return_tensors']!r}: this processor makes torch tensors, 'pt'."
+        )
+    rows = {name: value for name, value in options.items() if name in _OF_A_ROW}
+    return {name: value for name, value in options.items() if name not in _OF_A_ROW[:-1]}, rows
 
 
 __all__ = ["IGNORED", "RegionGPTProcessor", "add_placeholders"]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rgpt.errors import InputError
-from rgpt.model.processing_regiongpt import IGNORED
+from rgpt.model.conversation import IGNORED
 
 TEMPERATURE = 0.1
 """Of the contrast, in units of the mean squared distance between two names."""

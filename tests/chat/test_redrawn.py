@@ -16,11 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgpt.chat import ChatSession
-from rgpt.chat.encoding import encode
+from rgpt.chat import ChatSession, Turn
 from rgpt.errors import InputError
-from rgpt.model.region_tensors import region_weights
-from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble
+from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble, region_weights
 from tests.model.tiny_models import make_model, make_picture, make_processor
 
 WIDTH, HEIGHT = 40, 30
@@ -87,19 +85,22 @@ def test_every_mention_carries_the_region_of_its_own_turn(
     parts: tuple[Any, Any], turns: list[tuple[Region, Region]]
 ) -> None:
     """Both numbers are drawn anew in every turn."""
-    processor = parts[1]
-    question = "<region2> or <region1>?"
+    session, question = ChatSession(*parts), "<region2> or <region1>?"
+    session.set_image(PICTURE)
+    processor = session.processor
     *past, (first, second) = [(question, "a", {1: first, 2: second}) for first, second in turns[:-1]] + [
         turns[-1]
     ]
-    (prompt,) = encode(processor, PICTURE, past, [question], [{1: first, 2: second}])
-    batch, weights = one_shot(processor, past, question, {1: first, 2: second})
+    session.turns = [Turn(*turn) for turn in past]
+    session.regions = {1: first, 2: second}
+    (prompt,) = session._encode([question])
+    batch, weights = one_shot(processor, past, question, session.regions)
     assert prompt.ids == batch["input_ids"][0].tolist()
-    assert torch.equal(prompt.weights, weights)
+    assert torch.equal(prompt.weights[prompt.mentions], weights)
     expected = [
         region_weights(region, HEIGHT, WIDTH, processor.refined_grid) for a, b in turns for region in (b, a)
     ]
-    assert np.array_equal(prompt.weights.numpy(), np.stack(expected))
+    assert np.array_equal(weights.numpy(), np.stack(expected))
 
 
 def test_a_redrawn_region_is_answered_as_in_one_pass_by_the_library(

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from rgpt.data.collator import Collator, model_inputs
-from rgpt.data.dataset import BadSample, Example, TrainingSet, shown_as
+from rgpt.data.dataset import BadSample, TrainingSet, shown_as
 from rgpt.data.mixture import Draw
 from rgpt.data.packing import pack
 from rgpt.data.sample_files import SampleFile
 from rgpt.data.schema import QuestionAnswer, Sample, write_jsonl
 from rgpt.errors import InputError
-from rgpt.model.processing_regiongpt import IGNORED
+from rgpt.model.conversation import IGNORED, Conversation
 from rgpt.regions import RLE, Box
 from tests.model.tiny_models import KINDS, make_model, make_picture, make_processor
 from tests.train.little import little_mix
@@ -31,9 +31,9 @@ def rows_of(file: SampleFile, kind: str = "clip+llama", **settings: Any) -> Trai
     return TrainingSet([file], make_processor(make_model(kind).config, kind), **settings)
 
 
-def examples(rows: TrainingSet) -> list[Example]:
+def examples(rows: TrainingSet) -> list[Conversation]:
     made = [rows[Draw(0, number)] for number in range(len(rows.files[0]))]
-    assert all(isinstance(item, Example) for item in made), made
+    assert all(isinstance(item, Conversation) for item in made), made
     return made  # type: ignore[return-value]
 
 
@@ -51,23 +51,22 @@ def test_exactly_the_answers_are_learned(mix: SampleFile) -> None:
         assert words == answers.replace(" ", "")
 
 
-def test_an_example_holds_what_its_sample_has(mix: SampleFile) -> None:
-    for number, example in enumerate(examples(rows_of(mix))):
+def test_a_conversation_holds_what_its_sample_has(mix: SampleFile) -> None:
+    for number, item in enumerate(examples(rows_of(mix))):
         sample = mix[number]
-        assert (example.picture is None) == (sample.image is None)
-        assert (0 if example.region_masks is None else len(example.region_masks)) == len(sample.regions)
-        assert (0 if example.mentions is None else len(example.mentions)) == len(sample.regions)
+        assert len(item.pictures) == (sample.image is not None)
+        assert len(item.weights) == len(item.mentions) == len(item.slots) == len(sample.regions)
 
 
 def test_box_or_mask_depends_on_the_visit_alone(mix: SampleFile) -> None:
     row = next(n for n in range(len(mix)) if any(isinstance(r, RLE) for r in mix[n].regions))
     given, box, mixed = (rows_of(mix, region_form=form) for form in ("given", "box", "mixed"))
     visits = [Draw(0, row, epoch) for epoch in range(12)]
-    masks = [mixed[visit].region_masks for visit in visits]  # type: ignore[union-attr]
+    masks = [mixed[visit].weights for visit in visits]  # type: ignore[union-attr]
     again = rows_of(mix, region_form="mixed")
-    assert all(torch.equal(a, again[visit].region_masks) for a, visit in zip(masks, visits, strict=True))  # type: ignore[union-attr]
+    assert all(torch.equal(a, again[visit].weights) for a, visit in zip(masks, visits, strict=True))  # type: ignore[union-attr]
     assert any(not torch.equal(masks[0], other) for other in masks[1:])
-    one, other = (rows[Draw(0, row)].region_masks for rows in (given, box))  # type: ignore[union-attr]
+    one, other = (rows[Draw(0, row)].weights for rows in (given, box))  # type: ignore[union-attr]
     for mask in masks:
         for region, as_given, as_box in zip(mask, one, other, strict=True):
             assert torch.equal(region, as_given) or torch.equal(region, as_box)
@@ -121,7 +120,7 @@ def test_bad_samples_say_why(
 
 def test_truncation_cuts_words(tmp_path: Path) -> None:
     example = rows_of(one(tmp_path, answer="x" * 600), truncation=True)[Draw(0, 0)]
-    assert isinstance(example, Example) and len(example) == 512
+    assert isinstance(example, Conversation) and len(example) == 512
 
 
 def test_an_unknown_region_form_is_refused(mix: SampleFile) -> None:
@@ -164,7 +163,7 @@ def test_packed_and_unpacked_losses_are_equal(mix: SampleFile, kind: str, packin
     model, made = make_model(kind), examples(rows_of(mix, kind))
 
     @torch.no_grad()
-    def losses(packing: str, items: list[Example]) -> torch.Tensor:
+    def losses(packing: str, items: list[Conversation]) -> torch.Tensor:
         batch = Collator(0, packing)(items)
         inputs = model_inputs(batch)
         wanted = inputs["shift_labels"]

@@ -15,8 +15,7 @@ from transformers import AutoProcessor
 from rgpt.errors import InputError
 from rgpt.model import RegionGPTProcessor, add_placeholders
 from rgpt.model.pictures import as_picture, to_pixels
-from rgpt.model.region_tensors import region_weights
-from rgpt.regions import Box, Mask, Point
+from rgpt.regions import Box, Mask, Point, region_weights
 from tests.model.tiny_models import make_config, make_picture, make_processor, make_tokenizer
 
 A, B, C = Box(1, 2, 15, 28), Point(30, 20), Box(5, 5, 35, 25)

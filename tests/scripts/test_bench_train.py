@@ -10,7 +10,7 @@ from scripts.bench_train import PARTS, configurations, make_models, make_samples
 def test_every_configuration_takes_a_step() -> None:
     models = make_models(cuda=False)
     samples = make_samples(models[0], 6)
-    assert [sample.picture is not None for sample in samples] == [False, True, True, True, False, True]
+    assert [bool(sample.pictures) for sample in samples] == [False, True, True, True, False, True]
     again = make_samples(models[0], 6)
     assert all(torch.equal(a.input_ids, b.input_ids) for a, b in zip(samples, again, strict=True))
     ours, llava = configurations(*models, samples, cuda=False)

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from rgpt.data.dataset import Example, TrainingSet
+from rgpt.data.dataset import TrainingSet
 from rgpt.data.mixture import Draw
 from rgpt.data.sample_files import SampleFile
 from rgpt.model import RegionGPTProcessor
-from tests.model import test_prompt_text
+from rgpt.model.conversation import Conversation
+from tests.model import test_conversation
 from tests.model.tiny_models import make_picture
 
-vicuna, golden = test_prompt_text.vicuna, test_prompt_text.golden  # fixtures
+vicuna, golden = test_conversation.vicuna, test_conversation.golden  # fixtures
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -30,7 +31,7 @@ def test_llavas_records_become_llavas_labels(
     record = {"id": 7, "image": "p.png", "conversations": talk}
     (tmp_path / "s.json").write_text(json.dumps([record]))
     example = TrainingSet([SampleFile(tmp_path / "s.json")], vicuna)[Draw(0, 0)]
-    assert isinstance(example, Example), example
+    assert isinstance(example, Conversation), example
     words = example.input_ids != vicuna.image_token_id
     case = golden["v1"][number]
     wanted = [position for position, token in enumerate(case["input_ids"]) if token != -200]

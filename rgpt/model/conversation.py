@@ -1,4 +1,4 @@
-"""Text around placeholders: mentions of regions, words that must not act as control tokens, chat templates.
+"""A conversation on its way to the model: messages, their prompt, its tokens.
 
 A *mention* is `<region1>`, `<region2>` ... in a prompt, 1-based, anywhere and any number of times ([P]
 table 1). It becomes the processor's `region_mention`, which holds one `<region>` token. How the number
@@ -9,20 +9,89 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rgpt.errors import InputError
-from rgpt.model.samples import Key, numbered_regions
 from rgpt.prompts import MENTION
+from rgpt.regions import Region, region_from_json
+
+Key = int | tuple[int, int]
+"""Which region a mention means: its number, or (number, message) where a message gives the number a region
+of its own."""
+
+IGNORED = -100
+"""The label of a position that nothing is learned from."""
+
+
+def number_of(key: Key) -> int:
+    return key if isinstance(key, int) else key[0]
+
+
+@dataclass
+class Conversation:
+    """One tokenised conversation with its regions: what training packs, the processor pads and a chat goes
+    on from.
+
+    Args:
+        input_ids: `[L]` int64; every picture is T image ids, every mention of a region one `<region>` id.
+        labels: `[L]` int64, -100 where nothing is learned.
+        slots: where its M mentions stand, in reading order.
+        mentions: which of the R regions each of them means.
+        weights: `[R, G, G]` float32, the share of every refined cell that a region covers.
+        places: of each region, which picture it lies on.
+        pictures: of each picture `[3, S, S]` pixels or `[C, h, w]` tower features; None where the model has
+            it already.
+        cached: whether the pictures are features.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    slots: list[int] = field(default_factory=list)
+    mentions: list[int] = field(default_factory=list)
+    weights: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1))
+    places: list[int] = field(default_factory=list)
+    pictures: list[Tensor | None] = field(default_factory=list)
+    cached: bool = False
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @cached_property
+    def ids(self) -> list[int]:
+        return self.input_ids.tolist()
+
+    @cached_property
+    def mentioned(self) -> list[bytes]:
+        """Something comparable for the region of every mention: the tokens of two regions are the same."""
+        return [self.weights[row].numpy().tobytes() for row in self.mentions]
+
+    def about(self, last: Sequence[Tensor]) -> Conversation:
+        """The same words about other regions of its picture: `last`, `[G, G]` each, in its last mentions."""
+        kept = self.mentions[: len(self.mentions) - len(last)]
+        weights = torch.stack([*self.weights[kept], *last]) if self.mentions else self.weights
+        return replace(
+            self,
+            weights=weights,
+            mentions=list(range(len(weights))),
+            places=[0] * len(weights),
+        )
+
 
 CHAT_TEMPLATES = ("vicuna", "llama-3", "qwen", "plain")
 
 
 @cache
 def chat_template(name: str) -> str:
-    """The Jinja text of a chat template of this package: `vicuna`, `llama-3`, `qwen` or `plain`."""
+    """The Jinja text of a chat template of this package, `vicuna`, `llama-3`, `qwen` or `plain`; such text
+    itself is left as it is."""
+    if "{" in name:
+        return name
     if name not in CHAT_TEMPLATES:
         raise InputError(f"there is no chat template {name!r}: choose one of {', '.join(CHAT_TEMPLATES)}.")
     return (Path(__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
@@ -55,8 +124,8 @@ def expand_mentions(text: str, mention: Callable[[int], str]) -> tuple[str, list
     return MENTION.sub(replace, text), numbers
 
 
-class Conversation:
-    """One conversation made ready for its template.
+class Messages:
+    """The messages of a conversation made ready for its template.
 
     Text blocks of the user and the system: control tokens neutralised, mentions expanded. Text of the
     assistant: neutralised only; a `<region1>` there is a word that the model wrote, not a placeholder.
@@ -155,3 +224,31 @@ def _joined(blocks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             joined.append(block)
     return joined
+
+
+def numbered_regions(regions: Any) -> dict[int, Any]:
+    """`{number: region}` from a list (numbered from 1), a mapping or nothing."""
+    if regions is None:
+        return {}
+    if isinstance(regions, Mapping):
+        if any(not isinstance(number, int) or number < 1 for number in regions):
+            raise InputError(f"regions are numbered from 1, not {', '.join(map(str, regions))}.")
+        return dict(regions)
+    if not isinstance(regions, Sequence) or isinstance(regions, str):
+        raise InputError("regions must be a list or {number: region}; put one region into a list.")
+    return dict(enumerate(regions, start=1))
+
+
+def place_region(number: int, region: Any, pictures: int) -> tuple[int, Region]:
+    """(picture of the conversation, region value), from what the caller gave."""
+    picture_index = 0
+    if isinstance(region, tuple) and len(region) == 2 and isinstance(region[0], int):
+        picture_index, region = region
+    if isinstance(region, Mapping):
+        region = region_from_json(dict(region))
+    if not 0 <= picture_index < pictures:
+        raise InputError(
+            f"<region{number}> lies on picture {picture_index} (counted from 0) but the prompt has "
+            f"{pictures} pictures: give the picture or another index."
+        )
+    return picture_index, region

@@ -14,9 +14,9 @@ from transformers.tokenization_utils_base import generate_merges
 
 from rgpt.errors import InputError
 from rgpt.model import RegionGPTProcessor, add_placeholders
-from rgpt.model.prompt_text import (
+from rgpt.model.conversation import (
     CHAT_TEMPLATES,
-    Conversation,
+    Messages,
     chat_template,
     control_pattern,
     expand_mentions,
@@ -58,7 +58,7 @@ def test_mentions_are_expanded_in_reading_order() -> None:
 
 
 def test_a_conversation_made_ready() -> None:
-    item = Conversation(
+    item = Messages(
         [
             {"role": "system", "content": "Look at <region3>."},
             {
@@ -87,19 +87,19 @@ def test_a_conversation_made_ready() -> None:
 
 def test_a_control_token_cut_in_two_blocks_is_a_word() -> None:
     blocks = [{"type": "text", "text": text} for text in ("a <", "/s", "> <regi", "on1>")]
-    item = Conversation([{"role": "user", "content": blocks}], CONTROL, lambda number: f"#{number}")
+    item = Messages([{"role": "user", "content": blocks}], CONTROL, lambda number: f"#{number}")
     assert item.messages[0]["content"] == [{"type": "text", "text": "a < /s> #1"}] and item.mentions == [1]
 
 
 def test_an_unknown_block_is_named() -> None:
     with pytest.raises(InputError, match="video"):
-        Conversation([{"role": "user", "content": [{"type": "video"}]}], CONTROL, str)
+        Messages([{"role": "user", "content": [{"type": "video"}]}], CONTROL, str)
 
 
 def test_a_number_given_twice_is_refused() -> None:
     blocks = [{"type": "region", "number": 2, "region": "R"}, {"type": "region", "number": 2, "region": "S"}]
     with pytest.raises(InputError, match="<region2> is given twice in one message"):
-        Conversation([{"role": "user", "content": blocks}], CONTROL, str)
+        Messages([{"role": "user", "content": blocks}], CONTROL, str)
 
 
 def said(text: str, **regions: str) -> dict:
@@ -118,7 +118,7 @@ def test_a_number_means_what_its_message_gives_it_else_the_conversation_else_the
         said("<region3>", n3="D"),
         said("<region1> <region3>"),
     ]
-    item = Conversation(messages, CONTROL, str, {1: "A", 2: "S"})
+    item = Messages(messages, CONTROL, str, {1: "A", 2: "S"})
     assert "".join(item.regions[key] for key in item.mentions) == "ASBABBCCDAD"
     assert list(item.regions.values()) == ["A", "S", "B", "C", "D"]
     assert all("regions" not in message for message in item.messages)
@@ -127,7 +127,7 @@ def test_a_number_means_what_its_message_gives_it_else_the_conversation_else_the
 def test_a_block_without_a_number_takes_one_that_no_message_gave() -> None:
     block = [{"type": "region", "region": "B"}]
     messages = [{**said("", n1="A"), "content": block}, said("<region2>")]
-    item = Conversation(messages, CONTROL, str)
+    item = Messages(messages, CONTROL, str)
     assert "".join(item.regions[key] for key in item.mentions) == "BB"
 
 

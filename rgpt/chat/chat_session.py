@@ -1,0 +1,247 @@
+"""`ChatSession`: what the app, the server, the terminal, training and the evaluation ask through.
+
+Beside questions one after another: many at once, and answers that are computed rather than generated, from
+likelihoods.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from rgpt.chat.branches import answer_each, log_likelihoods
+from rgpt.chat.picking import Picker
+from rgpt.chat.session import Session
+from rgpt.errors import ContextLengthError, InputError
+from rgpt.model.about import About
+from rgpt.prompts import asks_for_name, guided, mention
+from rgpt.regions import Region
+
+SHARES_WITHIN = 12.0
+"""Nats: a name that is less likely than the likeliest by more than this has a share below 1e-5."""
+
+
+class ChatSession(Session):
+    """A conversation about one picture. The only loop that talks to the model.
+
+    Args:
+        model: a `RegionGPTForConditionalGeneration` in eval mode.
+        processor: the `RegionGPTProcessor` saved with it.
+    """
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | None = None, **options: Any) -> ChatSession:
+        """A session over a freshly loaded model: `photo`, `tiny`, a folder, or a hub id; by default what
+        `rgpt.model.default.default_model` chooses. Options go to `rgpt.model.load`."""
+        from rgpt.model import load
+        from rgpt.model.default import default_model
+
+        return cls(*load(name_or_path or default_model(), **options))
+
+    @property
+    def about(self) -> About:
+        """What the model has seen."""
+        return getattr(self.model, "about", None) or About()
+
+    # ----------------------------------------------------------------------------------- many at once
+
+    def ask_many(
+        self,
+        question: str,
+        regions: Sequence[int] | None = None,
+        *,
+        as_number: int | None = None,
+        **options: Any,
+    ) -> dict[int, str]:
+        """The same question about many regions: picture and conversation are read once, answers come in one
+        batch.
+
+        Each answer is what `ask` would give in this conversation; the conversation itself is not changed.
+
+        Args:
+            question: `<region>` stands for each region in turn; where there is none, `<region1>` does.
+            regions: numbers; default: all.
+            as_number: write every region under this number, as if it were the only one drawn. (By its own
+                number, region 64 is `<region64>`, which few models have seen.)
+            options: as in `ask_each`.
+
+        Returns:
+            The answer of each number.
+
+        Raises:
+            InputError: for an unknown number or a question that mentions no region.
+        """
+        numbers = list(self.regions) if regions is None else list(dict.fromkeys(regions))
+        if missing := sorted(set(numbers) - set(self.regions)):
+            raise InputError(f"There is no {', '.join(map(mention, missing))}: {self._known()}.")
+        if not numbers:
+            raise InputError("There is no region to ask about: add regions first.")
+        placeholder = "<region>" if "<region>" in question else "<region1>"
+        if placeholder not in question:
+            raise InputError("The question mentions no region: write <region> where each region belongs.")
+        questions = [question.replace(placeholder, mention(as_number or number)) for number in numbers]
+        instead = None if as_number is None else [{as_number: self.regions[number]} for number in numbers]
+        return dict(zip(numbers, self.ask_each(questions, instead, **options), strict=True))
+
+    def ask_each(
+        self,
+        questions: Sequence[str],
+        regions: Sequence[Mapping[int, Region]] | None = None,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        choices: Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> list[str]:
+        """Many questions that do not know of each other, each asked in the conversation so far, in one batch.
+
+        Each answer is what `ask` would give; the conversation itself is not changed.
+
+        Args:
+            regions: for each question, regions that it has instead of or besides the session's.
+            batch_size: so many answers grow together. More is faster until the keys of all answers, which
+                stand in one row, outgrow the processor's cache.
+            others: as in `stream`.
+
+        Raises:
+            InputError: as `stream`, before anything is computed.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: expected at least 1.")
+        if not questions:
+            return []
+        self._check_limits(max_new_tokens, choices)
+        pickers = [Picker(temperature, top_p, seed, self._never, self._no_repeat) for _ in questions]
+        prompts = self._encode(questions, regions)
+        limits = [self._room(prompt, max_new_tokens) for prompt in prompts]
+        trie = None if choices is None else self._trie(choices)
+        answers = answer_each(self._keys, prompts, pickers, limits, self._ends, trie, batch_size)
+        return [self._text(ids) for ids in answers]
+
+    def rank(self, question: str, names: Sequence[str]) -> dict[str, float]:
+        """Of every name log p(name | conversation so far, question) / tokens, its end token included.
+
+        One pass over the shared prompt; names that begin alike are read together; the conversation is not
+        changed. A softmax of the values gives confidences. Raises InputError as `check`, or without names.
+        """
+        return self.rank_each([question], names)[0]
+
+    def rank_each(
+        self,
+        questions: Sequence[str],
+        names: Sequence[str],
+        regions: Sequence[Mapping[int, Region]] | None = None,
+    ) -> list[dict[str, float]]:
+        """`rank` for many questions that do not know of each other; `regions` as in `ask_each`."""
+        if not names or not all(name.strip() for name in names):
+            raise InputError("names is empty or holds an empty name: give the names to rank.")
+        lengths = {name: len(self._tail(name)) for name in names}
+        rows = self.likelihoods(questions, [names] * len(questions), regions)
+        return [{name: total / lengths[name] for name, total in row.items()} for row in rows]
+
+    def score(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """log p(answer | conversation so far, question) of each pair: the sum over the answer's tokens, end
+        included.
+
+        One batched pass; the conversation itself is not changed.
+        """
+        if len(questions) != len(answers):
+            raise InputError(
+                f"score got {len(questions)} questions but {len(answers)} answers: give one answer each."
+            )
+        own: dict[str, list[str]] = {question: [] for question in questions}
+        for question, answer in zip(questions, answers, strict=True):
+            own[question].append(answer)
+        rows = dict(zip(own, self.likelihoods(list(own), list(own.values())), strict=True))
+        return [rows[question][answer] for question, answer in zip(questions, answers, strict=True)]
+
+    def likelihoods(
+        self,
+        questions: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        regions: Sequence[Mapping[int, Region]] | None = None,
+        *,
+        within: float | None = None,
+    ) -> list[dict[str, float]]:
+        """log p(answer | conversation so far, question) of each question's own answers, whole, end included.
+
+        Questions do not know of each other; the conversation is not changed. A softmax of a row gives shares.
+
+        Args:
+            regions: as in `ask_each`.
+            within: answers that cannot come within so many nats of their question's likeliest are not read to
+                their ends and get an upper bound; None computes all. 12 costs shares no more than 1e-5 each.
+        """
+        if len(questions) != len(answers) or not all(answers):
+            raise InputError(f"likelihoods got {len(questions)} questions: give answers for each of them.")
+        if not questions:
+            return []
+        listed = [list(dict.fromkeys(own)) for own in answers]
+        tails = {answer: self._tail(answer) for own in listed for answer in own}
+        # The last token of an answer is looked up and never read.
+        rooms = [max(len(tails[answer]) for answer in own) - 1 for own in listed]
+        prompts = self._encode(questions, regions, rooms)
+        sums = log_likelihoods(
+            self._keys, prompts, [[tails[a] for a in own] for own in listed], within=within
+        )
+        return [dict(zip(own, row, strict=True)) for own, row in zip(listed, sums, strict=True)]
+
+    def name_shares(
+        self, questions: Sequence[str], regions: Sequence[Mapping[int, Region]] | None = None
+    ) -> list[dict[str, float]]:
+        """How sure the model is of each name that a question asks for: shares of 1, the likeliest name first.
+
+        A softmax over the model's closed list of names, of the likelihoods of whole answers to the question
+        with its guide sentence. There are none for a question that asks for something else, where guide
+        sentence and names find no room in the context, or of a model without such a list. The conversation
+        is not changed. Arguments and errors as in `likelihoods`.
+        """
+        about, found = self.about, [dict[str, float]() for _ in questions]
+        asked = [turn.question for turn in self.turns]
+        wanted = []
+        if about.names:
+            room = max(len(self._tail(name)) for name in about.names) - 1
+            for i, question in enumerate(questions):
+                if asks_for_name([*asked, question], about.vocabulary):
+                    with suppress(ContextLengthError):  # the answer itself needs less
+                        own = None if regions is None else [regions[i]]
+                        self._encode([guided(question, about.vocabulary)], own, [room])
+                        wanted.append(i)
+        rows = self.likelihoods(
+            [guided(questions[i], about.vocabulary) for i in wanted],
+            [about.names] * len(wanted),
+            None if regions is None else [regions[i] for i in wanted],
+            within=SHARES_WITHIN,
+        )
+        for i, row in zip(wanted, rows, strict=True):
+            shares = torch.tensor(list(row.values()), dtype=torch.float64).softmax(0).tolist()
+            ranked = sorted(zip(row, shares, strict=True), key=lambda pair: -pair[1])
+            found[i] = dict(ranked)
+        return found
+
+    def choose(self, description: str, numbers: Sequence[int] | None = None) -> tuple[int, dict[int, float]]:
+        """Referring by likelihood: which region fits the description best. The answer is computed, not
+        generated.
+
+        Every candidate is asked "Is <regionN> …?" and scored by log p("Yes.") - log p("No.").
+
+        Returns:
+            The number of the best region, and the score of each candidate (above 0: the model says yes).
+        """
+        numbers = list(self.regions) if numbers is None else list(numbers)
+        if not numbers:
+            raise InputError("There is nothing to choose from: add regions first.")
+        if not description.strip():
+            raise InputError("The description is empty: say what to look for.")
+        bare = re.sub(r"^(the|an?)\s+", "", description.strip(), flags=re.IGNORECASE)
+        phrase = ("an " if bare[:1].lower() in "aeiou" else "a ") + bare
+        questions = [f"Is {mention(n)} {phrase}?" for n in numbers]
+        logs = self.score(questions * 2, ["Yes."] * len(numbers) + ["No."] * len(numbers))
+        scores = {n: logs[i] - logs[len(numbers) + i] for i, n in enumerate(numbers)}
+        return max(scores, key=scores.__getitem__), scores
