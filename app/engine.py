@@ -150,11 +150,11 @@ class Answering:
 
     def ask_each(
         self, picture: Picture, question: str, regions: Mapping[int, Region]
-    ) -> Generator[dict[int, str]]:
+    ) -> Generator[dict[int, tuple[str, str]]]:
         """The same question about every region, alone on the picture and without the conversation.
 
-        Beside a name stand the likeliest ones with their shares.
-        Yields the answers of `TOGETHER` regions at a time, which are computed in one batch. `<region>` in the
+        Yields the answers of `TOGETHER` regions at a time, which are computed in one batch, each with what
+        stands beside it: of a name the likeliest ones with their shares, else "". `<region>` in the
         question stands for each; closing the generator stops after the batch under way.
         """
         from rgpt.chat.remarks import tell_shares
@@ -170,10 +170,9 @@ class Answering:
                 answers = session.ask_many(question, some, as_number=1)
                 alone = question.replace("<region>", mention(1))
                 shares = session.name_shares([alone] * len(some), [{1: regions[n]} for n in some])
-            notes = (tell_shares(answers[n], shares[k]) for k, n in enumerate(some))
             yield {
-                n: answers[n].replace(mention(1), mention(n)) + (f" ({note})" if note else "")
-                for n, note in zip(some, notes, strict=True)
+                n: (answers[n].replace(mention(1), mention(n)), tell_shares(answers[n], own))
+                for n, own in zip(some, shares, strict=True)
             }
 
     def forget(self, token: str) -> None:

@@ -281,7 +281,7 @@ def table_update(conversation: Conversation, drawn: Mapping[int, Region] | None 
             "question": table.question,
             "status": table.status,
             "asked": len(table.regions),
-            "rows": [[number, answer] for number, answer in sorted(table.answers.items())],
+            "rows": [[n, answer, table.notes.get(n, "")] for n, answer in sorted(table.answers.items())],
         }
     return gr.update(table=content)
 

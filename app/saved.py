@@ -59,6 +59,7 @@ def to_json(
             "status": table.status,
             "regions": _regions_json(table.regions),
             "answers": {str(number): answer for number, answer in table.answers.items()},
+            **({"notes": {str(number): note for number, note in table.notes.items()}} if table.notes else {}),
         },
     }
     if labels:
@@ -124,12 +125,14 @@ def labels_of(conversation: Conversation, drawn: Mapping[int, Region] | None = N
 
 def to_csv(conversation: Conversation, drawn: Mapping[int, Region] | None = None) -> str:
     """The table as CSV (RFC 4180): number, bounds in pixels of the upright picture; name and score where some
-    region has them; question and answer where there was a question.
+    region has them; question and answer where there was a question, and where that asked for names, the
+    likeliest ones.
     """
     picture, table = conversation.picture, conversation.table
     labels = labels_of(conversation, drawn)
     columns = ["region", "x1", "y1", "x2", "y2"] + ["name", "score"] * bool(labels)
     columns += ["question", "answer"] * (table is not None or not labels)
+    columns += ["likeliest"] * (table is not None and bool(table.notes))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
@@ -144,7 +147,7 @@ def to_csv(conversation: Conversation, drawn: Mapping[int, Region] | None = None
             row |= {"name": labels[number].name, "score": f"{labels[number].score:.4f}"}
         if table and number in answers:
             question = table.question.replace("<region>", f"<region{number}>")
-            row |= {"question": question, "answer": answers[number]}
+            row |= {"question": question, "answer": answers[number], "likeliest": table.notes.get(number, "")}
         writer.writerow(row)
     return text.getvalue()
 
@@ -202,14 +205,16 @@ def _table(value: object, picture: Picture | None) -> Table:
     if not isinstance(value, dict) or not isinstance(value.get("answers"), dict):
         raise InputError("The file's table is not an object with answers; export it again.")
     regions = _regions(value.get("regions", {}), "the table", picture)
-    answers = {
-        number: _text(value["answers"][str(number)], "the table")
-        for number in regions
-        if str(number) in value["answers"]
-    }
+    notes = value.get("notes", {})
+    if not isinstance(notes, dict):
+        raise InputError("The file's notes of the table are not an object; export it again.")
+    answers, beside = (
+        {n: _text(texts[str(n)], "the table") for n in regions if str(n) in texts}
+        for texts in (value["answers"], notes)
+    )
     status = value.get("status")
     question = _text(value.get("question"), "the table")
-    return Table(question, regions, answers, status if status in _STATUSES else "stopped")
+    return Table(question, regions, answers, status if status in _STATUSES else "stopped", beside)
 
 
 def _take_labels(value: object, conversation: Conversation, drawn: Mapping[int, Region]) -> None:

@@ -108,6 +108,8 @@ class Table:
     regions: Mapping[int, Region]
     answers: Mapping[int, str] = field(default_factory=dict)
     status: Status = "running"
+    notes: Mapping[int, str] = field(default_factory=dict)
+    """What stands beside an answer and is no part of it: the likeliest names with their shares."""
 
 
 @dataclass(frozen=True)

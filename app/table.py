@@ -93,7 +93,9 @@ class TableHandlers:
         batches = self.chat.answering.ask_each(picture, table.question, table.regions)
         try:
             for answers in batches:
-                table = replace(table, answers={**table.answers, **answers})
+                texts = {n: text for n, (text, _) in answers.items()}
+                notes = {n: note for n, (_, note) in answers.items() if note}
+                table = replace(table, answers={**table.answers, **texts}, notes={**table.notes, **notes})
                 if job.stopping.is_set():
                     status = "stopped" if len(table.answers) < len(table.regions) else "done"
                     break

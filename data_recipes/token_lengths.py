@@ -22,8 +22,8 @@ def length_counter(model: str) -> tuple[Callable[[Sequence[Sample]], list[int]],
     """
     # Imported here: `--no-tokens` and `--help` need no torch.
     from rgpt.data.dataset import messages_of
+    from rgpt.model.conversation import expand_mentions
     from rgpt.model.loading import open_processor
-    from rgpt.model.prompt_text import expand_mentions
 
     processor: Any = open_processor(model)
 

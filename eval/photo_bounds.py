@@ -74,7 +74,7 @@ def read_vectors(
     Pictures that the cache lacks go through the tower. Raises InputError for a picture that cannot be read.
     """
     from rgpt.model.geometry import region_measures
-    from rgpt.model.pooling import pool_regions
+    from rgpt.model.projection import pool_regions
 
     found = Vectors()
     grid = model.config.refined_grid
@@ -94,7 +94,7 @@ def read_vectors(
 
 def object_weights(photograph: Photograph, draw: Draw, grid: int) -> Tensor:
     """Area shares `[R, G, G]` of the objects that are no crowds; at least one. Raises InputError."""
-    from rgpt.model.region_tensors import region_weights
+    from rgpt.regions import region_weights
 
     size = photograph.height, photograph.width
     return torch.from_numpy(

@@ -210,7 +210,7 @@ def measure_pooling(repeats: int, device: str) -> Iterator[Figure]:
     import torch
     import torch.nn.functional as F
 
-    from rgpt.model.pooling import pool_regions
+    from rgpt.model.projection import pool_regions
     from rgpt.regions import area_weights, square_padding
 
     generator = np.random.default_rng(0)

@@ -371,7 +371,7 @@ def _refinement_figures(device: Any, repeats: int) -> Iterator[Figure]:
     from torch import nn
     from torch.nn import functional as F
 
-    from rgpt.model.refinement import DeconvRefinement
+    from rgpt.model.feature_map import DeconvRefinement
 
     channels, grid = 1024, 24
     with torch.device(device):

@@ -32,6 +32,9 @@ IDEAS: Mapping[str, str] = {
     "a pattern of <regionN>": r"<region\(|<region\\d|<region\[0-9\]|<region\(\?",
     "a digest of a file": r"hashlib\.(?:sha256|blake2b|file_digest)\(",
     "a lock on a folder": r"\bflock\(|\blockf\(",
+    "a share of a grid's cell": r"np\.diff\(np\.clip\(|_integrate\(window|(?:np|torch)\.minimum\((?:x2|high)",
+    "rows padded by hand": r"(?:np|torch)\.full\(\(len\(\w+\), length\)",
+    "a tokenised conversation": r"(?m)^    (?:input_ids: Tensor|ids: list\[int\])$",
 }
 """What issues of one idea look like in the source: places are lines that match, outside strings of help."""
 

@@ -29,18 +29,21 @@ function rowOf(id, cells) {
   return row;
 }
 
-// `table`: {named: [[id, name, score], …], csv}; of a question also {question, status, asked, rows: [[id, answer], …]}.
+// `table`: {named: [[id, name, score], …], csv}; of a question also {question, status, asked, rows: [[id, answer, likeliest], …]}.
 function render() {
   const { named = [], rows = [], question, status, asked, csv } = props.table;
-  const asks = question !== undefined, names = new Map(named.map(([id, ...label]) => [id, label])), answers = new Map(rows);
+  const asks = question !== undefined, names = new Map(named.map(([id, ...label]) => [id, label]));
+  const answers = new Map(rows.map(([id, ...said]) => [id, said])), noted = rows.some(([, , note]) => note);
   find(".at").hidden = csv === undefined;
-  const titles = ["Region", ...(named.length ? ["Name", "Score"] : []), ...(asks ? ["Answer"] : [])];
+  const titles = ["Region", ...(named.length ? ["Name", "Score"] : []), ...(asks ? ["Answer"] : []), ...(noted ? ["Likeliest"] : [])];
   find("thead tr").replaceChildren(...titles.map((title) => cell("th", title, title === "Score" ? "at-score" : "")));
   const ids = [...new Set([...names.keys(), ...answers.keys()])].sort((a, b) => a - b);
   find("tbody").replaceChildren(...ids.map((id) => {
     const [name, score] = names.get(id) || ["", null], cells = [];
     if (named.length) cells.push(cell("td", name), cell("td", score === null ? "" : score.toFixed(2), "at-score"));
-    if (asks) cells.push(cell("td", answers.get(id) ?? ""));
+    const [answer, note] = answers.get(id) || ["", ""];
+    if (asks) cells.push(cell("td", answer));
+    if (noted) cells.push(cell("td", note));
     return rowOf(id, cells);
   }));
   find(".at-question").textContent = asks ? question : "Found and named";

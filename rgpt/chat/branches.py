@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rgpt.chat.keys import Keys, common_prefix
-from rgpt.chat.picking import Picker, Trie, pick_each
+from rgpt.chat.keys import Keys, common
+from rgpt.chat.picking import Picker, Trie
 from rgpt.model.conversation import Conversation
 
 ROOT = -1
@@ -80,6 +80,33 @@ class Branches:
             )[None, None],
             logits_to_keep=torch.tensor(list(wanted), device=device),
         )
+
+
+def common_prefix(prompts: Sequence[Conversation]) -> int:
+    """P: leading tokens that all prompts share, regions included; at least one token of each is left over."""
+    first = np.asarray(prompts[0].ids)
+    shared = min(len(prompt.ids) for prompt in prompts) - 1
+    for prompt in prompts[1:]:
+        unlike = np.flatnonzero(first[:shared] != np.asarray(prompt.ids[:shared]))
+        shared = int(unlike[0]) if len(unlike) else shared
+        same = common(prompts[0].mentioned, prompt.mentioned)
+        if same < len(prompts[0].slots):
+            shared = min(shared, prompts[0].slots[same])
+    return shared
+
+
+def pick_each(pickers: Sequence[Picker], logits: Tensor, tries: Sequence[Trie | None]) -> list[int]:
+    """One token a row of `logits [n, V]`, as the row's own picker would choose it alone.
+
+    Greedy rows without a closed set are chosen in one operation on the device.
+    """
+    free = pickers and pickers[0].temperature == 0 and not pickers[0].no_repeat
+    if free and all(trie is None for trie in tries):
+        logits = logits.float().clone()
+        logits[:, pickers[0].never] = -torch.inf
+        return logits.argmax(-1).tolist()
+    rows = logits.float().cpu()
+    return [pick(row, trie) for pick, row, trie in zip(pickers, rows, tries, strict=True)]
 
 
 def answer_each(

@@ -187,9 +187,13 @@ class ChatSession(Session):
         # The last token of an answer is looked up and never read.
         rooms = [max(len(tails[answer]) for answer in own) - 1 for own in listed]
         prompts = self._encode(questions, regions, rooms)
-        sums = log_likelihoods(
-            self._keys, prompts, [[tails[a] for a in own] for own in listed], within=within
-        )
+        try:
+            sums = log_likelihoods(
+                self._keys, prompts, [[tails[a] for a in own] for own in listed], within=within
+            )
+        except BaseException:  # Ctrl-C between two passes: what is cached may not be what is noted down
+            self._keys.clear()
+            raise
         return [dict(zip(own, row, strict=True)) for own, row in zip(listed, sums, strict=True)]
 
     def name_shares(
@@ -245,3 +249,11 @@ class ChatSession(Session):
         logs = self.score(questions * 2, ["Yes."] * len(numbers) + ["No."] * len(numbers))
         scores = {n: logs[i] - logs[len(numbers) + i] for i, n in enumerate(numbers)}
         return max(scores, key=scores.__getitem__), scores
+
+    def _text(self, ids: list[int]) -> str:
+        """An answer in words; a character of several bytes that was cut in the middle is left out."""
+        text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        while ids and text.endswith("\ufffd"):
+            ids = ids[:-1]
+            text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -124,19 +123,6 @@ class Keys:
             self.clear()
             raise
         return outputs.logits[0]
-
-
-def common_prefix(prompts: Sequence[Conversation]) -> int:
-    """P: leading tokens that all prompts share, regions included; at least one token of each is left over."""
-    first = np.asarray(prompts[0].ids)
-    shared = min(len(prompt.ids) for prompt in prompts) - 1
-    for prompt in prompts[1:]:
-        unlike = np.flatnonzero(first[:shared] != np.asarray(prompt.ids[:shared]))
-        shared = int(unlike[0]) if len(unlike) else shared
-        same = common(prompts[0].mentioned, prompt.mentioned)
-        if same < len(prompts[0].slots):
-            shared = min(shared, prompts[0].slots[same])
-    return shared
 
 
 def common(a: Sequence[Any], b: Sequence[Any]) -> int:

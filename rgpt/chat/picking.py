@@ -85,20 +85,6 @@ class Picker:
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
 
 
-def pick_each(pickers: Sequence[Picker], logits: Tensor, tries: Sequence[Trie | None]) -> list[int]:
-    """One token a row of `logits [n, V]`, as the row's own picker would choose it alone.
-
-    Greedy rows without a closed set are chosen in one operation on the device.
-    """
-    free = pickers and pickers[0].temperature == 0 and not pickers[0].no_repeat
-    if free and all(trie is None for trie in tries):
-        logits = logits.float().clone()
-        logits[:, pickers[0].never] = -torch.inf
-        return logits.argmax(-1).tolist()
-    rows = logits.float().cpu()
-    return [pick(row, trie) for pick, row, trie in zip(pickers, rows, tries, strict=True)]
-
-
 def token_trie(sequences: Iterable[Sequence[int]], ends: Iterable[int]) -> Trie:
     """A trie of token sequences, each of which ends with any of `ends`."""
     ends = list(ends)

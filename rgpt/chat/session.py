@@ -296,11 +296,3 @@ class Session:
         """An answer's tokens, its end included."""
         tokenizer = self.processor.tokenizer
         return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-
-    def _text(self, ids: list[int]) -> str:
-        """An answer in words; a character of several bytes that was cut in the middle is left out."""
-        text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        while ids and text.endswith("\ufffd"):
-            ids = ids[:-1]
-            text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()

@@ -50,8 +50,6 @@ def stream_answer(session: ChatSession, question: str, generation: Mapping[str, 
     """
     from rgpt.chat.remarks import tell_shares
 
-    # Before the answer: asked for within the same conversation, and the keys of the prompt serve both.
-    shares = session.name_shares([question])[0]
     stream = session.stream(question, **generation)
     started = False
     try:
@@ -68,10 +66,21 @@ def stream_answer(session: ChatSession, question: str, generation: Mapping[str, 
             stream.close()
         if started:
             print(flush=True)
-    if finished and (told := tell_shares(session.turns[-1].answer, shares)):
-        print(told, flush=True)
+    if finished:
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C now takes the line away, not the answer
+            if told := tell_shares(session.turns[-1].answer, shares_of_last(session)):
+                print(told, flush=True)
     tell_only_drawn(session)
     return finished
+
+
+def shares_of_last(session: ChatSession) -> dict[str, float]:
+    """`name_shares` of the last question, in the conversation in which it was asked."""
+    turn = session.undo()
+    try:
+        return session.name_shares([turn.question])[0]
+    finally:
+        session.turns.append(turn)
 
 
 def tell_only_drawn(session: ChatSession) -> None:

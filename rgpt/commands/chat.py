@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rgpt.cli import MODEL_HELP, OneLineParser
-from rgpt.commands.answering import stream_answer, tell_only_drawn
+from rgpt.commands.answering import shares_of_last, stream_answer, tell_only_drawn
 from rgpt.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def main(arguments: Sequence[str]) -> int:
         names: list[dict[str, float]] = []
         try:
             for question in options.ask:
-                names += session.name_shares([question])
                 session.ask(question, **generation)
+                names.append(shares_of_last(session))
         finally:
             if session.turns:
                 print(json.dumps(_report(options, session, names), ensure_ascii=False))

@@ -9,10 +9,11 @@ to answer the guide sentence of this vocabulary (`rgpt.prompts.classification_gu
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rgpt.errors import InputError
+from rgpt.files import write_json
 
 FILE = "about.json"
 PICTURES = ("photographs", "drawn scenes")
@@ -53,6 +54,13 @@ def read_about(folder: str | Path) -> About:
     if not all(isinstance(text, str) and text for text in (about.vocabulary or "-", *about.names)):
         raise _damaged(file, "vocabulary and names are not texts")
     return about
+
+
+def write_about(folder: str | Path, about: About) -> None:
+    """The file that `read_about` reads; none for a model of which nobody has said anything."""
+    if about != About():
+        said = {name: value for name, value in asdict(about).items() if value}
+        write_json(Path(folder) / FILE, said)
 
 
 def _damaged(file: Path, why: str) -> InputError:

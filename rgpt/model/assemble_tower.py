@@ -13,10 +13,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from rgpt.errors import InputError
 from rgpt.model.assemble_sources import Source
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.connector import Connector, scaled_linear
+from rgpt.model.feature_map import build_refinement
 from rgpt.model.geometry import RegionGeometry
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
-from rgpt.model.refinement import build_refinement
+from rgpt.model.projection import Connector, scaled_linear
 
 
 def tower_output(vision_config: Any, size: int, layer: int | None, label: str) -> tuple[int, ...]:

@@ -11,20 +11,10 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rgpt.errors import InputError
-
-
-def placeholder_mask(
-    input_ids: Tensor | None, inputs_embeds: Tensor | None, embeddings: nn.Module, token_id: int
-) -> Tensor:
-    """`[B, L]` bool: where the placeholder stands, by id, or by embedding when there are no ids."""
-    if input_ids is not None and input_ids.numel() > 0:
-        return input_ids == token_id
-    assert inputs_embeds is not None
-    row = embeddings(torch.tensor(token_id, device=inputs_embeds.device))
-    return (inputs_embeds == row.to(inputs_embeds.dtype)).all(-1)
+from rgpt.model.projection import placeholder_mask
 
 
 def _row_numbers(mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from rgpt.errors import InputError
-from rgpt.model.about import read_about
+from rgpt.model.about import About, read_about
 from rgpt.model.bases import PACKAGED, apply_layer, lineage, read_json
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
@@ -103,7 +103,9 @@ def load(
     if device is not None:
         model = model.to(device)
         _align(model)
-    model.about = read_about(layers[-1] if layers else path)
+    # What was trained last says it best; a layer that says nothing has seen what its base has.
+    said = (read_about(folder) for folder in (*reversed(layers), path))
+    model.about = next((about for about in said if about != About()), About())
     return model.eval(), processor
 
 

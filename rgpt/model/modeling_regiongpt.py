@@ -27,13 +27,17 @@ from transformers.utils.generic import can_return_tuple
 
 from rgpt.errors import InputError
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.connector import Connector, scaled_linear
-from rgpt.model.generation import RegionGenerationMixin, placeholder_mask
+from rgpt.model.feature_map import as_map, build_refinement, is_frozen, tower_features
+from rgpt.model.generation import RegionGenerationMixin
 from rgpt.model.geometry import RegionGeometry
-from rgpt.model.merging import fold_blocks, merge_patches
-from rgpt.model.pooling import pool_regions
-from rgpt.model.refinement import build_refinement
-from rgpt.model.vision import as_map, is_frozen, tower_features
+from rgpt.model.projection import (
+    Connector,
+    fold_blocks,
+    merge_patches,
+    placeholder_mask,
+    pool_regions,
+    scaled_linear,
+)
 
 
 @dataclass

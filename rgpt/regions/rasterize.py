@@ -1,7 +1,7 @@
 """Shapes to boolean masks [H, W]. Pixel (i, j) covers [j, j+1) x [i, i+1); its centre is (j + ½, i + ½).
 
-Boxes, discs and strokes take the pixels whose centre they contain. Polygons are rasterised by pycocotools, so
-that a COCO annotation has exactly the area and box the COCO tools give it.
+Discs and strokes take the pixels whose centre they contain, as boxes do. Polygons are rasterised by
+pycocotools, so that a COCO annotation has exactly the area and box the COCO tools give it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,6 @@ import numpy as np
 from rgpt.regions import rle
 
 Ring = Sequence[tuple[float, float]]
-
-
-def _span(low: float, high: float, size: int) -> tuple[int, int]:
-    """Indices whose centres lie in [low, high), cut to [0, size); the middle one when there is none."""
-    low, high = min(max(low, 0.0), float(size)), min(max(high, 0.0), float(size))
-    first, stop = math.ceil(low - 0.5), math.ceil(high - 0.5)
-    if first >= stop:
-        first = min(int((low + high) / 2), size - 1)
-        stop = first + 1
-    return first, stop
-
-
-def box_to_mask(x1: float, y1: float, x2: float, y2: float, height: int, width: int) -> np.ndarray:
-    """Mask [H, W] of a box that overlaps the picture; integer corners give exactly mask[y1:y2, x1:x2]."""
-    mask = np.zeros((height, width), dtype=bool)
-    left, right = _span(x1, x2, width)
-    top, bottom = _span(y1, y2, height)
-    mask[top:bottom, left:right] = True
-    return mask
 
 
 def clip_ring(ring: Ring, x1: float, y1: float, x2: float, y2: float) -> list[tuple[float, float]]:

@@ -16,7 +16,8 @@ from torch import nn
 
 from rgpt.errors import InputError
 from rgpt.files import whole_folder
-from rgpt.model import about, load
+from rgpt.model import load
+from rgpt.model.about import write_about
 from rgpt.model.bases import ADAPTER_CONFIG, BASE_FILE, is_layer, read_json
 from rgpt.train.arguments import Lora
 from rgpt.train.stages import PARTS, STAGES
@@ -93,8 +94,7 @@ def merge_adapter(adapter: Path, out: Path, base: str | None = None) -> Path:
     merged, processor = load(adapter, device="cpu", dtype="auto", base=base)
     with whole_folder(out) as partial:
         merged.save_pretrained(partial)
-        if (adapter / about.FILE).is_file():
-            shutil.copy(adapter / about.FILE, partial)
+        write_about(partial, merged.about)
         processor.save_pretrained(partial)
         for name in ("run.yaml", "versions.json"):
             if (adapter / name).is_file():

@@ -170,7 +170,7 @@ def test_a_question_for_each_region_stands_beside_the_names():
         ("9", "", "What is <region9>?", "c"),
     ]
     shown = table_update(talk)["table"]
-    assert shown["rows"] == [[1, "a, b"], [9, "c"]] and len(shown["named"]) == 2
+    assert shown["rows"] == [[1, "a, b", ""], [9, "c", ""]] and len(shown["named"]) == 2
 
 
 def test_a_new_chat_keeps_the_names_only():

@@ -50,7 +50,13 @@ REGIONS: dict[int, Region] = {
 def talk() -> Conversation:
     said = Conversation(Picture(noise())).asked("a “<region3>” <b>", REGIONS).answered("ü\n2", "done")
     said = said.asked("Whole?", {}).answered("", "stopped")
-    table = Table("Size of <region>?", {1: REGIONS[1], 9: REGIONS[9]}, {1: 'one, "1"', 9: "=2"}, "done")
+    table = Table(
+        "Size of <region>?",
+        {1: REGIONS[1], 9: REGIONS[9]},
+        {1: 'one, "1"', 9: "=2"},
+        "done",
+        {9: "dog 87%, cat 5%"},
+    )
     return Conversation(said.picture, said.turns, table)
 
 
@@ -74,6 +80,7 @@ def test_a_round_trip_changes_nothing_but_the_token():
     ]
     assert all(same(after.turns[0].regions[n], REGIONS[n]) for n in REGIONS)
     assert (after.table.question, after.table.answers) == (before.table.question, before.table.answers)
+    assert after.table.notes == before.table.notes == {9: "dog 87%, cat 5%"}
     # And once more: a fixed point.
     again = to_json(after, drawn, "small", last_id)
     assert again == to_json(*[*from_json(json.dumps(again).encode())[:2]], "small", last_id)
@@ -205,6 +212,10 @@ def test_csv_has_a_row_a_region_and_survives_commas_and_quotes():
     assert rows[0]["answer"] == 'one, "1"' and rows[0]["question"] == "Size of <region1>?"
     assert [float(rows[0][k]) for k in ("x1", "y1", "x2", "y2")] == [1, 2, 5, 6.5]
     assert [float(rows[1][k]) for k in ("x1", "y1", "x2", "y2")] == [0, 0, 9, 30]
+    assert [(row["answer"], row["likeliest"]) for row in rows] == [
+        ('one, "1"', ""),
+        ("=2", "dog 87%, cat 5%"),
+    ]
     assert to_csv(Conversation()).count("\n") == 1
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rgpt.chat import ChatSession
-from rgpt.chat.branches import ROOT, Branches
-from rgpt.chat.keys import Keys, common_prefix
+from rgpt.chat.branches import ROOT, Branches, common_prefix
+from rgpt.chat.keys import Keys
 from rgpt.errors import InputError
 from rgpt.regions import Box
 from tests.model.tiny_models import KINDS, make_model, make_picture, make_processor

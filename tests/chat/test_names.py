@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 
 from rgpt.chat import ChatSession
 from rgpt.chat.remarks import tell_shares
+from rgpt.commands.answering import stream_answer
 from rgpt.data.scenes import DrawnScene, draw_scene
 from rgpt.errors import InputError
 from rgpt.prompts import guided
@@ -99,3 +103,37 @@ def test_a_model_that_knows_nothing_is_not_sure(tiny: ChatSession, scene: DrawnS
     finally:
         with torch.no_grad():
             head.copy_(kept)
+
+
+def test_without_room_for_the_guide_sentence_there_is_an_answer_and_no_shares(
+    tiny: ChatSession, scene: DrawnScene
+) -> None:
+    question = "What is <region1>?"
+    session = tiny.another()
+    session.regions, session.processor = dict(tiny.regions), copy.copy(tiny.processor)
+    session.processor.max_length = len(session._encode([question])[0]) + 3
+    assert session.name_shares([question, "Describe <region1>."]) == [{}, {}]
+    assert scene.objects[0].shape in tiny.ask(question) and session.ask(question)
+
+
+def test_ctrl_c_in_the_shares_leaves_the_answer(
+    tiny: ChatSession, scene: DrawnScene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is interrupted is the second pass over more than a token: the answer's come one by one."""
+    question, passes = "What is <region1>?", list[int]()
+
+    def interrupt(_: Any, __: Any, given: dict[str, Any]) -> None:
+        passes.append(given["input_ids"].shape[-1])
+        if sum(length > 1 for length in passes) == 2:
+            raise KeyboardInterrupt
+
+    tiny.reset()
+    hook = tiny.model.register_forward_pre_hook(interrupt, with_kwargs=True)
+    try:
+        assert stream_answer(tiny, question, {})
+    finally:
+        hook.remove()
+    assert capsys.readouterr().out.strip() == tiny.turns[-1].answer and len(tiny.turns) == 1
+    fresh = tiny.another()
+    fresh.regions, fresh.turns = dict(tiny.regions), list(tiny.turns)
+    assert tiny.ask("And <region2>?") == fresh.ask("And <region2>?")

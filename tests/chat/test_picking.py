@@ -6,7 +6,8 @@ import torch
 from transformers import NoRepeatNGramLogitsProcessor
 
 from rgpt.chat import ChatSession
-from rgpt.chat.picking import Picker, pick_each
+from rgpt.chat.branches import pick_each
+from rgpt.chat.picking import Picker
 from tests.model.tiny_models import make_model, make_picture, make_processor
 
 

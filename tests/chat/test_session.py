@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -312,3 +313,36 @@ def test_usage_counts_tokens_and_tells_how_the_answer_ended(session: ChatSession
     later = session.turns[-1].usage
     assert later is not None and later.ended == "closed"
     assert usage.prompt_tokens <= later.cached_tokens < later.prompt_tokens
+
+
+def test_a_known_region_and_an_encoded_picture_cost_a_question_nothing(
+    session: ChatSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: masks made, and copies of the picture's pixels."""
+    region, done = Mask(Box(3, 3, 20, 20).to_mask(30, 40)), list[str]()
+    for kind, name in ((Mask, "to_mask"), (Image.Image, "tobytes"), (Image.Image, "convert")):
+        real = getattr(kind, name)
+        monkeypatch.setattr(
+            kind, name, lambda *given, name=name, real=real: done.append(name) or real(*given)
+        )
+    session.add_region(region)
+    session.check("a <region3>?")
+    session.ask("a <region3>?", max_new_tokens=2)
+    session.ask("b <region3>, <region3>?", max_new_tokens=2)
+    assert done == ["to_mask"]
+    other = session.another()
+    other.add_region(Mask(region.array))  # equal, though another value
+    other.ask_many("what is <region1>?", max_new_tokens=2)
+    assert done == ["to_mask"]
+    session.add_region(Mask(~region.array))
+    session.ask("<region4>?", max_new_tokens=2)
+    assert done == ["to_mask"] * 2
+
+
+def test_answers_that_find_no_room_are_refused(session: ChatSession) -> None:
+    session = session.another()
+    session.processor = copy.copy(session.processor)
+    session.processor.max_length = len(session._encode(["is?"])[0]) + 3
+    assert len(session.likelihoods(["is?"], [["abc", "b"]])[0]) == 2  # of four tokens three are read
+    with pytest.raises(InputError, match="no room"):
+        session.likelihoods(["is?"], [["abcd"]])

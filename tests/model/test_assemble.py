@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 from rgpt.model import RegionGPTForConditionalGeneration, RegionGPTProcessor, load
 from rgpt.model.assemble import Options, assemble_llava
-from rgpt.model.pooling import pool_regions
+from rgpt.model.projection import pool_regions
 from rgpt.regions import Box
 from tests.model.checkpoints import STRATEGY, make_llava
 from tests.model.tiny_models import make_picture

@@ -17,7 +17,7 @@ from rgpt.errors import InputError
 from rgpt.model import RegionGPTConfig, RegionGPTForConditionalGeneration, load
 from rgpt.model.assemble import Options, assemble_parts, assemble_spatialrgpt
 from rgpt.model.assemble_openclip import open_clip_tower
-from rgpt.model.merging import fold_blocks
+from rgpt.model.projection import fold_blocks
 from rgpt.regions import Box, Point
 from tests.model.checkpoints import as_pickle, make_clip, make_llm, make_spatialrgpt, rewrite
 from tests.model.test_parts import plain_gelu, plain_merge, plain_pool, plain_refine

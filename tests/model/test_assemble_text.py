@@ -53,7 +53,7 @@ def test_published_ids(vicuna: Any, shared_data: Path) -> None:
 def texts() -> list[str]:
     root = Path(__file__).parents[2]
     found = []
-    for path in ("README.md", "docs/decisions.md", "app/static/canvas.js", "rgpt/model/pooling.py"):
+    for path in ("README.md", "docs/decisions.md", "app/static/canvas.js", "rgpt/model/projection.py"):
         whole = (root / path).read_text(encoding="utf-8")
         found += [whole, *whole.split("\n")]
     found += [" " * k + "x" for k in range(80)] + ["a" + " " * k + "b" for k in range(80)]

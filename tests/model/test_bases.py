@@ -21,7 +21,7 @@ from rgpt import cli
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
 from rgpt.model import bases, load
-from rgpt.model.about import About, read_about
+from rgpt.model.about import About, read_about, write_about
 from rgpt.model.bases import base_for, lineage, model_digest, write_base
 from rgpt.model.loading import open_config, open_processor
 from rgpt.regions import Box
@@ -122,6 +122,14 @@ def test_merge_lora_writes_what_load_answers(made: Path, tmp_path: Path, layer: 
     assert torch.equal(logits(*merged), logits(*opened))
     assert not torch.equal(logits(*opened), logits(*load(made / "base", device="cpu")))
     assert not (tmp_path / "merged" / "base.json").exists()
+
+
+def test_a_layer_that_says_nothing_has_seen_what_its_base_has(here: Path, tmp_path: Path) -> None:
+    write_about(here / "base", About("photographs", "x", ("dog",)))
+    assert load(here / "adapter", device="cpu")[0].about == read_about(here / "base")
+    assert read_about(merge_adapter(here / "adapter", tmp_path / "merged")) == read_about(here / "base")
+    write_about(here / "delta", About("drawn scenes"))
+    assert load(here / "delta", device="cpu")[0].about == About("drawn scenes")
 
 
 def test_what_a_layer_has_seen_is_merged_too(made: Path, tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from rgpt.model.geometry import RegionGeometry, region_measures
-from rgpt.model.region_tensors import region_weights
-from rgpt.regions import Box, Point
+from rgpt.regions import Box, Point, region_weights
 from tests.model.tiny_models import make_model, make_picture, make_processor
 
 

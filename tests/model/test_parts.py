@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rgpt.model.merging import merge_patches
-from rgpt.model.pooling import pool_regions
-from rgpt.model.refinement import DeconvRefinement
-from rgpt.model.vision import as_map
+from rgpt.model.feature_map import DeconvRefinement, as_map
+from rgpt.model.projection import merge_patches, pool_regions
 from rgpt.regions import area_weights, square_padding
 from tests.model.tiny_models import PICTURE_SIZE, make_model
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rgpt.model.pooling import pool_regions
+from rgpt.model.projection import pool_regions
 from rgpt.recognizers.clip import grown
 from rgpt.recognizers.geometry import Geometry
 from rgpt.recognizers.pooling import mask_average, roi_average

@@ -27,6 +27,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rgpt.data.scene_questions import MAKERS, Exchange, Numbered, conversation, number_objects
 from rgpt.data.scenes import COLOURS, SHAPES, SIDE, SIZES, TEXTURES, Scene, sample_scene
+from rgpt.model.batch import make_batch
+from rgpt.model.conversation import IGNORED
+from rgpt.model.conversation import Conversation as Tokens
 from rgpt.prompts import MENTION, mentioned
 from rgpt.train.tiny.muon import StackedMuon
 
@@ -222,13 +225,12 @@ def pad_batch(conversations: Sequence[Conversation], pad: int, multiple: int = 1
     """Right-padded ids `[B, L]` and labels `[B, L]` (-100 where nothing is supervised), L a multiple of
     `multiple`."""
     length = -(-max(len(c.ids) for c in conversations) // multiple) * multiple
-    ids = torch.full((len(conversations), length), pad)
-    labels = torch.full((len(conversations), length), -100)
-    for i, c in enumerate(conversations):
-        row = torch.tensor(c.ids)
-        ids[i, : len(c.ids)] = row
-        labels[i, : len(c.ids)] = torch.where(torch.tensor(c.supervised), row, -100)
-    return ids, labels
+    rows = []
+    for c in conversations:
+        ids = torch.tensor(c.ids)
+        rows.append([Tokens(ids, torch.where(torch.tensor(c.supervised), ids, IGNORED))])
+    batch = make_batch(rows, pad, length)
+    return batch["input_ids"], batch["labels"]
 
 
 def sequence_loss(language: LlamaForCausalLM, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from transformers import AutoModel, DPTConfig, HGNetV2Config
 
 from rgpt.data.scenes import COLOURS, SHAPES, SIDE, SIZES, TEXTURES
-from rgpt.model.pooling import pool_regions
-from rgpt.model.vision import tower_features
+from rgpt.model.feature_map import tower_features
+from rgpt.model.projection import pool_regions
 from rgpt.train.tiny.scene_store import Shard, pixel_values, read_shards, region_weights
 
 TOWER_GRID = 12
