@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rgpt.model import RegionGPTImageFeatures
 from rgpt.model.conversation import Conversation
@@ -96,12 +96,24 @@ class Keys:
         same = common(self.mentioned, prompt.mentioned)
         if same < len(prompt.slots):  # a slot whose region differs, though its token is the same
             keep = min(keep, prompt.slots[same])
-        if keep == 0:
+        if keep == 0 or not self._cut(len(self.ids) - keep):
             self.clear()
-        elif surplus := len(self.ids) - keep:
-            self.cache.crop(-surplus)
+            keep = 0
         self.ids, self.mentioned = prompt.ids[:keep], prompt.mentioned
         return keep
+
+    def _cut(self, surplus: int) -> bool:
+        """Drop the last tokens; False where a layer cannot: it let keys go, or keeps one state of all."""
+        if not surplus:
+            return True
+        for layer in self.cache.layers:
+            if type(layer) is DynamicSlidingWindowLayer:
+                if layer.get_seq_length() >= layer.sliding_window:
+                    return False
+            elif type(layer) is not DynamicLayer:
+                return False
+        self.cache.crop(-surplus)
+        return True
 
     def _forward(self, new: list[int], features: Any) -> Tensor:
         logits = self.run(features, input_ids=torch.tensor([new], device=self.model.device), logits_to_keep=1)

@@ -44,6 +44,7 @@ from rgpt.model.assemble_sources import FileWeights, MemoryWeights, Source, find
 from rgpt.model.assemble_text import load_tokenizer
 from rgpt.model.assemble_tower import default_layer, patch_grid, picture_settings, token_grid, tower_output
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.language_head import check_head, text_prefixes
 
 
 def assemble_llava(name: str, out: str | Path, options: Options | None = None) -> Assembled:
@@ -159,7 +160,7 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
             f"--image-size {size} does not divide into the patches of {vision}, {unit} pixels wide: "
             f"give a multiple, such as {max(1, round(size / unit)) * unit}."
         )
-    words = _language_part(source, text)
+    words, head_bias = _language_part(source, text)
     tokenizer = load_tokenizer(source)
     generation = source.json("generation_config.json") or {"eos_token_id": text.eos_token_id}
     template, ends, ids = prepare_text(source, tokenizer, text.vocab_size, generation, options)
@@ -174,6 +175,7 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
         merge_grid=options.merge_grid,
         refinement=options.refinement or "deconv",  # type: ignore[arg-type]
         region_geometry=options.region_geometry,
+        head_bias=head_bias,
         tie_word_embeddings=bool(text.tie_word_embeddings),
         **ids,
     )
@@ -238,20 +240,26 @@ def _tower_part(source: Source, config: Any, whole: Any) -> Part:
     )
 
 
-def _language_part(source: Source, text: Any) -> Part:
+def _language_part(source: Source, text: Any) -> tuple[Part, bool]:
+    """The weights of a language model, and whether its head has a bias."""
+
     # From a copy: the vocabulary of `text` grows later, but not that of the checkpoint.
-    model = on_meta(lambda: AutoModelForCausalLM.from_config(deepcopy(text)), source.name)
+    def build() -> Any:
+        return AutoModelForCausalLM.from_config(deepcopy(text))
+
+    bias = check_head(on_meta(build, source.name), source.name)
+    model = on_meta(build, source.name)
     weights = LibraryWeights(FileWeights(source.folder), model, source.name)
-    provides = [keys.LANGUAGE, keys.HEAD]
-    return Part(
+    part = Part(
         source.name,
         weights,
-        keys.LANGUAGE_MODEL,
+        text_prefixes(model),
         keys.COMPUTED,
         source,
-        provides,
+        [keys.LANGUAGE, keys.HEAD],
         weights.ignored,
     )
+    return part, bias
 
 
 def _refuse_tower_options(options: Options) -> None:
@@ -309,6 +317,7 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
     pictures = picture_settings(folders["vision_tower"], vision)
     grid = patch_grid(tower_output(vision, pictures["image_size"], layer, name), strategy, name)
     text = _language_config(folders["llm"])
+    words, head_bias = _language_part(folders["llm"], text)
     tokenizer = load_tokenizer(folders["llm"])
     generation = folders["llm"].json("generation_config.json") or {"eos_token_id": text.eos_token_id}
     if options.region_mention is None:
@@ -316,7 +325,7 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
         options = replace(options, region_mention=options.region_token)
     plan_parts = [
         _tower_part(folders["vision_tower"], vision, whole),
-        _language_part(folders["llm"], text),
+        words,
         *(
             Part(source.name, FileWeights(source.folder), prefixes, reasons, source, provides)
             for source, prefixes, reasons, provides in (
@@ -343,6 +352,7 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
         refinement="deconv",
         region_projector="linear",
         connector="mlp_downsample" if connector == "mlp_downsample" else "mlp",
+        head_bias=head_bias,
         tie_word_embeddings=bool(text.tie_word_embeddings),
         **ids,
     )

@@ -17,13 +17,9 @@ from rgpt.model.assemble_sources import TensorInfo
 
 TOWER, LANGUAGE, HEAD = "model.vision_tower.", "model.language_model.", "lm_head."
 CONNECTOR, REFINEMENT, PROJECTOR = "model.connector.", "model.refinement.", "model.region_projector."
-VOCABULARY = ("model.language_model.embed_tokens.weight", "lm_head.weight")
-"""Weights with one row a token: the only ones that may have more rows in the new model than in the source."""
-
 Prefixes = Sequence[tuple[str, str]]
 Reasons = Sequence[tuple[str, str]]
 
-LANGUAGE_MODEL: Prefixes = [("model.", LANGUAGE), ("lm_head.", HEAD)]
 VISION_TOWER: Prefixes = [("", TOWER)]
 LLAVA: Prefixes = [
     ("model.language_model.", LANGUAGE),
@@ -73,6 +69,7 @@ def account_for(
     prefixes: Prefixes,
     reasons: Reasons,
     expected: Mapping[str, tuple[int, ...]],
+    vocabulary: Sequence[str],
     tied_head: bool = False,
 ) -> Account:
     """Match every key of a source.
@@ -80,6 +77,7 @@ def account_for(
     Args:
         label: the source's name in messages.
         expected: shape of every weight of the new model.
+        vocabulary: weights of the new model that may have more rows than the source's (`vocabulary_names`).
         tied_head: whether the head is the embedding; a second copy in the source is then ignored.
 
     Raises:
@@ -89,7 +87,7 @@ def account_for(
     for key, info in infos.items():
         reason = _reason(key, reasons)
         target = None if reason else _target(key, prefixes, expected)
-        if target is None and reason is None and tied_head and key.endswith("lm_head.weight"):
+        if target is None and reason is None and tied_head and _target(key, prefixes, {"lm_head.weight": ()}):
             reason = "tied to the embeddings, of which it is a copy"
         if reason is not None:
             account.ignored[key] = reason
@@ -101,7 +99,7 @@ def account_for(
                 "give a checkpoint that was saved once."
             )
         else:
-            _check_shape(label, key, info, target, expected[target])
+            _check_shape(label, key, info, target, expected[target], target in vocabulary)
             account.used[target] = key
     if unknown:
         raise InputError(
@@ -137,9 +135,11 @@ def _target(key: str, prefixes: Prefixes, expected: Mapping[str, tuple[int, ...]
     return None
 
 
-def _check_shape(label: str, key: str, info: TensorInfo, target: str, shape: tuple[int, ...]) -> None:
+def _check_shape(
+    label: str, key: str, info: TensorInfo, target: str, shape: tuple[int, ...], grows: bool
+) -> None:
     fits = info.shape == shape
-    if target in VOCABULARY:
+    if grows:
         fits = info.shape[1:] == shape[1:] and info.shape[0] <= shape[0]
     if not fits:
         raise InputError(

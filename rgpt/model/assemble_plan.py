@@ -23,7 +23,6 @@ from rgpt.errors import InputError
 from rgpt.model.assemble_keys import (
     CONNECTOR,
     LANGUAGE,
-    VOCABULARY,
     Account,
     Prefixes,
     Reasons,
@@ -36,6 +35,7 @@ from rgpt.model.assemble_text import choose_template, end_ids, with_placeholders
 from rgpt.model.assemble_tower import empty_model, expected_shapes, fresh_layers, grown_rows
 from rgpt.model.assemble_write import Entry, new_model_folder, shard_bytes, torch_dtype, write_shards
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.language_head import vocabulary_names
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
 
 PROVENANCE = "provenance.json"
@@ -150,13 +150,16 @@ def write_model(plan: Plan, out: str | Path, options: Options) -> Assembled:
     tied = bool(config.tie_word_embeddings)
     model = empty_model(config)
     expected = expected_shapes(model, tied)
+    grows = vocabulary_names(model)
     dtype = torch_dtype(options.dtype)
     limit = shard_bytes(options.max_shard_size)
 
     entries: list[Entry] = []
     accounts: list[Account] = []
     for part in plan.parts:
-        account = account_for(part.label, part.weights.infos(), part.prefixes, part.reasons, expected, tied)
+        account = account_for(
+            part.label, part.weights.infos(), part.prefixes, part.reasons, expected, grows, tied
+        )
         check_complete(part.label, _with_zero_bias(account, plan), expected, part.provides)
         account.ignored |= part.ignored
         accounts.append(account)
@@ -216,7 +219,7 @@ def _copies(
         info = infos[key]
         kept = info.dtype if dtype is None or not info.dtype.is_floating_point else dtype
         load = partial(part.weights.read, key)
-        if target in VOCABULARY and info.shape != expected[target]:
+        if info.shape != expected[target]:  # rows of new tokens
             load = partial(_read_grown, part.weights, key, expected[target][0], seed)
         entries.append(Entry(target, TensorInfo(expected[target], kept), load))
     return entries

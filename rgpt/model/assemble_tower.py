@@ -179,7 +179,7 @@ def fresh_layers(
 
 
 def grown_rows(tensor: Tensor, rows: int, seed: int) -> Tensor:
-    """`[V, D]` with more rows: the mean of the old ones, a little apart from each other.
+    """`[V, D]` or `[V]` with more rows: the mean of the old ones, a little apart from each other.
 
     The mean keeps probabilities of the old tokens nearly as they were. Apart, because a placeholder may have
     to be recognised by its embedding alone.
@@ -189,5 +189,5 @@ def grown_rows(tensor: Tensor, rows: int, seed: int) -> Tensor:
     mean = tensor.mean(0, dtype=torch.float32)
     spread = tensor[:1024].float().std(unbiased=False)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(rows - tensor.shape[0], tensor.shape[1], generator=generator)
+    noise = torch.randn(rows - tensor.shape[0], *tensor.shape[1:], generator=generator)
     return torch.cat([tensor, (mean + 0.1 * spread * noise).to(tensor.dtype)])

@@ -84,6 +84,7 @@ class RegionGPTConfig(PreTrainedConfig):
         region_projector: `shared` (one connector for image and regions [P]) or `linear` (own Linear [A]).
         region_geometry: add a region's centre and extent to its vector [D]; off in the paper's profile: what
             a convolutional tower sees carries little position (`docs/decisions.md`).
+        head_bias: the language model's head has a bias (GPT-J, Phi).
         connector_act: activation between the connector's two linear layers.
         image_token_id, region_token_id: placeholder ids, inside the language model's vocabulary.
 
@@ -109,6 +110,7 @@ class RegionGPTConfig(PreTrainedConfig):
     connector_act: str = "gelu"
     image_token_id: int = 32000
     region_token_id: int = 32001
+    head_bias: bool = False
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -30,6 +30,7 @@ from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.feature_map import as_map, build_refinement, is_frozen, tower_features
 from rgpt.model.generation import RegionGenerationMixin
 from rgpt.model.geometry import RegionGeometry
+from rgpt.model.language_head import finish_logits, vocabulary_names
 from rgpt.model.projection import (
     Connector,
     fold_blocks,
@@ -103,6 +104,13 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         self.region_geometry = RegionGeometry(text_size) if config.region_geometry else None
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
+
+    # The library looks for `embed_tokens`, which not every language model has.
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> RegionGPTModel:
         """As in torch, but a frozen tower stays in eval mode: its BatchNorm statistics must not move."""
@@ -276,16 +284,22 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
 class RegionGPTForConditionalGeneration(RegionGenerationMixin, RegionGPTPreTrainedModel, GenerationMixin):
     """RegionGPT with the language model's head: losses, logits, `generate`."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-
     def __init__(self, config: RegionGPTConfig) -> None:
         super().__init__(config)
         self.model = RegionGPTModel(config)
         text_config = self.config.text_config
-        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.head_bias)
+        embedding, head, _ = vocabulary_names(self)
+        self._tied_weights_keys = {head: embedding}
         self.post_init()
         # A placeholder in an answer would stand for a picture or a region that was never given.
         self.generation_config.suppress_tokens = sorted([config.image_token_id, config.region_token_id])
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> RegionGPTImageFeatures:
         """See `RegionGPTModel.get_image_features`."""
@@ -348,7 +362,7 @@ class RegionGPTForConditionalGeneration(RegionGenerationMixin, RegionGPTPreTrain
             hidden = hidden[logits_to_keep[0], logits_to_keep[1]][None]
         else:
             hidden = hidden[:, logits_to_keep]
-        logits = self.lm_head(hidden)
+        logits = finish_logits(self.lm_head(hidden), self.config.text_config)
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
