@@ -21,7 +21,7 @@ class Picker:
 
     Args:
         temperature: 0 takes the likeliest token.
-        top_p: tokens outside this share of the probability are never drawn.
+        top_p: tokens outside this share of the probability are never drawn; 0 takes the likeliest token.
         seed: of the drawing; None: any.
         never: ids that cannot be chosen.
         no_repeat: no run of so many tokens comes twice in an answer (`no_repeat_ngram_size` of transformers,
@@ -40,14 +40,15 @@ class Picker:
         never: Sequence[int],
         no_repeat: int = 0,
     ) -> None:
-        if not (math.isfinite(temperature) and temperature >= 0) or not 0 < top_p <= 1:
+        if not (math.isfinite(temperature) and temperature >= 0) or not 0 <= top_p <= 1:
             raise InputError(
-                f"temperature {temperature} and top_p {top_p} must be at least 0, and in (0, 1]."
+                f"temperature {temperature} and top_p {top_p} must be at least 0, and in [0, 1]."
             )
-        if seed is not None and not 0 <= seed < 2**63:
-            raise InputError(f"seed is {seed}: expected a whole number from 0 to 2**63 - 1.")
-        # Logits divided by almost nothing overflow; the likeliest token is what the limit means.
-        self.temperature, self.never = (temperature if temperature > 1e-4 else 0.0), list(never)
+        if seed is not None and not -(2**63) <= seed < 2**63:
+            raise InputError(f"seed is {seed}: expected a whole number from -2**63 to 2**63 - 1.")
+        # Logits divided by almost nothing overflow; the likeliest token is what either limit means.
+        drawn = temperature > 1e-4 and top_p > 0
+        self.temperature, self.never = (temperature if drawn else 0.0), list(never)
         self.no_repeat, self.said = no_repeat, list[int]()
         self.warpers = LogitsProcessorList()
         if self.temperature > 0:

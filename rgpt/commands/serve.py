@@ -12,6 +12,7 @@ import importlib
 import ipaddress
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,6 +71,14 @@ def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
         help="a key that requests must bring; may be repeated; RGPT_API_KEY hides it from other users",
     )
     _add_ui(parser)
+    add(
+        "--allow-origin",
+        metavar="ORIGIN",
+        type=_origin,
+        action="append",
+        default=[],
+        help="let pages of https://HOST ask from a browser (CORS); may be repeated; * is any page",
+    )
     add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
     add("--max-running", type=_count, metavar="N", help="answers computed at once")
     add("--max-waiting", type=_count_or_none, metavar="N", help="requests in line; one more gets 429")
@@ -149,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
         fetch_images=options.allow_image_urls,
         features_bytes=features_bytes(model),
     )
-    app: Any = create_app(service, list(dict.fromkeys([name, "rgpt"])), keys)
+    app: Any = create_app(service, list(dict.fromkeys([name, "rgpt"])), keys, options.allow_origin)
     if page is not None:
         app = page.mount(app, model, processor, name, **tools)
     if not keys and not _is_loopback(options.host):
@@ -215,6 +224,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _origin(text: str) -> str:
+    """As a browser sends it: no path, no slash at the end, lower case."""
+    origin = text.strip().rstrip("/").lower()
+    if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+        raise argparse.ArgumentTypeError(f"must be https://HOST or http://HOST:PORT or *, not {text!r}")
+    return origin
 
 
 def _port(text: str) -> int:

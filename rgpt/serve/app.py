@@ -12,9 +12,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rgpt import __version__
 from rgpt.serve.body import Bodies
@@ -25,12 +27,15 @@ from rgpt.serve.service import Ended, Service
 T = TypeVar("T")
 
 
-def create_app(service: Service, models: Sequence[str], api_keys: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    service: Service, models: Sequence[str], api_keys: Sequence[str] = (), origins: Sequence[str] = ()
+) -> FastAPI:
     """The application.
 
     Args:
         models: names that requests may use; the first is what answers say.
         api_keys: with any, `/v1/*` needs `Authorization: Bearer KEY`. Health and metrics stay open.
+        origins: pages of these may ask from a browser (CORS), as `https://HOST`; `*` is any page.
     """
 
     @contextlib.asynccontextmanager
@@ -87,7 +92,7 @@ def create_app(service: Service, models: Sequence[str], api_keys: Sequence[str] 
         if asked.stream:
             # Nothing is sent before the first piece, so that whatever is wrong is still a proper 4xx.
             first = await unless_gone(request, anext(events))
-            usage_wanted = asked.stream_options is not None and asked.stream_options.include_usage
+            usage_wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
             return EventStream(events, first, reply, usage_wanted)
         text, ended = await unless_gone(request, _whole(events))
         usage = usage_json(ended.prompt_tokens, ended.cached_tokens, ended.answer_tokens)
@@ -120,11 +125,39 @@ def create_app(service: Service, models: Sequence[str], api_keys: Sequence[str] 
         """Prometheus text."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    app.add_middleware(AsClientsAsk)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # whichever it asks for: the official client sends a dozen of its own
+            expose_headers=["Retry-After"],
+            allow_private_network=True,  # a page of the internet that was allowed may ask this machine
+        )
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_failure)
     _add_schemas(app)
     return app
+
+
+class AsClientsAsk:
+    """Takes a slash at the end of our paths, and HEAD where GET is: uvicorn then sends the headers alone.
+
+    Starlette would redirect the former, which POST does not survive everywhere. A page at /ui is left alone.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].rstrip("/") if scope["type"] == "http" else ""
+        if path.startswith("/v1/") or path in ("/health", "/metrics", "/openapi.json"):
+            # A copy: uvicorn looks up in its own whether a body is to be sent.
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            scope = {**scope, "path": path, "method": method}
+        await self.app(scope, receive, send)
 
 
 class ClientGone(Exception):

@@ -8,6 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import ImageOps
@@ -21,7 +22,7 @@ from rgpt.serve.settings import Settings
 if TYPE_CHECKING:
     from PIL import Image
 
-_DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w-]+=[\w.-]+)*);base64,", re.IGNORECASE)
+_BASE64 = re.compile(r"; *base64\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -46,34 +47,50 @@ class SentPicture:
 
 
 def read_data_url(url: str, param: str, settings: Settings) -> bytes:
-    """The bytes of `data:image/…;base64,…`.
+    """The bytes of `data:image/…;base64,…`, as browsers read such URLs.
+
+    That is the Fetch standard's `data:` URL processor and Infra's forgiving base64: anything may be
+    percent-encoded, base64 may be wrapped and without padding, and without `;base64` the bytes are there as
+    they are. No type, or one that says nothing, is taken: the bytes tell what they are.
 
     Raises:
         ApiError: `invalid_image`: another form, no base64, too many bytes.
     """
-    header = _DATA.match(url)
-    if header is None:
+    header, comma, body = url.strip().partition("#")[0][5:].partition(",")
+    if not comma:
         raise ApiError(
             "invalid_image",
             f"The picture's URL begins {url[:40]!r}: expected data:image/png;base64, or the like.",
             param=param,
         )
-    kind = (header[1] or "image/").lower()
-    if not kind.startswith("image/") or kind.startswith("image/svg"):
-        raise ApiError(
-            "invalid_image", f"A picture of type {kind} is not taken: convert it to PNG or JPEG.", param=param
-        )
-    length = (len(url) - header.end()) * 3 // 4
-    if length > settings.max_image_bytes + 2:
+    header = re.sub(r"[\t\n\r]", "", header).strip()
+    kind = header.partition(";")[0].strip().lower() or "image/"
+    if (not kind.startswith("image/") and kind != "application/octet-stream") or kind.startswith("image/svg"):
         raise ApiError(
             "invalid_image",
-            f"The picture has about {length} bytes: at most {settings.max_image_bytes} are taken.",
+            f"A picture of type {kind[:40]} is not taken: convert it to PNG or JPEG.",
             param=param,
         )
+    data = unquote_to_bytes(body)
+    encoded = _BASE64.search(header) is not None
+    if encoded:
+        data = data.translate(None, b"\t\n\f\r ")
+        if len(data) % 4 == 0:
+            data = data.removesuffix(b"=").removesuffix(b"=")
+    length = len(data) * 3 // 4 if encoded else len(data)
+    if length > settings.max_image_bytes:
+        raise ApiError(
+            "invalid_image",
+            f"The picture has {length} bytes: at most {settings.max_image_bytes} are taken.",
+            param=param,
+        )
+    if not encoded:
+        return data
     try:
-        return base64.b64decode(url[header.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ApiError("invalid_image", f"The picture is not base64 ({error}).", param=param) from None
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except binascii.Error as error:
+        hint = ", the alphabet must be + and /, not - and _" if {*b"-_"} & {*data} else ""
+        raise ApiError("invalid_image", f"The picture is not base64 ({error}{hint}).", param=param) from None
 
 
 def open_sent(sent: SentPicture, settings: Settings) -> tuple[Image.Image, Mask | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticCustomError, core_schema
 
 from rgpt.serve.errors import ApiError, from_validation
 
@@ -30,6 +32,36 @@ Rings = Annotated[
 Counts = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]})
 ]
+
+
+class Neutral:
+    """Marks a field of OpenAI's API for which there is nothing here: null and `values` are taken, as they ask
+    for nothing; whatever else is refused, since an answer without it would not be what was asked for."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"enum": [None, *self.values]}
+
+    def _check(self, given: Any) -> None:
+        # Python takes True for 1 and False for 0, JSON does not.
+        if given is None or any(
+            isinstance(given, bool) is isinstance(value, bool) and given == value for value in self.values
+        ):
+            return
+        taken = " or ".join(["null", *map(json.dumps, self.values)])
+        raise PydanticCustomError(
+            "not_neutral",
+            "{sentence}",
+            {
+                "sentence": f"expected {taken}, got {json.dumps(given)[:60]}; leave it out, this server "
+                "cannot do what it asks for"
+            },
+        )
 
 
 class MaskParam(BaseModel):
@@ -92,9 +124,16 @@ class ImagePart(BaseModel):
     image_url: ImageUrl
 
 
+class RefusalPart(BaseModel):
+    """How an assistant's message is sent back in which it declined to answer."""
+
+    type: Literal["refusal"]
+    text: str = Field(alias="refusal")
+
+
 def _part_tag(value: Any) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>" if kind in ("text", "image_url") else None
+    return f"<{kind}>" if kind in ("text", "image_url", "refusal") else None
 
 
 def _list_tag(value: Any) -> str:
@@ -103,7 +142,9 @@ def _list_tag(value: Any) -> str:
 
 # Tags in angle brackets: they turn up in the location of an error and must not be taken for fields.
 Part = Annotated[
-    Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")],
+    Annotated[TextPart, Tag("<text>")]
+    | Annotated[ImagePart, Tag("<image_url>")]
+    | Annotated[RefusalPart, Tag("<refusal>")],
     Discriminator(
         _part_tag,
         custom_error_type="part",
@@ -122,14 +163,23 @@ Regions = Annotated[list[RegionParam], Field(max_length=1000, fail_fast=True)]
 
 
 class Message(BaseModel):
+    """A message. What clients add to it and OpenAI's API does not define is passed over."""
+
     role: Literal["system", "developer", "user", "assistant"]
     content: Content | None = None
+    name: str | None = None
+    refusal: str | None = Field(None, description="What an assistant said instead of `content`.")
+    tool_calls: Annotated[Any, Neutral([])] = None
+    function_call: Annotated[Any, Neutral()] = None
+    audio: Annotated[Any, Neutral()] = None
     regions: Regions | None = Field(
         None, description="What the numbers mean in this turn, where it is not what the request's say."
     )
 
     @model_validator(mode="after")
     def _content(self) -> Message:
+        if self.content is None and self.role == "assistant":
+            self.content = self.refusal
         if self.content is None and self.role != "assistant":
             raise ValueError("content is missing")
         if self.regions and self.role != "user":
@@ -139,12 +189,16 @@ class Message(BaseModel):
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    include_usage: bool = False
+    include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class ChatRequest(BaseModel):
-    """A chat completion. Unknown fields are refused, as are values that ask for what the server cannot do."""
+    """A chat completion: the fields of OpenAI's API (those of its client 3.57), and `regions`.
+
+    Null is as good as left out, whatever the field. Unknown fields are refused, as are values that ask for
+    what the server cannot do.
+    """
 
     model_config = ConfigDict(extra="forbid")
     model: str
@@ -155,32 +209,52 @@ class ChatRequest(BaseModel):
     stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(strict=True, ge=1, le=2**31)] | None = None
     stop: Stops | None = None
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
 
-    # Taken with the one value that changes nothing, refused otherwise.
-    n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: None = None
-    frequency_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
-    presence_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    response_format: ResponseFormat | None = None
-    # About the request, not about the answer.
+    n: Annotated[Any, Neutral(1)] = None
+    logprobs: Annotated[Any, Neutral(False)] = None
+    top_logprobs: Annotated[Any, Neutral(0)] = None
+    frequency_penalty: Annotated[Any, Neutral(0)] = None
+    presence_penalty: Annotated[Any, Neutral(0)] = None
+    logit_bias: Annotated[Any, Neutral({})] = None
+    response_format: Annotated[Any, Neutral({"type": "text"})] = None
+    modalities: Annotated[Any, Neutral(["text"])] = None
+    verbosity: Annotated[Any, Neutral("medium")] = None
+    reasoning_effort: Annotated[Any, Neutral("none")] = None
+    tools: Annotated[Any, Neutral([])] = None
+    tool_choice: Annotated[Any, Neutral("none", "auto")] = None
+    functions: Annotated[Any, Neutral([])] = None
+    function_call: Annotated[Any, Neutral("none", "auto")] = None
+    audio: Annotated[Any, Neutral()] = None
+    prediction: Annotated[Any, Neutral()] = None
+    web_search_options: Annotated[Any, Neutral()] = None
+    moderation: Annotated[Any, Neutral()] = None
+    # About the request, or about tools that are not there: no value changes the answer.
+    parallel_tool_calls: bool | None = None
     user: str | None = None
     safety_identifier: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: item for key, item in value.items() if item is not None}
 
     @model_validator(mode="after")
     def _options(self) -> ChatRequest:
-        if self.stream_options is not None and not self.stream:
+        wanted = self.stream_options
+        if wanted is not None and not self.stream and (wanted.include_usage or wanted.include_obfuscation):
             raise ApiError("invalid_value", "stream_options needs stream to be true.", param="stream_options")
         return self
 
@@ -189,13 +263,6 @@ class ChatRequest(BaseModel):
         """Stop strings, without empty ones, which would stop before the first word."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [text for text in given if text]
-
-
-class ResponseFormat(BaseModel):
-    type: Literal["text"]
-
-
-ChatRequest.model_rebuild()
 
 
 class ErrorDetail(BaseModel):

@@ -221,6 +221,7 @@ class Service:
         return ready
 
     def _bytes_of(self, url: str, param: str) -> bytes:
+        url = url.strip()
         if url[:5].lower() == "data:":
             return read_data_url(url, param, self.settings)
         if url[:7].lower() == "http://" or url[:8].lower() == "https://":

@@ -65,10 +65,16 @@ def fake_server() -> Iterator[Callable[..., str]]:
 
     with contextlib.ExitStack() as stack:
 
-        def start(log: Any, api_keys: tuple[str, ...] = (), fetch: bool = False, **settings: Any) -> str:
+        def start(
+            log: Any,
+            api_keys: tuple[str, ...] = (),
+            fetch: bool = False,
+            origins: tuple[str, ...] = (),
+            **settings: Any,
+        ) -> str:
             settings.setdefault("grace", 0.5)
             service = Service(log.session, Settings(**settings), fetch_images=fetch)
-            app = create_app(service, ["fake", "rgpt"], api_keys)
+            app = create_app(service, ["fake", "rgpt"], api_keys, origins)
             start.service = service  # type: ignore[attr-defined]
             return stack.enter_context(BackgroundServer(app, service))
 
