@@ -15,7 +15,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from eval.judging import JUDGES, Ask
 from eval.layouts.captions import read_hypotheses
 from eval.layouts.rows import check_complete, check_known
-from rgpt.backends import Backend, BackendError, open_backend
+from rgpt.backends import Backend, BackendError, described_changes, open_backend
 from rgpt.errors import InputError
 
 LONGEST_WAIT = 60.0  # seconds
@@ -58,6 +58,11 @@ def asking(backend: Backend, attempts: int, sleep: Callable[[float], Any] = time
     return ask
 
 
+def earlier_changes(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """`Backend.changed` as the judgements of an earlier run have it."""
+    return {name: other for row in rows for name, other in row.get("judge_parameters", {}).items()}
+
+
 def read_done(path: Path, judge: str) -> dict[str, dict[str, Any]]:
     """Judgements of an earlier run; a last line that was cut is dropped from the file.
 
@@ -86,10 +91,14 @@ def read_done(path: Path, judge: str) -> dict[str, dict[str, Any]]:
 
 
 def judge_all(
-    items: Mapping[str, Callable[[], dict[str, Any]]], out: Path, judge: str, workers: int = 1
+    items: Mapping[str, Callable[[], dict[str, Any]]], out: Path, judge: Backend, workers: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Judge what is not judged yet, `workers` items at a time; yields and appends each row."""
-    done = read_done(out, judge)
+    """Judge what is not judged yet, `workers` items at a time; yields and appends each row.
+
+    A row says under `judge_parameters` what the judge's endpoint would not be told (`Backend.changed`).
+    """
+    done = read_done(out, judge.name)
+    judge.changed.update(earlier_changes(done.values()))
     todo = {id_: work for id_, work in items.items() if id_ not in done}
     stop = threading.Event()
 
@@ -103,7 +112,8 @@ def judge_all(
             for future in as_completed(futures):
                 row = future.result()
                 if row is not None:
-                    row = {"id": futures[future], **row, "judge": judge}
+                    row = {"id": futures[future], **row, "judge": judge.name}
+                    row |= {"judge_parameters": dict(judge.changed)} if judge.changed else {}
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                     stream.flush()
                     yield row
@@ -143,12 +153,14 @@ def main(argv: list[str] | None = None) -> int:
 
         items = {id_: work(id_) for id_ in questions if id_ in texts}
         workers = args.workers if backend.concurrent else 1
-        rows = judge_all(items, Path(args.out), backend.name, workers)
+        rows = judge_all(items, Path(args.out), backend, workers)
         for _ in tqdm(rows, desc=args.task, unit="item", disable=None, total=len(items)):
             pass
     except (InputError, OSError) as problem:
         print(f"eval: {problem}", file=sys.stderr)
         return 2
+    if backend.changed:
+        print(f"the judge was asked with other settings: {described_changes(backend.changed)}")
     print(f"judged: {args.out}; now: python -m eval.score {args.task} --predictions {args.out}")
     return 0
 

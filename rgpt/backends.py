@@ -20,17 +20,20 @@ import io
 import json
 import os
 import re
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rgpt.errors import InputError
+from rgpt.refused_parameters import refused_parameters
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,6 +95,15 @@ class Backend(ABC):
     name: str
     sees_regions = False
     concurrent = False
+
+    @cached_property
+    def changed(self) -> dict[str, str | None]:
+        """Parameters that the endpoint refused: the name each is sent under since, None where it is left out.
+
+        Answers without them are other answers, so whoever keeps a record of a run keeps this in it, and gives
+        it to the backend of the next run.
+        """
+        return {}
 
     def complete(
         self,
@@ -204,7 +216,7 @@ class OpenAIBackend(Backend):
         }
         self._client: Any = None
         self._async_client: Any = None
-        self._limit_name = "max_tokens"
+        self._saying = threading.Lock()
 
     def _complete(
         self, messages: list[Message], max_tokens: int, temperature: float, seed: int | None
@@ -220,7 +232,7 @@ class OpenAIBackend(Backend):
                 raw = self._client.chat.completions.with_raw_response.create(**request)
                 return _read(raw.http_response.text)
             except Exception as error:
-                if not self._other_limit_name(error, request):
+                if not self._adapts(error, request):
                     return _answer_or_raise(error)
 
     async def _complete_async(
@@ -239,7 +251,7 @@ class OpenAIBackend(Backend):
                     raw = await self._async_client.chat.completions.with_raw_response.create(**request)
                     return _read(raw.http_response.text)
             except Exception as error:
-                if not self._other_limit_name(error, request):
+                if not self._adapts(error, request):
                     return _answer_or_raise(error)
 
     async def close(self) -> None:
@@ -251,18 +263,51 @@ class OpenAIBackend(Backend):
     def _request(
         self, sent: list[Message], max_tokens: int, temperature: float, seed: int | None
     ) -> dict[str, Any]:
-        request = {"model": self.model, "messages": sent, "temperature": temperature}
-        request[self._limit_name] = max_tokens
-        return request if seed is None else {**request, "seed": seed}
+        request = {"model": self.model, "messages": sent}
+        wanted = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        for name, value in wanted.items():
+            if value is not None and (sent_as := self.changed.get(name, name)) is not None:
+                request[sent_as] = value
+        return request
 
-    def _other_limit_name(self, error: Exception, request: dict[str, Any]) -> bool:
-        """Newer OpenAI models refuse `max_tokens` and name `max_completion_tokens`; most servers know only
-        the former. True when the request should be sent anew under the other name."""
-        other = "max_completion_tokens"
-        if other in request or getattr(error, "status_code", None) != 400 or other not in str(error):
+    def _adapts(self, error: Exception, request: dict[str, Any]) -> bool:
+        """Whether the endpoint named parameters it does not take: the request is sent anew without them.
+
+        `max_tokens` first becomes `max_completion_tokens`, which newer OpenAI models know instead; most
+        servers know only the former. Every refusal takes a name out of the request, so this ends.
+        """
+        response = getattr(error, "response", None)
+        if response is None:
             return False
-        self._limit_name = other
-        return True
+        refused = refused_parameters(
+            request.keys() - {"model", "messages"}, response.status_code, response.text
+        )
+        with self._saying:
+            for name in refused:
+                other = LIMIT_NAMES.get(name)
+                name = "max_tokens" if name in LIMIT_NAMES else name
+                known = self.changed.get(name, name)
+                if known is None or known == other:
+                    continue  # another request, sent at the same time, was told the same
+                self.changed[name] = other
+                _say(f"{self.name} does not take {known}: {described_changes({name: other})} from now on.")
+        return bool(refused)
+
+
+LIMIT_NAMES = {"max_tokens": "max_completion_tokens", "max_completion_tokens": None}
+"""What the limit on an answer's tokens is called next, once a name of it was refused."""
+
+
+def described_changes(changed: Mapping[str, str | None]) -> str:
+    """`Backend.changed` in words, e.g. `temperature is left out`."""
+    told = (f"{n} is {'left out' if other is None else f'sent as {other}'}" for n, other in changed.items())
+    return ", ".join(told)
+
+
+def _say(sentence: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(sentence, file=sys.stderr)
 
 
 def _to_openai(message: Message) -> Message:

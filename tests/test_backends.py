@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rgpt.backends import (
 )
 from rgpt.data.scenes import draw_scene
 from rgpt.errors import InputError
+from rgpt.refused_parameters import refused_parameters
 from rgpt.regions import Box, Mask
 from tests.data_recipes.recap.fake_endpoint import IMAGE_TOKENS, PATIENCE, TIMEOUT, FakeEndpoint
 from tests.model.tiny_models import make_picture
@@ -163,6 +165,109 @@ def test_the_other_name_of_the_limit(both: str) -> None:
         assert ask(endpoint, both, model="new-model", max_tokens=40).text
     first, second = endpoint.requests
     assert "max_tokens" in first and second["max_completion_tokens"] == 40 and "max_tokens" not in second
+
+
+def unknown(name: str, taken: Any = None) -> Callable[[dict[str, Any]], Any]:
+    """An endpoint that does not know a parameter, or only one value of it."""
+
+    def refuse(request: dict[str, Any]) -> dict[str, Any] | None:
+        if request.get(name, taken) == taken:
+            return None
+        return {"error": {"message": f"{name} is not supported with this model", "param": name, "code": None}}
+
+    return refuse
+
+
+def test_what_an_endpoint_does_not_take_is_left_out_once(
+    both: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusals = [unknown("max_tokens"), unknown("max_completion_tokens"), unknown("temperature", 1)]
+    refusals += [unknown("seed")]
+    with FakeEndpoint(
+        refuse=lambda request: next((told for r in refusals if (told := r(request))), None)
+    ) as endpoint:
+        backend = open_backend(f"openai:m@{endpoint.url}")
+
+        async def several() -> list[Completion]:
+            try:
+                asked = (backend.complete_async(ASK, max_tokens=40, seed=1) for _ in range(3))
+                return await asyncio.gather(*asked)
+            finally:
+                await backend.close()
+
+        if both == "blocking":
+            done = [backend.complete(ASK, max_tokens=40, seed=1) for _ in range(3)]
+            assert len(endpoint.requests) == 3 + 4
+        else:
+            done = asyncio.run(several())
+        last = endpoint.requests[-1]
+    assert all(each.text for each in done) and set(last) == {"model", "messages"}
+    assert backend.changed == {"max_tokens": None, "temperature": None, "seed": None}
+    said = capsys.readouterr().err
+    for sentence in ("max_tokens is sent as max_completion_tokens", "temperature is left out"):
+        assert said.count(sentence) == 1
+    assert said.count("\n") == 4
+
+
+SENT = ["max_tokens", "temperature", "seed", "top_p", "response_format"]
+OPENAI = (
+    "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) value is "
+)
+LIMIT = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+TOO_LARGE = "max_tokens is too large: 4000. This model supports at most 300 completion tokens"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "names"),
+    [
+        (400, {"error": {"message": OPENAI, "param": "temperature", "code": "x"}}, "temperature"),
+        (400, {"error": {"message": LIMIT, "param": "max_tokens"}}, "max_tokens"),
+        (400, {"error": {"message": "use max_completion_tokens instead"}}, "max_tokens"),
+        (400, {"error": {"message": "Unrecognized request argument supplied: seed", "param": None}}, "seed"),
+        (400, {"error": {"message": "bad value", "param": "top_p"}}, "top_p"),
+        (400, {"error": {"message": "property 'seed' is unsupported"}}, "seed"),
+        (
+            400,
+            {
+                "object": "error",
+                "message": "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), "
+                "'msg': 'Extra inputs are not permitted', 'input': 0}]",
+                "param": None,
+                "code": 400,
+            },
+            "seed",
+        ),
+        (
+            422,
+            {
+                "detail": [
+                    {"type": "extra_forbidden", "loc": ["body", n], "msg": "Extra inputs are not permitted"}
+                    for n in ("seed", "top_p")
+                ]
+            },
+            "seed top_p",
+        ),
+        (400, [{"error": {"message": 'Unknown name "responseFormat": Cannot find.'}}], "response_format"),
+        (400, {"message": "o-series models don't support temperature=0.0, only 1"}, "temperature"),
+        (400, {"message": "Malformed input request: #: extraneous key [seed] is not permitted"}, "seed"),
+        (400, {"error": {"message": "`temperature` is deprecated for this model."}}, "temperature"),
+        (422, {"error": "Input validation error: `temperature` must be strictly positive"}, "temperature"),
+        (500, {"detail": "create() got an unexpected keyword argument 'seed'"}, "seed"),
+        (400, "seed is not supported", "seed"),
+        # Not about a parameter, or a fault of this request alone.
+        (400, {"error": {"message": TOO_LARGE, "param": "max_tokens"}}, ""),
+        (400, {"error": {"message": f"'max_tokens' or 'max_completion_tokens' {TOO_LARGE[10:]}"}}, ""),
+        (400, {"error": {"message": "unsupported picture; temperature", "param": "messages[0].content"}}, ""),
+        (400, {"error": {"message": "The model gpt-seed does not exist", "param": "model"}}, ""),
+        (422, {"detail": [{"loc": ["body", "x"], "msg": "unknown", "input": {"seed": 1, "top_p": 1}}]}, ""),
+        (400, {"error": {"message": "That is not allowed: proceed with care."}}, ""),
+        (401, {"error": {"message": "temperature is not supported", "param": "temperature"}}, ""),
+        (429, {"error": {"message": "seed is not allowed now"}}, ""),
+    ],
+)  # fmt: skip
+def test_what_a_refusal_is_about(status: int, body: Any, names: str) -> None:
+    text = body if isinstance(body, str) else json.dumps(body)
+    assert refused_parameters(SENT, status, text) == names.split()
 
 
 def test_a_region_is_not_sent_to_an_endpoint(both: str) -> None:

@@ -16,7 +16,7 @@ from data_recipes.recap.caller import RetryPolicy
 from data_recipes.recap.run import Settings, Summary, recap
 from data_recipes.recap.sources import Shard
 from data_recipes.recap.wordings import STYLES
-from rgpt.backends import FORMS
+from rgpt.backends import FORMS, described_changes
 from rgpt.errors import InputError
 
 STOPPED = 3
@@ -148,9 +148,10 @@ def _told(summary: Summary) -> str:
         if summary.torn_bytes
         else ""
     )
+    changed = "".join(f"; {name}: {described_changes(what)}" for name, what in state.changed.items())
     return (
         f"{len(state.finished)} of {summary.regions} regions are finished ({statuses or 'none'}); "
-        f"{spent.prompt} tokens in, {spent.completion} out, cost {spent.money:.6g}{torn}"
+        f"{spent.prompt} tokens in, {spent.completion} out, cost {spent.money:.6g}{changed}{torn}"
     )
 
 

@@ -128,6 +128,7 @@ class Caller:
                 cost = asked.prices.of(completion.prompt_tokens, completion.completion_tokens)
                 if not completion.counted:
                     cost = most
+            await self.note_changes(asked.backend)
             await self._record(
                 {
                     "kind": "answer",
@@ -163,6 +164,12 @@ class Caller:
             self.stop_reason = (
                 f"{self._failed_in_a_row} requests in a row were given up, the last: {message[:200]}"
             )
+
+    async def note_changes(self, backend: Backend) -> None:
+        """Put into the journal what the endpoint would not be told, once for each change."""
+        if backend.changed != self.state.changed.get(backend.name, {}):
+            changed = dict(backend.changed)
+            await self._record({"kind": "parameters", "backend": backend.name, "changed": changed})
 
     async def _record(self, record: dict[str, Any]) -> None:
         await self.journal.append(record)

@@ -168,6 +168,8 @@ async def _run(
     settings: Settings, index: Index, journal: Journal, state: State, models: tuple[Asked, Asked]
 ) -> Summary:
     asked, rephrase = models
+    for model in (asked.backend, rephrase.backend):  # one journal is one way of asking
+        model.changed.update(state.changed.get(model.name, {}))
     caller = Caller(
         journal,
         state,

@@ -215,6 +215,7 @@ def describe(folder: Path) -> str:
             "statuses": dict(sorted(state.statuses.items())),
             "failed_attempts": dict(sorted(state.failures.items())),
             "requests": state.requests,
+            "parameters_not_taken": state.changed,
             "prompt_tokens": spent.prompt,
             "completion_tokens": spent.completion,
             "money": round(spent.money, 6),

@@ -6,6 +6,7 @@ Records after the header, by `kind`:
     answer    n, key, text, finish_reason, cost […], counted     the request was answered
     failure   n, key, error, cost […]                            it was not; cost is what it may have cost
     region    id, image, region, name, status, …                 a region is finished; once for each region
+    parameters  backend, changed {name: other name or null}      what the endpoint refused to be told
 
 A request without answer or failure was in flight when its run was killed: it counts as spent in full.
 """
@@ -41,6 +42,8 @@ class State:
         """By key, of pictures and of regions that are not finished."""
         self.captions: dict[str, set[bytes]] = {}
         """Picture → fingerprints of its regions' captions."""
+        self.changed: dict[str, dict[str, str | None]] = {}
+        """By backend, `Backend.changed` of the answers since."""
         self.words = self.requests = 0
         self.meter = Meter()
         self._settled = Cost()
@@ -63,6 +66,8 @@ class State:
                 self.answers[record["key"]] = Answer(record["text"], record["finish_reason"])
         elif kind == "region":
             self._finish(record)
+        elif kind == "parameters":
+            self.changed[record["backend"]] = dict(record["changed"])
 
     def _finish(self, record: dict[str, Any]) -> None:
         region = record["id"]

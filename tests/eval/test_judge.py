@@ -13,6 +13,7 @@ from eval.judging import chosen, two_marks
 from eval.score import score_task
 from rgpt.backends import BackendError, Completion
 from rgpt.errors import InputError
+from tests.data_recipes.recap.fake_endpoint import FakeEndpoint
 
 QA = {
     "5": [
@@ -30,6 +31,7 @@ class FakeBackend:
 
     def __init__(self, answers: dict[str, str], failures: list[BackendError] | None = None) -> None:
         self.answers, self.failures, self.asked = answers, failures or [], []
+        self.changed: dict[str, str | None] = {}
 
     def complete(self, messages: list[dict[str, Any]], **options: Any) -> Completion:
         self.asked.append((messages[0]["content"], options))
@@ -121,6 +123,39 @@ def test_an_unreadable_judge_is_asked_again_then_recorded(
         {o["seed"] for o in shape}
     ) == 3
     assert scored(bench)["failed"] == 1
+
+
+def test_a_judge_that_takes_no_temperature(
+    bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As reasoning models behave: greedy cannot be had, which the rows say, for it changes scores."""
+
+    def refuse(request: dict[str, Any]) -> dict[str, Any] | None:
+        if "max_tokens" in request:
+            message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return {"error": {"message": message, "param": "max_tokens", "code": "unsupported_parameter"}}
+        if request.get("temperature", 1) != 1:
+            return {"error": {"message": "Only the default (1) value is supported.", "param": "temperature"}}
+        return None
+
+    changes = {"max_tokens": "max_completion_tokens", "temperature": None}
+    monkeypatch.setattr("tests.data_recipes.recap.fake_endpoint.reply", lambda question, body: "A")
+    with FakeEndpoint(refuse=refuse) as endpoint:
+        files = ["--gt", str(bench), "--predictions", str(bench / "said.json")]
+        out = bench / "judged.jsonl"
+        judged = ["dlc_bench", *files, "--judge", f"openai:mini@{endpoint.url}", "--out", str(out)]
+        assert judge.main([*judged, "--workers", "1"]) == 0
+        said = capsys.readouterr()
+        assert said.err.count("temperature is left out") == said.err.count("does not take max_tokens") == 1
+        assert "temperature is left out" in said.out
+        rows = out.read_text().splitlines(keepends=True)
+        assert [json.loads(row)["judge_parameters"] for row in rows] == [changes] * 2
+        assert len(endpoint.requests) == 5 + 2
+        out.write_text(rows[0])
+        endpoint.requests.clear()
+        assert judge.main([*judged, "--workers", "1"]) == 0  # goes on as it was asked before
+        assert not any({"temperature", "max_tokens"} & request.keys() for request in endpoint.requests)
+    assert scored(bench)["n"] == 2
 
 
 def test_answers_of_another_benchmark(

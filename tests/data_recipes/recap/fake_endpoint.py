@@ -27,6 +27,7 @@ class FakeEndpoint:
         faults: fault → share of requests.
         plan: faults of the first requests, in order ("" for none); after them `faults` decides.
         on_request: called with (kind of question, its text) before anything is answered.
+        refuse: called with a request; the body of a 400, or None where it is fine.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class FakeEndpoint:
         plan: tuple[str, ...] = (),
         seed: int = 0,
         on_request: Callable[[str], None] | None = None,
+        refuse: Callable[[dict[str, Any]], Any] = lambda body: None,
     ) -> None:
+        self.refuse = refuse
         self.faults, self.plan, self.on_request = faults or {}, list(plan), on_request
         self.rng, self.lock = random.Random(seed), threading.Lock()
         self.seen: Counter[str] = Counter()
@@ -92,11 +95,13 @@ class FakeEndpoint:
                 fault = "blocked"
             elif "bad thing" in question:
                 fault = "unprocessable"
+            elif (told := self.refuse(body)) is not None:
+                fault = json.dumps(told)
             elif "max_tokens" in body and body["model"] == "new-model":
                 fault = "limit name"
             text = reply(question, body)
             prompt, completion = len(question.encode()) // 4 + IMAGE_TOKENS * images, len(text.split())
-            limit = body.get("max_tokens") or body.get("max_completion_tokens")
+            limit = body.get("max_tokens") or body.get("max_completion_tokens") or 10**6
             if completion > limit:
                 text, completion = " ".join(text.split()[:limit]), limit
             if not fault or fault in COMPUTED:
@@ -134,7 +139,9 @@ class FakeEndpoint:
         if fault == "disconnect":
             http.close_connection = True
             return
-        if fault == "429":
+        if fault[:1] in ("{", "["):
+            status, body = 400, fault.encode()
+        elif fault == "429":
             status, body = 429, b'{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}'
             headers["Retry-After"] = "0.02"
         elif fault == "quota":

@@ -92,6 +92,36 @@ def test_stage_two_is_told_the_caption_and_the_class(tmp_path: Path) -> None:
         assert any(record["caption"] in parts[-1]["text"] for parts in asked), "it was rephrased"
 
 
+def test_what_the_endpoint_does_not_take_is_in_the_journal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(request: dict[str, Any]) -> dict[str, Any] | None:
+        if "temperature" not in request:
+            return None
+        return {"error": {"message": "Unsupported value", "param": "temperature"}}
+
+    source, out = make_input(tmp_path, 1, 2), tmp_path / "out"
+    with FakeEndpoint(refuse=refuse) as endpoint:
+        first = command(source, out, endpoint, "--concurrency", "1", "--budget-tokens", "100000")
+        assert main([*first, "--limit", "1"]) == 0
+        assert len(endpoint.requests) == 1 + 3, "refused once, then remembered"
+        journal = out / "journal-1-of-1.jsonl"
+        records = list(read_journal(journal))
+        changes = {"kind": "parameters", "backend": "openai:fake", "changed": {"temperature": None}}
+        assert records.count(changes) == 1
+        said = capsys.readouterr()
+        assert "temperature is left out" in said.out and "does not take temperature" in said.err
+        lines = journal.read_text().splitlines(keepends=True)
+        last = next(n for n, record in enumerate(records) if record["kind"] == "answer")
+        journal.write_text("".join(lines[: last + 1]))  # killed there
+        endpoint.requests.clear()
+        assert main(first) == 0
+        assert not any("temperature" in request for request in endpoint.requests), "remembered by the journal"
+    assert main(["status", str(out)]) == 0
+    status = json.loads(capsys.readouterr().out)[journal.name]
+    assert status["parameters_not_taken"] == {"openai:fake": {"temperature": None}}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_failure_is_tried_again(tmp_path: Path, fault: str) -> None:
     source, out = make_input(tmp_path, 1, 2), tmp_path / "out"
