@@ -1,4 +1,4 @@
-"""Check a JSONL file of samples or detection records, and say what is in it.
+"""Check a JSONL file of samples or detection records, or LLaVA's JSON, and say what is in it.
 
 Every line is checked: it is a sample (counts of regions and mentions match, nothing unknown in it), its id
 is its own, its picture exists and can be read, every region lies in the picture, answers name regions that
@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from data_recipes.detections import Detection
 from data_recipes.sizes import upright_size
 from data_recipes.token_lengths import histogram, length_counter, quantiles
 from rgpt import prompts
+from rgpt.data.sample_files import SampleFile
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
 from rgpt.formats.jsonl import parse_line
+from rgpt.formats.llava import has_image_mark
 from rgpt.regions import Region
 
 BATCH = 64
@@ -70,23 +73,29 @@ class Findings:
 
 
 def validate(
-    path: Path, *, check_pictures: bool = True, count: Counted | None = None, max_length: int | None = None
+    path: Path,
+    *,
+    images: Path | None = None,
+    check_pictures: bool = True,
+    count: Counted | None = None,
+    max_length: int | None = None,
 ) -> Findings:
-    """Check every line of `path`.
+    """Check every line of `path`, or every record of LLaVA's JSON (`.json`).
 
     Args:
+        images: the folder that LLaVA's picture paths start from; default: the file's own.
         check_pictures: open every picture (its header) and check regions against its size.
         count: tokens of samples; None leaves lengths out.
         max_length: in tokens.
 
     Raises:
-        InputError: the file is missing. What is wrong inside is in the findings.
+        InputError: the file is missing, or is no JSON list. What is wrong inside is in the findings.
     """
     if not path.is_file():
         actual = "a folder" if path.is_dir() else "nothing at this path"
-        raise InputError.about(f"file {str(path)!r}", "an existing JSONL file", actual)
+        raise InputError.about(f"file {str(path)!r}", "an existing JSONL or JSON file", actual)
     findings, seen = Findings(), _Seen()
-    good = _checked(path, findings, seen, check_pictures)
+    good = _checked(path, images, findings, seen, check_pictures)
     while batch := list(itertools.islice(good, BATCH)):
         if count is None:
             continue
@@ -111,9 +120,33 @@ class _Seen:
 
 
 def _checked(
-    path: Path, findings: Findings, seen: _Seen, check_pictures: bool
+    path: Path, images: Path | None, findings: Findings, seen: _Seen, check_pictures: bool
 ) -> Iterator[tuple[int, Sample]]:
     """(line, sample) of every line that is a sample; everything is counted on the way."""
+    llava = path.suffix == ".json"
+    for number, read in _llava_records(path, images) if llava else _lines(path):
+        findings.lines += 1
+        try:
+            record = read()
+        except InputError as error:
+            findings.problem(number, "not a sample", str(error))
+            continue
+        if not llava:  # there ids repeat: they are those of COCO's pictures
+            _check_id(number, record, findings, seen)
+        _check_common(number, record, findings, seen, check_pictures)
+        if isinstance(record, Sample):
+            _check_sample(number, record, findings)
+            yield number, record
+        else:
+            findings.detections += 1
+            findings.names.update(record.names)
+
+
+Read = Callable[[], Sample | Detection]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Read]]:
+    """(number, how it is read) of every line that is not blank."""
     with (
         open(path, "rb") as stream,
         tqdm(
@@ -122,21 +155,15 @@ def _checked(
     ):
         for number, line in enumerate(stream, start=1):
             bar.update(len(line))
-            if not line.strip():
-                continue
-            findings.lines += 1
-            try:
-                record = _record(line, path.parent)
-            except InputError as error:
-                findings.problem(number, "not a sample", str(error))
-                continue
-            _check_common(number, record, findings, seen, check_pictures)
-            if isinstance(record, Sample):
-                _check_sample(number, record, findings)
-                yield number, record
-            else:
-                findings.detections += 1
-                findings.names.update(record.names)
+            if line.strip():
+                yield number, partial(_record, line, path.parent)
+
+
+def _llava_records(path: Path, images: Path | None) -> Iterator[tuple[int, Read]]:
+    """(line on which it begins, how it is read) of every record of LLaVA's JSON."""
+    file = SampleFile(path, images=images, check=False)
+    for n in tqdm(range(len(file)), desc=path.name, unit="record", delay=2, disable=None):
+        yield file.line(n), partial(file.__getitem__, n)
 
 
 def _record(line: bytes, folder: Path) -> Sample | Detection:
@@ -146,12 +173,15 @@ def _record(line: bytes, folder: Path) -> Sample | Detection:
     return Sample.from_json(value, folder)
 
 
-def _check_common(
-    number: int, record: Sample | Detection, findings: Findings, seen: _Seen, check_pictures: bool
-) -> None:
+def _check_id(number: int, record: Sample | Detection, findings: Findings, seen: _Seen) -> None:
     if (known := hash(record.id)) in seen.ids:
         findings.problem(number, "id used twice", f"the id {record.id!r} was used before; give another.")
     seen.ids.add(known)
+
+
+def _check_common(
+    number: int, record: Sample | Detection, findings: Findings, seen: _Seen, check_pictures: bool
+) -> None:
     findings.regions.update(type(region).__name__.lower() for region in record.regions)
     if record.image is None:
         findings.text_only += 1
@@ -197,7 +227,7 @@ def _check_sample(number: int, sample: Sample, findings: Findings) -> None:
                 "answer names no region",
                 f"the answer {turn.answer[:40]!r} names a region but there are {len(sample.regions)}.",
             )
-        if "<image>" in turn.question or "<image>" in turn.answer:
+        if has_image_mark(turn.question) or has_image_mark(turn.answer):
             findings.problem(
                 number, "<image> in the text", "the picture's place is the template's; remove it."
             )
@@ -237,12 +267,17 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="samples or detection records, one a line")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="samples or detection records, one a line; or LLaVA's .json"
+    )
     parser.add_argument(
         "--model", default="tiny", help="whose tokens and picture tokens are counted (default: tiny)"
     )
     parser.add_argument(
         "--max-length", type=int, metavar="N", help="in tokens (default: the model's context)"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="the folder that the paths of LLaVA's JSON start from"
     )
     parser.add_argument("--no-tokens", action="store_true", help="do not count tokens")
     parser.add_argument("--no-pictures", action="store_true", help="do not look at the pictures")
@@ -260,7 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count, context = length_counter(options.model)
             max_length = max_length or context
         findings = validate(
-            options.file, check_pictures=not options.no_pictures, count=count, max_length=max_length
+            options.file,
+            images=options.images,
+            check_pictures=not options.no_pictures,
+            count=count,
+            max_length=max_length,
         )
     except InputError as error:
         print(error, file=sys.stderr)

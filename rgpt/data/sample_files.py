@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Mapping
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.errors import InputError
 from rgpt.formats.jsonl import parse_line
+from rgpt.formats.llava import LlavaRecord, read_llava
 
 KINDS = ("jsonl", "llava")
 
@@ -28,13 +30,15 @@ class SampleFile:
 
     Args:
         path: a JSONL file of `rgpt.data.schema`, or a JSON list in LLaVA's form.
-        kind: `jsonl` or `llava`; default: by the name's ending, `.json` is LLaVA's.
+        kind: `jsonl` or `llava` (a list, or one record a line); default: by the name's ending, `.json` is
+            LLaVA's.
         images: the folder that LLaVA's picture paths start from; default: the file's own.
         check: make every sample once, so that a wrong line stops the run before it begins.
 
     Attributes:
         characters: `[n]` int64, letters of the conversation: a cheap stand-in for its length in tokens.
         has_picture: `[n]` bool.
+        notes: (with `check`) what was mended in LLaVA's records, and how often.
 
     Raises:
         InputError: when the file is missing or empty, or (with `check`) at the first sample that is wrong,
@@ -65,38 +69,52 @@ class SampleFile:
                 "give the folder that picture paths start from",
             )
         self._bytes: mmap.mmap | None = None
-        spans = self._jsonl_spans() if self.kind == "jsonl" else self._llava_spans()
+        lines = (
+            self.kind == "jsonl"
+            or self._map()[:64].decode("latin-1").lstrip("\xef\xbb\xbf \t\r\n")[:1] == "{"
+        )
+        spans = self._jsonl_spans() if lines else self._llava_spans()
         self._starts = np.array([start for start, _ in spans], np.int64)
         self._ends = np.array([end for _, end in spans], np.int64)
         if not len(spans):
             raise InputError.about(f"data {str(self.path)!r}", "at least one sample", "none")
         self.characters = np.zeros(len(spans), np.int64)
         self.has_picture = np.zeros(len(spans), bool)
+        self.notes = Counter[str]()
         numbers = tqdm(
             range(len(spans)), desc=f"reading {self.path.name}", disable=not progress, mininterval=2
         )
         for number in numbers:
             if check:
-                sample = self[number]
+                sample, notes = self._read(number)
+                self.notes += notes
                 self.characters[number] = sum(len(turn.question) + len(turn.answer) for turn in sample.turns)
                 self.has_picture[number] = sample.image is not None
             else:
                 raw = self._raw(number)
                 self.characters[number] = len(raw)
                 self.has_picture[number] = b'"image"' in raw and b'"image": null' not in raw
+        if progress:
+            for note, count in self.notes.items():
+                tqdm.write(f"{self.path}: {count} times: {note}", file=sys.stderr)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, number: int) -> Sample:
         """Raises InputError naming file and line."""
+        return self._read(number)[0]
+
+    def _read(self, number: int) -> tuple[Sample, Counter[str]]:
+        """A sample, and what was mended in it."""
         try:
             value = parse_line(self._raw(number))
             if self.kind == "jsonl":
-                return Sample.from_json(value, self.path.parent)
-            return sample_from_llava(value, self.images)
+                return Sample.from_json(value, self.path.parent), Counter()
+            record = read_llava(value)
+            return sample_from_llava(record, self.images, number), record.notes
         except InputError as error:
-            raise InputError(f"{self.path}:{self._line(number)}: {error}") from error
+            raise InputError(f"{self.path}:{self.line(number)}: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}  # an open map does not travel to a worker
@@ -114,7 +132,8 @@ class SampleFile:
     def _raw(self, number: int) -> bytes:
         return self._map()[self._starts[number] : self._ends[number]]
 
-    def _line(self, number: int) -> int:
+    def line(self, number: int) -> int:
+        """The line of the file on which a sample begins, from 1."""
         return self._map()[: self._starts[number]].count(b"\n") + 1
 
     def _jsonl_spans(self) -> list[tuple[int, int]]:
@@ -161,47 +180,10 @@ class SampleFile:
                 return spans
 
 
-def sample_from_llava(value: Any, images: Path) -> Sample:
-    """A record of LLaVA's JSON: `{"id", "image"?, "conversations": [{"from", "value"}, ...]}`.
+def sample_from_llava(record: LlavaRecord, images: Path, number: int) -> Sample:
+    """A record of LLaVA's JSON, the `number`th of its file, which names it where its id does not.
 
-    `<image>` is taken out of the first question, wherever it stands in it; the picture always comes first
-    [LLaVA's preprocessing]. Keys that LLaVA's successors add are passed over, except regions, which this form
-    does not define. Raises InputError.
+    Raises InputError as `Sample`.
     """
-    if not isinstance(value, Mapping) or not isinstance(value.get("conversations"), list):
-        raise InputError.about(
-            "sample",
-            "an object with conversations",
-            type(value).__name__,
-            "use LLaVA's form, or .jsonl for ours",
-        )
-    turns: list[QuestionAnswer] = []
-    words = value["conversations"]
-    for number, message in enumerate(words):
-        role, text = ("human", "gpt")[number % 2], None
-        if isinstance(message, Mapping) and message.get("from") == role:
-            text = message.get("value")
-        if not isinstance(text, str) or (role == "human" and number + 1 == len(words)):
-            raise InputError.about(
-                f"message {number + 1}",
-                "human and gpt in turn, the last one gpt, each with a value",
-                repr(message)[:80],
-                "remove or complete it",
-            )
-        if role == "human":
-            pictures = text.count("<image>")
-            if pictures > (1 if number == 0 and value.get("image") else 0):
-                raise InputError.about(
-                    f"message {number + 1}",
-                    "<image> once, in the first question of a sample with an image",
-                    f"{pictures} of them",
-                    "one picture a sample",
-                )
-            text = text.replace("<image>", "").strip()
-            turns.append(QuestionAnswer(text, ""))
-        else:
-            turns[-1] = QuestionAnswer(turns[-1].question, text)
-    image = value.get("image")
-    if image is not None and (not isinstance(image, str) or not image.strip()):
-        raise InputError.about("image", "a path", repr(image)[:60], "name the picture")
-    return Sample(str(value.get("id", "")), None if image is None else images / image, (), tuple(turns))
+    image = None if record.image is None else images / record.image
+    return Sample(record.id or str(number), image, (), tuple(QuestionAnswer(*turn) for turn in record.turns))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rgpt.data.sample_files import SampleFile, sample_from_llava
+from rgpt.data.sample_files import SampleFile
 from rgpt.data.schema import QuestionAnswer, Sample, read_jsonl, write_jsonl
 from rgpt.errors import InputError
 from rgpt.regions import Box
@@ -56,10 +56,10 @@ def test_blank_lines_and_line_ends(tmp_path: Path, text: str) -> None:
         ("s.jsonl", '\n{"id": "a",', r"s\.jsonl:2: line: expected one JSON object"),
         ("s.jsonl", "", r"expected samples, got an empty file"),
         ("s.jsonl", "\n", r"expected at least one sample"),
-        ("s.json", '{"id": 1}', r"s\.json:1: expected a JSON list"),
+        ("s.json", "7", r"s\.json:1: expected a JSON list"),
         ("s.json", '[\n{"id": 1},\n{"id"}]', r"s\.json:3: expected JSON"),
         ("s.json", '[\n{"id": 1}\n{}]', r"s\.json:3: expected a JSON list"),
-        ("s.json", '[\n\n{"id": 1}]', r"s\.json:3: sample: expected an object with conversations"),
+        ("s.json", '[\n\n{"id": 1}]', r"s\.json:3: record: expected a conversation .* got no conv"),
         ("s.json", "[ ]", r"expected at least one sample"),
     ],
 )
@@ -97,15 +97,28 @@ def test_llava_text_only_and_other_scripts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (record("<image> hi", "x"), "expected <image> once, in the first question"),
-        (record("hi", "x", "<image> y", "z", image="a"), "message 3: expected <image> once"),
-        (record("<image> <image>", "x", image="a"), "2 of them"),
-        (record("hi"), "message 1: expected human and gpt in turn"),
-        (record("hi", "x", "y"), "message 3: expected human and gpt in turn"),
-        ({"id": "1", "conversations": [{"from": "gpt", "value": "x"}]}, "message 1: expected human"),
-        (record("hi", "x", image=3), "image: expected a path"),
+        (record("<image> hi", "x"), "got <image> without a picture"),
+        (record("<image> <image>", "x", image="a"), "got more than one <image>"),
+        (record("<image> hi", "x", image=["a", "b"]), "got more than one picture"),
+        (record("hi"), "got no question with an answer"),
+        (record("hi", "x", image=3), "got a picture that is no path"),
+        (record("hi <region1>", "x", image="a"), "got text with a region's mark"),
+        (record("hi", "x \ud800"), "expected whole characters"),
     ],
 )
-def test_llava_records_that_cannot_be_used(value: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        sample_from_llava(value, Path("."))
+def test_llava_records_that_cannot_be_used(tmp_path: Path, value: dict[str, Any], says: str) -> None:
+    (tmp_path / "s.json").write_text(json.dumps([value]))
+    with pytest.raises(InputError, match=rf"s\.json:1: .*{says}"):
+        SampleFile(tmp_path / "s.json")
+
+
+def test_llavas_records_need_no_id_and_mendings_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [record("hi", "x", id=7), record("hi", "x", "and"), record("hi", "x")]
+    del rows[1]["id"], rows[2]["id"]
+    for text in (json.dumps(rows), "\n".join(map(json.dumps, rows))):
+        (tmp_path / "s.json").write_text(text)
+        file = SampleFile(tmp_path / "s.json", progress=True)
+        assert [file[n].id for n in range(3)] == ["7", "1", "2"]
+        assert "1 times: question without an answer left out" in capsys.readouterr().err
