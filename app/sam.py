@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from app.session import Picture
 from rgpt.errors import InputError
+from rgpt.hub import model_folder
 from rgpt.regions import RLE, Region
 
 if TYPE_CHECKING:
@@ -61,15 +62,16 @@ class SamSegmenter:
         from rgpt.recognizers.sam import load_sam
 
         try:
-            config, _ = Sam2Model.config_class.get_config_dict(name)
+            folder = str(model_folder(name))
+            config, _ = Sam2Model.config_class.get_config_dict(folder)
             if config.get("model_type") in (
                 "sam2",
                 "sam2_video",
             ):  # the published ones hold the video model's
-                model = Sam2Model.from_pretrained(name)
+                model = Sam2Model.from_pretrained(folder)
             else:
-                model = load_sam(name)
-            processor = AutoImageProcessor.from_pretrained(name)
+                model = load_sam(folder)
+            processor = AutoImageProcessor.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise InputError.about(
                 f"SAM {name!r}",

@@ -9,6 +9,7 @@ import numpy as np
 
 from eval.metrics.semantic import Embedder
 from rgpt.errors import InputError
+from rgpt.hub import model_folder
 
 USUAL = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_TOKENS = 256
@@ -20,8 +21,9 @@ def load_embedder(name: str = USUAL, batch_size: int = 64) -> Embedder:
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name).eval()
+        folder = model_folder(name)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder).eval()
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"embedder {name!r}",

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rgpt.errors import InputError
+from rgpt.hub import model_folder
 
-TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -88,38 +86,16 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """A folder, or a hub id `owner/name` or `owner/name@revision`, which is downloaded (or taken from the
-    cache).
-
-    Weights come as safetensors; where a repository has none, its `pytorch_model*.bin` are taken.
+    """A folder, or a hub id `owner/name` or `owner/name@revision`, with the revision that was found.
 
     Raises:
-        InputError: there is no such folder, or the hub has no such repository or cannot be reached.
+        InputError: as `model_folder`.
     """
-    if Path(name).is_dir():
-        return Source(name, Path(name))
-    if Path(name).exists():
-        raise InputError(f"{name} is a file: give the folder of the checkpoint that it belongs to.")
-    repository, _, revision = name.partition("@")
-    if name.startswith((".", "/", "~")) or repository.count("/") != 1:
-        raise InputError(
-            f"there is no folder {name}: give the folder of a checkpoint or a hub id owner/name."
-        )
-    try:
-        folder = Path(
-            snapshot_download(
-                repository, revision=revision or None, allow_patterns=[*TEXT_FILES, "*.safetensors"]
-            )
-        )
-        if not any(folder.rglob("*.safetensors")):
-            snapshot_download(repository, revision=revision or None, allow_patterns=["pytorch_model*.bin"])
-    except (OSError, ValueError, RuntimeError, HFValidationError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{name} is no folder, and the hub gave no such checkpoint ({reason}): "
-            "check the name, the connection, and that you may read it."
-        ) from error
-    return Source(name, folder, folder.name if folder.parent.name == "snapshots" else revision or None)
+    folder = model_folder(name)
+    if folder == Path(name):
+        return Source(name, folder)
+    found = folder.name if folder.parent.name == "snapshots" else name.partition("@")[2]
+    return Source(name, folder, found or None)
 
 
 @dataclass

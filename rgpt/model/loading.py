@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from rgpt.errors import InputError
 from rgpt.model.about import About, read_about
-from rgpt.model.bases import PACKAGED, apply_layer, lineage, read_json
+from rgpt.model.bases import GIVE, PACKAGED, apply_layer, lineage, read_json
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
@@ -152,7 +152,4 @@ def _open(kind: Any, path: str, **options: Any) -> Any:
         raise InputError(f"the weights of {path!r} cannot be read ({error}): copy them again.") from error
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"the model {path!r} cannot be opened ({reason}): "
-            "give 'photo', 'tiny', a folder written by save_pretrained or a training run, or a hub id."
-        ) from error
+        raise InputError(f"the model {path!r} cannot be opened ({reason}): give {GIVE}.") from error

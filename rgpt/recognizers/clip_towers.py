@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rgpt.errors import InputError
+from rgpt.hub import model_folder
 from rgpt.recognizers.geometry import CLIP_MEAN, CLIP_STD
 from rgpt.recognizers.text import OpenClipText, TextEncoder, TransformersText, WordEncoder
 
@@ -260,6 +261,7 @@ def _load_transformers(name: str) -> tuple[ClipVision, TextEncoder, float, dict[
         CLIPVisionModelWithProjection,
     )
 
+    name = str(model_folder(name))
     found = CLIPModel.config_class.get_config_dict(name)[0].get("model_type")
     if found != "clip":  # it would load, too, with a warning and random weights
         raise ValueError(f"a checkpoint of type {found}")

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from rgpt.errors import InputError
+from rgpt.hub import model_folder
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.sam import load_sam
 from rgpt.regions import RLE, Box, Mask, Region, region_from_json
@@ -299,6 +300,7 @@ def _pretrained(kind: str, what: str) -> ProposalSource:
     name, _, text = what.partition("?")
     settings = sam_settings(text) if kind == "sam" else {}
     try:
+        name = str(model_folder(name))
         if kind == "sam":
             return SamEverything(load_sam(name), AutoImageProcessor.from_pretrained(name), **settings)
         # Any other checkpoint would load, too, with a warning and random weights.

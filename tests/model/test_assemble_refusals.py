@@ -143,7 +143,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host")
 
     asked: list[Any] = []
-    monkeypatch.setattr("rgpt.model.assemble_sources.snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(
         InputError, match=r"owner/name is no folder, and the hub gave no such checkpoint .no route to host"
     ):
@@ -158,7 +158,7 @@ def test_a_hub_snapshot_tells_its_revision(
 ) -> None:
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123abcd"
     shutil.copytree(llava, snapshot)
-    monkeypatch.setattr("rgpt.model.assemble_sources.snapshot_download", lambda *a, **k: str(snapshot))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: str(snapshot))
     assemble_llava("owner/name", tmp_path / "out")
     source = json.loads((tmp_path / "out" / "provenance.json").read_text())["sources"][0]
     assert (source["id"], source["revision"]) == ("owner/name", "0123abcd")

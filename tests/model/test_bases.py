@@ -360,7 +360,7 @@ def test_a_hub_id_and_a_fetched_base(here: Path, monkeypatch: pytest.MonkeyPatch
         asked.append((name, settings["revision"]))
         return str(away)
 
-    monkeypatch.setattr("rgpt.model.assemble_sources.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     digest = model_digest(away)
     write_base(here / "adapter", "owner/name@v1", digest)
     assert torch.equal(logits(*load(here / "adapter", device="cpu")), expected)

@@ -20,6 +20,7 @@ from torchvision.ops import sigmoid_focal_loss
 from transformers import SamImageProcessor, SamModel, SamProcessor
 
 from rgpt.files import hidden
+from rgpt.hub import model_folder
 from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD, Geometry
 from rgpt.recognizers.sam import sam_config
 from rgpt.train.recognizers.config import RunConfig
@@ -49,7 +50,9 @@ class SamRecipe(nn.Module):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.model: Any = SamModel.from_pretrained(config.init) if config.init else self._fresh(config)
+        self.model: Any = (
+            SamModel.from_pretrained(model_folder(config.init)) if config.init else self._fresh(config)
+        )
         self.side = int(self.model.config.vision_config.image_size)
 
     @staticmethod
