@@ -263,7 +263,7 @@ class OpenAIBackend(Backend):
     def _request(
         self, sent: list[Message], max_tokens: int, temperature: float, seed: int | None
     ) -> dict[str, Any]:
-        request = {"model": self.model, "messages": sent}
+        request: dict[str, Any] = {"model": self.model, "messages": sent}
         wanted = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         for name, value in wanted.items():
             if value is not None and (sent_as := self.changed.get(name, name)) is not None:
@@ -290,7 +290,8 @@ class OpenAIBackend(Backend):
                 if known is None or known == other:
                     continue  # another request, sent at the same time, was told the same
                 self.changed[name] = other
-                _say(f"{self.name} does not take {known}: {described_changes({name: other})} from now on.")
+                change = described_changes({name: other})
+                _say(f"{self.name}: {change} from now on, as the endpoint does not take {known}.")
         return bool(refused)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,40 +74,36 @@ def test_the_hub_is_asked_once(hub: Hub, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value) and hub.asked == [("owner/name", "v2", False)]
 
 
-def _doors() -> dict[str, Callable[[str], Any]]:
-    from app.sam import SamSegmenter
-    from eval.scorers.embedders import load_embedder
-    from rgpt.backends import open_backend
-    from rgpt.chat import ChatSession
-    from rgpt.model import load
-    from rgpt.model.assemble_sources import find_source
-    from rgpt.model.loading import open_config, open_processor
-    from rgpt.recognizers.loading import open_recognizer, regionspot_from_pretrained
-    from rgpt.recognizers.proposals import open_source
-    from rgpt.train.recognizers.recipe import open_tokenizer
-
-    return {
-        "load": load,
-        "config": open_config,
-        "processor": open_processor,
-        "session": ChatSession.from_pretrained,
-        "assemble": find_source,
-        "clip": lambda name: open_recognizer(f"clip-crop@{name}"),
-        "regionspot": lambda name: regionspot_from_pretrained(name, name),
-        "sam proposals": lambda name: open_source(f"sam:{name}"),
-        "grounding dino": lambda name: open_source(f"grounding-dino:{name}?a cat."),
-        "the app's sam": SamSegmenter.load,
-        "embedder": load_embedder,
-        "tokenizer": open_tokenizer,
-        "rgpt backend": lambda name: open_backend(f"rgpt:{name}"),
-    }
+DOORS = {
+    "load": "rgpt.model:load",
+    "config": "rgpt.model.loading:open_config",
+    "processor": "rgpt.model.loading:open_processor",
+    "assemble": "rgpt.model.assemble_sources:find_source",
+    "clip": "rgpt.recognizers.clip_towers:load_clip",
+    "sam": "rgpt.recognizers.sam:load_sam",
+    "sam proposals": "rgpt.recognizers.proposals:open_source",
+    "grounding dino": "rgpt.recognizers.proposals:open_source",
+    "recognizer": "rgpt.recognizers.loading:open_recognizer",
+    "the app's sam": "app.sam:SamSegmenter",
+    "embedder": "eval.scorers.embedders:load_embedder",
+    "tokenizer": "rgpt.train.recognizers.recipe:open_tokenizer",
+    "backend": "rgpt.backends:open_backend",
+}
+FORMS = {
+    "sam proposals": "sam:{}",
+    "grounding dino": "grounding-dino:{}?a cat.",
+    "recognizer": "clip-crop@{}",
+    "backend": "rgpt:{}",
+}
 
 
 @pytest.mark.parametrize("name", ["runs/nothing", "no-owner/nothing"])
-@pytest.mark.parametrize("door", sorted(_doors()))
+@pytest.mark.parametrize("door", DOORS)
 def test_every_door_says_at_once_what_is_not_there(hub: Hub, tmp_path: Path, door: str, name: str) -> None:
     (tmp_path / "runs").mkdir()
+    module, _, attribute = DOORS[door].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
     with pytest.raises(InputError) as caught:
-        _doors()[door](name)
+        getattr(found, "load", found)(FORMS.get(door, "{}").format(name))
     assert "nothing" in str(caught.value) and "\n" not in str(caught.value)
     assert [local for *_, local in hub.asked] == [name == "runs/nothing"]

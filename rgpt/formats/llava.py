@@ -23,6 +23,7 @@ NO_ANSWER = "question without an answer left out"
 MARK_WITHOUT_PICTURE = "<image> without a picture"
 MORE_MARKS = "more than one <image>"
 MORE_PICTURES = "more than one picture"
+NO_PATH = "a picture that is no path"
 VIDEO = "a video"
 NO_TURN = "no question with an answer"
 MENTION = "text with a region's mark"
@@ -115,11 +116,12 @@ def _image(record: Mapping[str, Any]) -> str | None:
     if record.get("video") or record.get("videos"):
         raise Unusable(VIDEO)
     given = record.get("image") or record.get("images") or []
-    names = [name for name in (given if isinstance(given, list) else [given]) if name not in ("", None)]
+    names = given if isinstance(given, list) else [given]
+    names = [name for name in names if not (name is None or (isinstance(name, str) and not name.strip()))]
     if len(names) > 1:
         raise Unusable(MORE_PICTURES)
-    if names and not (isinstance(names[0], str) and names[0].strip()):
-        raise Unusable(f"a picture that is no path ({str(names[0])[:40]!r})")
+    if names and not isinstance(names[0], str):
+        raise Unusable(NO_PATH)
     return names[0] if names else None
 
 

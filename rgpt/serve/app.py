@@ -125,16 +125,7 @@ def create_app(
         """Prometheus text."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    app.add_middleware(AsClientsAsk)
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["*"],  # whichever it asks for: the official client sends a dozen of its own
-            expose_headers=["Retry-After"],
-            allow_private_network=True,  # a page of the internet that was allowed may ask this machine
-        )
+    app.add_middleware(AsClientsAsk, origins=origins)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_failure)
@@ -145,19 +136,30 @@ def create_app(
 class AsClientsAsk:
     """Takes a slash at the end of our paths, and HEAD where GET is: uvicorn then sends the headers alone.
 
-    Starlette would redirect the former, which POST does not survive everywhere. A page at /ui is left alone.
+    Starlette would redirect the former, which POST does not survive everywhere. Pages of `origins` may ask
+    for our paths; a page at /ui is left alone in all of this.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, origins: Sequence[str] = ()) -> None:
+        self.app = self.ours = app
+        if origins:
+            self.ours = CORSMiddleware(
+                app,
+                allow_origins=list(origins),
+                allow_methods=["GET", "HEAD", "POST"],
+                allow_headers=["*"],  # whichever it asks for: the official client sends a dozen of its own
+                expose_headers=["Retry-After"],
+                allow_private_network=True,  # a page of the internet that was allowed may ask this machine
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].rstrip("/") if scope["type"] == "http" else ""
-        if path.startswith("/v1/") or path in ("/health", "/metrics", "/openapi.json"):
-            # A copy: uvicorn looks up in its own whether a body is to be sent.
-            method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            scope = {**scope, "path": path, "method": method}
-        await self.app(scope, receive, send)
+        if not path.startswith("/v1/") and path not in ("/health", "/metrics", "/openapi.json"):
+            await self.app(scope, receive, send)
+            return
+        # A copy: uvicorn looks up in its own whether a body is to be sent.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self.ours({**scope, "path": path, "method": method}, receive, send)
 
 
 class ClientGone(Exception):
