@@ -69,7 +69,7 @@ def test_beside_what_is_here_a_name_is_a_path(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_the_hub_is_asked_once(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"owner/name is no folder.*\(Name or service not known\)") as caught:
+    with pytest.raises(InputError, match=r"@v2 is no folder.*\(Name or service not known\)") as caught:
         model_folder("owner/name@v2")
     assert "\n" not in str(caught.value) and hub.asked == [("owner/name", "v2", False)]
 

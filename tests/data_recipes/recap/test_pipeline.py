@@ -117,6 +117,7 @@ def test_what_the_endpoint_does_not_take_is_in_the_journal(
         endpoint.requests.clear()
         assert main(first) == 0
         assert not any("temperature" in request for request in endpoint.requests), "remembered by the journal"
+    capsys.readouterr()
     assert main(["status", str(out)]) == 0
     status = json.loads(capsys.readouterr().out)[journal.name]
     assert status["parameters_not_taken"] == {"openai:fake": {"temperature": None}}
