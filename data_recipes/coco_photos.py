@@ -30,13 +30,7 @@ from data_recipes.pictures import coco_key, keys_of_file
 from data_recipes.runner import Made, Recipe, Record, Source, main
 from rgpt import prompts
 from rgpt.data.class_words import PERSON
-from rgpt.data.photo_conversations import (
-    REGIONS,
-    ROTATION,
-    boxes_anywhere,
-    conversation,
-    words_conversation,
-)
+from rgpt.data.photo_conversations import KINDS, REGIONS, conversation, words_conversation
 from rgpt.data.photo_facts import Frequencies, NumberedPhoto, choose_objects, is_tiny, phrases
 from rgpt.data.photographs import SPLITS, Photograph, PhotoObject, read_annotations
 from rgpt.data.schema import QuestionAnswer, Sample
@@ -65,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="conversations a picture: names, choices, the scene and places in turn (default: 1)",
+        help="conversations a picture: names, choices and the scene in turn (default: 1)",
     )
     parser.add_argument(
         "--form",
@@ -148,12 +142,9 @@ class Converter:
     def _conversations(self, photograph: Photograph, rng: random.Random, made: Made) -> None:
         pixels = np.asarray(open_image(photograph.path)) if photograph.path.is_file() else None
         for copy in range(self.copies):
-            kind = ROTATION[(photograph.id + copy) % len(ROTATION)]
+            kind = KINDS[(photograph.id + copy) % 3]
             kind = "single" if rng.random() < SINGLE else kind
-            if kind == "places":
-                chosen = boxes_anywhere(photograph, rng, REGIONS)
-            else:
-                chosen = choose_objects(photograph, self.frequencies, rng, REGIONS)
+            chosen = choose_objects(photograph, self.frequencies, rng, REGIONS)
             if kind == "single":
                 chosen = chosen[: rng.randint(1, 5)]
             exchanges = conversation(

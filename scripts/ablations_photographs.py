@@ -29,7 +29,7 @@ class Row:
     """What is trained.
 
     Args:
-        steps: about ten minutes on two cores, at most four epochs.
+        steps: about ten minutes on two cores, at most the four epochs of the run.
         form: of regions, in training and when it is asked: `mask` (outlines where there are some) or `box`.
         outlined: only objects that have an outline, so that both forms are of the same objects.
     """

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import zip_longest
 
 from rgpt import prompts
 from rgpt.data.class_words import (
@@ -36,15 +34,11 @@ from rgpt.data.photo_questions import (
     verify,
     verify_relation,
 )
-from rgpt.data.photographs import Photograph, PhotoObject
-from rgpt.data.scene_questions import DIRECTIONS, Exchange
-from rgpt.regions import Box
+from rgpt.data.scene_questions import Exchange
 
 REGIONS = 10
 """Regions of one conversation at most."""
-KINDS = ("names", "choices", "scene", "places", "single")
-ROTATION = ("names", "choices", "places", "names", "choices", "scene")
-"""The kinds that a picture's conversations take in turn."""
+KINDS = ("names", "choices", "scene", "single")
 
 
 def conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies, kind: str) -> list[Exchange]:
@@ -53,8 +47,7 @@ def conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies,
     Args:
         kind: "names" asks what regions are (names, yes/no, which of these, descriptions), "choices" only what
             a yes, a no, a region, a side or a place answers, "scene" about the whole picture and about
-            places, sizes and colours, "places" where regions are and how large, whatever they are (see
-            `boxes_anywhere`), "single" asks one question of any task.
+            places, sizes and colours, "single" asks one question of any task.
 
     Returns:
         one to two dozen exchanges; none where the photograph allows none of the questions.
@@ -65,8 +58,6 @@ def conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequencies,
         return _choices_conversation(n, rng, frequencies)
     if kind == "scene":
         return _scene_conversation(n, rng, frequencies)
-    if kind == "places":
-        return _places_conversation(n, rng)
     return _single_question(n, rng, frequencies)
 
 
@@ -123,7 +114,7 @@ def _choices_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Fre
     what: list[Exchange] = []
     if len(plain) > 2 and rng.random() < 0.7:
         candidates = plain[: rng.choice((3, CANDIDATES, CANDIDATES))]
-        for _ in range(3):
+        for _ in range(2):
             match = referring(n, rng, frequencies, candidates, followup=bool(what))
             if match and match.truth not in told - {0}:
                 what.append(match)
@@ -134,11 +125,11 @@ def _choices_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Fre
         if asked := exists(n, rng, frequencies, n_mentioned(n, what)):
             what.append(asked)
     where: list[Exchange | None] = [
-        rng.choice((relation, relation, verify_relation))(n, rng, pair) for pair in _clear_pairs(n, rng)[:3]
+        rng.choice((relation, relation, verify_relation))(n, rng, pair) for pair in _clear_pairs(n, rng)[:5]
     ]
     if len(n.numbers) > 1:
-        where.append(compare_size(n, rng, _any_two(n, rng)))
-    where.append(position(n, rng, rng.choice(n.numbers)))
+        where += [compare_size(n, rng, (a, b)) for a, b in (rng.sample(n.numbers, 2) for _ in "ab")]
+    where += [position(n, rng, number) for number in rng.sample(n.numbers, min(2, len(n.numbers)))]
     rng.shuffle(where)
     blocks = [what, [each for each in where if each]]
     rng.shuffle(blocks)
@@ -209,54 +200,14 @@ def _scene_conversation(n: NumberedPhoto, rng: random.Random, frequencies: Frequ
     return [turn for turn in turns if turn]
 
 
-def boxes_anywhere(photograph: Photograph, rng: random.Random, count: int) -> list[PhotoObject]:
-    """`count` boxes without a name, of any place and size (the sides' shares of the picture log-uniform).
-
-    In photographs three clear pairs of four lie side by side, and large things stand below small ones; what
-    "above" means is learned from regions that are nothing in particular.
-    """
-    boxes = []
-    for number in range(count):
-        width, height = (
-            side * math.exp(rng.uniform(math.log(0.06), math.log(0.6)))
-            for side in (photograph.width, photograph.height)
-        )
-        x, y = rng.uniform(0, photograph.width - width), rng.uniform(0, photograph.height - height)
-        box = Box(*(round(value, 1) for value in (x, y, x + width, y + height)))
-        boxes.append(PhotoObject(-1 - number, "", box, box))
-    return boxes
-
-
-def _places_conversation(n: NumberedPhoto, rng: random.Random) -> list[Exchange]:
-    pairs = _clear_pairs(n, rng)[:10]
-    made = [rng.choice((relation, relation, relation, verify_relation))(n, rng, pair) for pair in pairs]
-    made += [position(n, rng, number) for number in rng.sample(n.numbers, min(2, len(n.numbers)))]
-    if len(n.numbers) > 1:
-        made.append(compare_size(n, rng, _any_two(n, rng)))
-    turns = [each for each in made if each]
-    rng.shuffle(turns)
-    caption = picture_caption(n, rng)
-    return [caption, *turns] if caption else turns
-
-
-def _any_two(n: NumberedPhoto, rng: random.Random) -> Pair:
-    a, b = rng.sample(n.numbers, 2)
-    return a, b
-
-
 def _clear_pairs(n: NumberedPhoto, rng: random.Random) -> list[Pair]:
-    """Pairs of regions with a clear direction, each pair once, the four directions in turn."""
+    """Pairs of regions with a clear direction, each pair once."""
     pairs = [(a, b) for a in n.numbers for b in n.numbers if a != b]
     rng.shuffle(pairs)
-    by_direction: dict[str, list[Pair]] = {side: [] for side in rng.sample(DIRECTIONS, len(DIRECTIONS))}
-    for a, b in pairs:
-        if where := direction(n.photograph, n[a].box, n[b].box):
-            by_direction[where].append((a, b))
     clear: dict[frozenset[int], Pair] = {}
-    for turn in zip_longest(*by_direction.values()):
-        for pair in turn:
-            if pair and frozenset(pair) not in clear:
-                clear[frozenset(pair)] = pair
+    for a, b in pairs:
+        if frozenset((a, b)) not in clear and direction(n.photograph, n[a].box, n[b].box):
+            clear[frozenset((a, b))] = (a, b)
     return list(clear.values())
 
 

@@ -19,12 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rgpt.errors import InputError
-from rgpt.model.conversation import IGNORED
+from rgpt.model.processing_regiongpt import IGNORED
 
 TEMPERATURE = 0.1
 """Of the contrast, in units of the mean squared distance between two names."""
-DROPOUT = 0.5
-"""Of the projector's hidden layer, while this stage trains."""
 PULL = 1.0
 """Weight of the squared distance itself: where no name differs from another the contrast lets vectors drift,
 and a vector that is mostly drift is not read as its word."""
@@ -37,8 +35,8 @@ def start_among_words(model: Any) -> None:
     training takes thousands of steps to take that noise out again, and the language model reads it all the
     while. A tenth of its weights, and the mean word as its bias, start without.
     """
-    table = model.get_input_embeddings().weight.detach()
-    projector = _projector(model.model)
+    core, table = model.model, model.get_input_embeddings().weight.detach()
+    projector = core.connector if core.region_projector is None else core.region_projector
     with torch.no_grad():
         projector.linear_2.weight.mul_(0.1)
         projector.linear_2.bias.copy_(table.float().mean(0).to(table.dtype))
@@ -73,14 +71,7 @@ def name_loss(model: Any, batch: dict[str, Any], tokenizer: Any) -> tuple[Tensor
     if not answers:  # bad samples only
         return core.connector.linear_1.weight.sum() * 0.0, 0
     refined = core.encode(batch.get("pixel_values"), batch.get("vision_features"))
-    # A dropout for this stage alone: two thousand pictures are learned by heart otherwise.
-    hidden = _projector(core).activation.register_forward_hook(
-        lambda _module, _inputs, output: F.dropout(output, DROPOUT, model.training)
-    )
-    try:
-        vectors = core.name_regions(refined, batch["region_masks"].to(refined.device))
-    finally:
-        hidden.remove()
+    vectors = core.name_regions(refined, batch["region_masks"].to(refined.device))
     vectors = vectors.flatten(0, 1).index_select(0, batch["region_index"]).float()  # [M, D]
     names = list(dict.fromkeys(answers))  # in the order they come: the same on every run
     embeddings = name_embeddings(model, tokenizer, [tokenizer.decode(name) for name in names])  # [U, D]
@@ -97,11 +88,6 @@ def name_embeddings(model: Any, tokenizer: Any, names: Sequence[str]) -> Tensor:
     start = len(tokenizer.encode("a", add_special_tokens=False))
     ids = [tokenizer.encode(f"a {name.strip()}", add_special_tokens=False)[start:] for name in names]
     return torch.stack([table[each].mean(0) for each in ids])
-
-
-def _projector(core: Any) -> Any:
-    """What makes a region's vector: the connector, or a projector of its own."""
-    return core.connector if core.region_projector is None else core.region_projector
 
 
 def _answers(labels: list[int], ends: set[int]) -> list[tuple[int, ...]]:

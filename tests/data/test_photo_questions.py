@@ -272,22 +272,6 @@ def test_people_do_not_drown_the_rest() -> None:
     assert first.count("tv") / 2000 == pytest.approx(tv / (tv + 15 * person), abs=0.03) and tv > 1.5 * person
 
 
-def test_places_are_asked_of_boxes_anywhere_and_no_direction_is_rare() -> None:
-    photographs, frequencies = corpus()
-    said: Counter[object] = Counter()
-    for photograph in photographs[:100]:
-        rng = random.Random(photograph.id)
-        boxes = talking.boxes_anywhere(photograph, rng, talking.REGIONS)
-        for item in boxes:
-            assert 0 <= item.box.x1 < item.box.x2 <= photograph.width
-            assert 0 <= item.box.y1 < item.box.y2 <= photograph.height
-        n = NumberedPhoto(photograph, tuple(boxes))
-        for e in conversation(n, rng, frequencies, "places"):
-            if e.task == "relation":
-                said[e.truth] += 1
-    assert min(said.values()) > 0.2 * said.total() and len(said) == 4
-
-
 def test_the_same_seed_asks_the_same() -> None:
     photographs, frequencies = corpus()
     n = NumberedPhoto(photographs[3], photographs[3].singles)
