@@ -6,16 +6,19 @@ import io
 import os
 import re
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from rgpt.errors import InputError
 from rgpt.regions.checks import MAX_PIXELS
 
 # Named so that a file never starts Ghostscript (EPS) or another surprising decoder.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 def open_image(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -38,7 +41,51 @@ def open_image(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_P
 
 def open_encoded(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture as stored: decoded, in its own mode (of a mask the palette matters), not turned upright."""
-    name, opened = _open(source, max_pixels)
+    if isinstance(source, Image.Image):
+        return _loaded("picture", source, max_pixels)
+    name, data = _bytes_of(source)
+    try:
+        return _loaded(name, _opened(name, data, max_pixels), max_pixels)
+    except InputError:
+        if (lean := without_large_text(data)) == data:
+            raise
+        return _loaded(name, _opened(name, lean, max_pixels), max_pixels)
+
+
+def without_large_text(data: bytes) -> bytes:
+    """A PNG without the texts and colour profiles that make Pillow refuse it; anything else as it is.
+
+    Pillow expands them to at most 1 MB each, and ends over a damaged one as over damaged pixels. None of them
+    changes a pixel here; small ones stay, since an EXIF turn may stand in them.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, place, budget = [_PNG], len(_PNG), PngImagePlugin.MAX_TEXT_CHUNK
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        kind, content = data[place + 4 : place + 8], data[place + 8 : end - 4]
+        size = _expanded(kind, content, budget) if kind in _PNG_TEXT else 0
+        whole = not size or zlib.crc32(kind + content).to_bytes(4, "big") == data[end - 4 : end]
+        if whole and size <= budget:
+            kept.append(data[place:end])
+            budget -= size
+        place = end
+    return b"".join(kept)
+
+
+def _expanded(kind: bytes, content: bytes, limit: int) -> int:
+    """Bytes of a PNG's text or profile when it is unpacked; more than `limit` is not counted to the end."""
+    if kind == b"tEXt" or (kind == b"iTXt" and content.partition(b"\0")[2][:1] == b"\0"):
+        return len(content)
+    rest = content.partition(b"\0")[2]
+    packed = rest[1:] if kind != b"iTXt" else rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+    try:
+        return len(content) + len(zlib.decompressobj().decompress(packed, limit + 1))
+    except zlib.error:
+        return limit + 1
+
+
+def _loaded(name: str, opened: Image.Image, max_pixels: int) -> Image.Image:
     _check_size(name, opened.width, opened.height, max_pixels)
     try:
         opened.load()
@@ -49,9 +96,8 @@ def open_encoded(source: str | Path | bytes | Image.Image, max_pixels: int = MAX
     return opened
 
 
-def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[str, Image.Image]:
-    if isinstance(source, Image.Image):
-        return "picture", source
+def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:
+    """The picture's name for messages, and its bytes."""
     if isinstance(source, bytes | bytearray):
         name, data = "picture", bytes(source)
     elif isinstance(source, str | Path):
@@ -76,13 +122,18 @@ def _open(source: str | Path | bytes | Image.Image, max_pixels: int) -> tuple[st
         )
     if not data:
         raise InputError.about(name, "a picture", "an empty file", "save or copy it again")
+    return name, data
+
+
+def _opened(name: str, data: bytes, max_pixels: int) -> Image.Image:
+    """The picture with only its header read."""
     try:
         # Without init() only the commonest formats are known; some builds of Pillow lack AVIF or WebP.
         Image.init()
         known = [kind for kind in FORMATS if kind in Image.OPEN]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit speaks instead
-            return name, Image.open(io.BytesIO(data), formats=known)
+            return Image.open(io.BytesIO(data), formats=known)
     except Image.DecompressionBombError as error:
         # Pillow's own limit lies above ours and speaks first; it does so before decoding, too.
         found = re.search(r"\d+", str(error))

@@ -122,6 +122,47 @@ def test_paths_bytes_and_pil_images_agree_and_the_source_is_left_alone(tmp_path)
     assert source.getpixel((0, 0)) == RED
 
 
+def with_chunk(data: bytes, kind: bytes, content: bytes, crc: int | None = None) -> bytes:
+    """A PNG with one more chunk behind its header and another before its end."""
+    check = zlib.crc32(kind + content) if crc is None else crc
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+    return data[:33] + chunk + data[33:-12] + chunk + data[-12:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "crc"),
+    [
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 2_000_000), None),
+        (b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(b"x" * 2_000_000), None),
+        (b"tEXt", b"Comment\0" + b"x" * 40_000_000, None),  # twice: more than all texts may have
+        (b"iCCP", b"profile\0\0" + zlib.compress(b"x" * 2_000_000), None),
+        (b"tEXt", b"Comment\0x", 7),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 9), 7),
+    ],
+)
+def test_what_a_png_says_beside_its_pixels_does_not_lose_them(kind, content, crc):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = open_image(with_chunk(encoded(two_halves(), exif=exif), kind, content, crc))
+    assert upright.size == (4, 8) and near(upright, (0, 0), RED) and not near(upright, (0, 7), RED)
+
+
+def test_damaged_pixels_are_damaged_beside_any_text():
+    data = with_chunk(encoded(noise(64)), b"iCCP", b"p\0\0" + zlib.compress(b"x" * 2_000_000))
+    with pytest.raises(InputError, match="breaks off"):
+        open_image(data[: len(data) // 2])
+
+
+def test_a_tiff_is_turned_once():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("raw", "tiff_lzw"):
+        data = encoded(two_halves(), "TIFF", exif=exif, compression=kind)
+        for source in (data, Image.open(io.BytesIO(data))):
+            upright = open_image(source)
+            assert upright.size == (4, 8) and near(upright, (0, 0), RED)
+
+
 def noise(size: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
