@@ -38,8 +38,8 @@ from data_recipes.own_files import (
 )
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import MISSING, Made, Recipe, Record, Source, main
-from data_recipes.sizes import upright_size
 from rgpt.errors import InputError
+from rgpt.formats.size_claims import upright_size
 from rgpt.regions import RLE, Box, Mask, Polygon
 
 FORMATS = ("auto", "coco", "csv", "label-studio", "cvat")

@@ -27,8 +27,8 @@ from data_recipes.json_stream import open_data
 from data_recipes.objects import LabelledObject, ObjectWriter, add_object_arguments, object_writer
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import MISSING, Made, Recipe, Record, Source, main
-from data_recipes.sizes import upright_size
 from rgpt.errors import InputError
+from rgpt.formats.size_claims import upright_size
 
 VOCABULARY = "OpenImages"
 COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")

@@ -25,7 +25,6 @@ from typing import Any
 from tqdm import tqdm
 
 from data_recipes.detections import Detection
-from data_recipes.sizes import upright_size
 from data_recipes.token_lengths import histogram, length_counter, quantiles
 from rgpt import prompts
 from rgpt.data.sample_files import SampleFile
@@ -33,6 +32,7 @@ from rgpt.data.schema import Sample
 from rgpt.errors import InputError
 from rgpt.formats.jsonl import parse_line
 from rgpt.formats.llava import has_image_mark
+from rgpt.formats.size_claims import upright_size
 from rgpt.regions import Region
 
 BATCH = 64

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_recipes import coco_format, runner
-from data_recipes.sizes import upright_size
+from rgpt.formats.size_claims import upright_size
 
 
 @pytest.fixture
