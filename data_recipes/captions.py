@@ -12,7 +12,6 @@ record of its own. Blank captions are left out and counted.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import sys
@@ -22,10 +21,12 @@ from pathlib import Path
 from data_recipes.captioned import Captioned
 from data_recipes.coco_layout import PictureFiles
 from data_recipes.grouping import Buckets
-from data_recipes.json_stream import read_members
+from data_recipes.json_stream import open_data, read_members
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import Made, Recipe, Record, Source, main
 from rgpt.errors import InputError
+from rgpt.formats.paths import PictureFolder
+from rgpt.formats.tables import Row, read_rows
 
 NO_CAPTION = "picture without a caption"
 NO_FILE = "captions of a picture that is not in the file"
@@ -85,19 +86,23 @@ def table_rows(path: Path, images: Path, image_column: str, caption_column: str)
 
 
 def _rows(path: Path, images: Path, image_column: str, caption_column: str) -> Iterator[Record]:
-    with open(path, encoding="utf-8", newline="") as stream:
-        rows = csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
-        if missing := {image_column, caption_column} - set(rows.fieldnames or ()):
+    folder = PictureFolder(images)
+    with open_data(path) as stream:
+        # Captions from the web have quotes in all places, so they are read as best they can.
+        rows = read_rows(stream, str(path), (image_column, caption_column), strict=False)
+        header = next(rows, Row(1, [])).cells
+        if missing := [column for column in (image_column, caption_column) if column not in header]:
             raise InputError.about(
                 f"table {str(path)!r}",
-                f"the column {sorted(missing)[0]}",
-                f"columns {', '.join(rows.fieldnames or ()) or 'none'}"[:120],
+                f"the column {missing[0]}",
+                f"columns {', '.join(header) or 'none'}"[:120],
                 "name yours with --image-column and --caption-column",
             )
+        places = header.index(image_column), header.index(caption_column)
         for number, row in enumerate(rows, start=1):
-            name = row[image_column] or ""
-            image = str(images / name) if name else None
-            yield Record(str(number), image, keys_of_file(name) if name else (), [row[caption_column]])
+            name, caption = (row.cells[place] if place < len(row.cells) else "" for place in places)
+            image = str(folder.find(name) or folder.expected(name)) if name else None
+            yield Record(str(number), image, keys_of_file(name) if name else (), [caption])
 
 
 class _Converter:

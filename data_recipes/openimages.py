@@ -12,8 +12,6 @@ dropped. Boxes around groups (IsGroupOf) are left out.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import random
 import sys
@@ -28,6 +26,7 @@ from data_recipes.objects import LabelledObject, ObjectWriter, add_object_argume
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import MISSING, Made, Recipe, Record, Source, main
 from rgpt.errors import InputError
+from rgpt.formats import tables
 from rgpt.formats.size_claims import upright_size
 
 VOCABULARY = "OpenImages"
@@ -70,15 +69,15 @@ def open_source(options: argparse.Namespace, scratch: Path) -> Source:
 def read_class_names(path: Path) -> dict[str, str]:
     """Names by label, from lines such as "/m/01yrx,Cat"; the file has no header in V4 to V6 and one in V7."""
     with open_data(path) as stream:
-        rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+        rows = (row.cells for row in tables.read_rows(stream, str(path)))
         return {row[0]: row[1] for row in rows if len(row) >= 2 and row[0] != "LabelName"}
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """(picture's id, [label, XMin, XMax, YMin, YMax, IsGroupOf]) of every box. Raises InputError."""
     with open_data(path) as stream:
-        rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
-        header = next(rows, [])
+        rows = tables.read_rows(stream, str(path), COLUMNS)
+        header = next(rows, tables.Row(1, [])).cells
         if missing := [name for name in COLUMNS if name not in header]:
             raise InputError.about(
                 f"file {str(path)!r}",
@@ -88,11 +87,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
             )
         places = [header.index(name) for name in COLUMNS]
         group = header.index("IsGroupOf") if "IsGroupOf" in header else None
-        for row in rows:
-            if len(row) > max(places):
-                image, *values = (row[place] for place in places)
-                # Some exports write the file's name instead of the id.
-                yield image.removesuffix(".jpg"), [*values, row[group] if group is not None else ""]
+        for _, cells in rows:
+            row = cells + [""] * (len(header) - len(cells))
+            image, *values = (row[place] for place in places)
+            # Some exports write the file's name instead of the id.
+            yield image.removesuffix(".jpg"), [*values, row[group] if group is not None else ""]
 
 
 @dataclass(frozen=True)

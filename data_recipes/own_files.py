@@ -1,313 +1,268 @@
-"""Anybody's own annotations in other forms than COCO's: CSV, Label Studio's JSON, CVAT's XML.
+"""People's own files in other forms than COCO's: tables, Label Studio, CVAT, Pascal VOC, YOLO.
 
-Each reader yields one `OwnPicture` after the other with coordinates in pixels. XML and CSV list pictures
-one by one; Label Studio's file is a list of tasks.
+Readers (`rgpt.formats`) give pictures as the file has them, one by one. Here the pictures are found, what
+belongs to one is brought together, and its objects become regions of the upright picture. All of a file is
+read before the first sample is made, so that whatever cannot be read is refused before any work.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tqdm import tqdm
+
+from data_recipes import geometry
+from data_recipes.grouping import Buckets
 from data_recipes.json_stream import open_data, read_array
+from data_recipes.objects import LabelledObject, ObjectWriter
+from data_recipes.pictures import keys_of_file
+from data_recipes.runner import MISSING, Made, Record, Source
 from rgpt.errors import InputError
+from rgpt.formats import cvat, label_studio, tables, voc, yolo
+from rgpt.formats.annotated import AnnotatedObject, AnnotatedPicture, refuse, window_mask
+from rgpt.formats.paths import PictureFolder, holds_pictures
+from rgpt.formats.size_claims import (
+    ANOTHER_SIZE,
+    PictureHeader,
+    Placement,
+    Size,
+    Turns,
+    place,
+    read_header,
+)
+from rgpt.regions import RLE, Polygon
 
-COORDINATES = ("pixels", "fractions", "percent")
-Ring = list[tuple[float, float]]
+FORMATS = ("csv", "label-studio", "cvat", "voc", "yolo")
+NO_LABEL = "object without a label"
+AS_FRACTIONS = "numbers of the whole table are within 0 and 1: fractions"
+LIKE_FRACTIONS = "box within the first pixel (if it is a fraction: --coordinates)"
+BROKEN_MASK = "mask that cannot be read"
 
 
-@dataclass
-class OwnObject:
-    """A box [x1, y1, x2, y2], a polygon of one ring, or runs of a mask (see `mask`), with its label.
+def open_own_files(kind: str, options: argparse.Namespace, writer: ObjectWriter, scratch: Path) -> Source:
+    """The records of a file or folder in one of FORMATS.
 
-    mask: runs row by row, the first of zeros, within the window (left, top, width, height).
-    problem: why the object cannot be read; the rest is empty then.
+    Raises:
+        InputError: the folder of pictures is missing, the file cannot be read, or a picture is not found or
+            named by two (with --skip-missing-pictures, those not found are left out).
     """
+    found = _Found(options.images, options.skip_missing_pictures, exact=kind == "yolo")
+    path: Path = options.annotations
+    buckets = Buckets(scratch, path.stat().st_size if path.is_file() else 0)
+    for picture in _pictures(kind, options, found):
+        key = found.see(picture)
+        buckets.add_annotation(key, json.dumps(picture.to_json()))
+    unit = (options.coordinates or ("fractions" if found.largest <= 1 + yolo.SLACK else "pixels"))
+    convert = OwnConverter(writer, unit if kind == "csv" else None, options.coordinates is None)
+    decision = found.turns.decide()
 
-    label: str = ""
-    box: Sequence[float] | None = None
-    polygon: Ring | None = None
-    mask: tuple[list[int], tuple[int, int, int, int]] | None = None
-    caption: str = ""
-    problem: str = ""
-
-
-@dataclass
-class OwnPicture:
-    """A picture's file name, its size where the file says it, and its objects."""
-
-    name: str
-    size: tuple[int, int] | None = None
-    """(height, width)"""
-    objects: list[OwnObject] = field(default_factory=list)
-    unit: str = "pixels"
-    """One of COORDINATES: what the objects' numbers are."""
-
-
-# ------------------------------------------------------------------------------------------------------- CSV
-
-_PICTURE = ("image", "filename", "file_name", "image_path", "path", "imageid", "image_id", "img")
-_LABEL = ("label", "class", "name", "category", "labelname", "class_name", "category_name")
-_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
-_SIZED = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("bbox_x", "bbox_y", "bbox_w", "bbox_h"))
-_PICTURE_SIZE = (("image_width", "image_height"), ("img_width", "img_height"), ("width", "height"))
-
-
-def read_csv(path: Path, unit: str, caption_key: str | None) -> Iterator[OwnPicture]:
-    """One object a row, in any order; the caller brings rows of one picture together.
-
-    Columns are known by their usual names, in any case: the picture (image, filename, …), the label (label,
-    class, …), the box (x1 y1 x2 y2, xmin ymin xmax ymax, or x y w h). Beside corners, "width" and "height"
-    are the picture's size. A decimal comma is read as a point.
-
-    Raises InputError when a column is missing.
-    """
-    with open_data(path) as stream:
-        rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
-        header = [name.strip().lower() for name in next(rows, [])]
-        columns = _Columns.of(header, path, caption_key)
-        for row in rows:
-            if row:
-                yield columns.read(row, unit)
-
-
-@dataclass
-class _Columns:
-    """Where what stands in a row."""
-
-    picture: int
-    label: int | None
-    box: tuple[int, ...]
-    sized: bool
-    size: tuple[int, ...] | None
-    caption: int | None
-
-    @classmethod
-    def of(cls, header: list[str], path: Path, caption_key: str | None) -> _Columns:
-        picture = next((header.index(name) for name in _PICTURE if name in header), None)
-        label = next((header.index(name) for name in _LABEL if name in header), None)
-        caption = header.index(caption_key.lower()) if caption_key and caption_key.lower() in header else None
-        corners = next((names for names in _CORNERS if set(names) <= set(header)), None)
-        box = corners or next((names for names in _SIZED if set(names) <= set(header)), None)
-        missing = [
-            what
-            for what, found in (("a picture", picture), ("a box", box), ("a label", label))
-            if found is None and not (what == "a label" and caption is not None)
-        ]
-        if missing or picture is None or box is None:
-            raise InputError.about(
-                f"table {str(path)!r}",
-                f"columns for {' and '.join(missing)} (image, label, x1, y1, x2, y2 or x, y, w, h)",
-                f"the columns {', '.join(header)[:120] or 'none'}",
-                "rename them in the first line",
+    def records() -> Iterator[Record]:
+        for group in buckets.groups():
+            header, claim = found.headers.get(group.key), found.claims.get(group.key)
+            image = str(options.images / group.key)
+            yield Record(
+                group.key, image, keys_of_file(group.key), (header, claim, decision, group.annotations)
             )
-        size = next((pair for pair in _PICTURE_SIZE if set(pair) <= set(header) - set(box)), None)
-        return cls(
-            picture,
-            label,
-            tuple(header.index(name) for name in box),
-            corners is None,
-            tuple(header.index(name) for name in (size[1], size[0])) if size else None,
-            caption,
-        )
 
-    def read(self, row: list[str], unit: str) -> OwnPicture:
-        try:
-            numbers = [float(row[place].replace(",", ".")) for place in self.box]
-            if self.sized:
-                numbers[2:] = numbers[0] + numbers[2], numbers[1] + numbers[3]
-            item = OwnObject(row[self.label] if self.label is not None else "", numbers)
-            if self.caption is not None:
-                item.caption = row[self.caption]
-            height, width = (int(float(row[place])) for place in self.size) if self.size else (0, 0)
-        except (ValueError, IndexError, OverflowError):
-            name = row[self.picture] if self.picture < len(row) else ""
-            return OwnPicture(name, None, [OwnObject(problem="row with a missing or broken number")], unit)
-        size = (height, width) if height > 0 and width > 0 else None
-        return OwnPicture(row[self.picture], size, [item], unit)
+    return Source(records(), convert, options.form, {"format": kind})
 
 
-# ---------------------------------------------------------------------------------------------- Label Studio
-
-_SHAPES = {
-    "rectanglelabels": "rectanglelabels",
-    "rectangle": "",
-    "polygonlabels": "polygonlabels",
-    "polygon": "",
-}
-
-
-def read_label_studio(path: Path, caption_key: str | None) -> Iterator[OwnPicture]:
-    """Tasks of an export as "JSON" (not "JSON-MIN"): the first annotation that was not cancelled.
-
-    Numbers are percent of the picture. Rectangles may be turned and become polygons then. Brushes are not
-    read. With `caption_key`, a textarea of that name that belongs to a region is its description.
-
-    Raises InputError when the file is no list.
-    """
-    for task in read_array(path):
-        if not isinstance(task, Mapping):
-            continue
-        annotations = task.get("annotations") or task.get("completions") or []
-        kept = [item for item in annotations if isinstance(item, Mapping) and not item.get("was_cancelled")]
-        results = kept[0].get("result", []) if kept else []
-        data = task.get("data", {})
-        uploaded = next((value for value in data.values() if _is_picture(value)), "")
-        yield _studio_picture(uploaded, [r for r in results if isinstance(r, Mapping)], caption_key)
-
-
-def _is_picture(value: Any) -> bool:
-    return isinstance(value, str) and value.lower().rpartition(".")[2][:4] in (
-        "jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff",
-    )  # fmt: skip
-
-
-def _studio_picture(
-    address: str, results: Sequence[Mapping[str, Any]], caption_key: str | None
-) -> OwnPicture:
-    # "/data/local-files/?d=folder/a.jpg" and "/data/upload/3/0a1b2c3d-a.jpg" both end in the file's name.
-    picture = OwnPicture(address.rpartition("?d=")[2].rpartition("/")[2], unit="pixels")
-    texts = {
-        str(result.get("id")): " ".join(map(str, result.get("value", {}).get("text", [])))
-        for result in results
-        if caption_key and result.get("from_name") == caption_key and result.get("type") == "textarea"
-    }
-    for result in results:
-        kind, value = result.get("type"), result.get("value", {})
-        if kind not in _SHAPES:
-            if kind not in ("textarea", "choices", "labels", "relation", "taxonomy", "rating", "number"):
-                picture.objects.append(OwnObject(problem=f"{kind} is not read"))
-            continue
-        try:
-            width, height = int(result["original_width"]), int(result["original_height"])
-            item = _studio_object(kind, value, width, height)
-        except (KeyError, TypeError, ValueError, IndexError):
-            picture.objects.append(OwnObject(problem="result without its keys"))
-            continue
-        picture.size = (height, width)
-        item.caption = texts.get(str(result.get("id")), "")
-        picture.objects.append(item)
-    return picture
-
-
-def _studio_object(kind: str, value: Mapping[str, Any], width: int, height: int) -> OwnObject:
-    names = value.get(_SHAPES[kind]) or [""]
-    item = OwnObject(str(names[0]))
-    if "points" in value:
-        item.polygon = [(x * width / 100, y * height / 100) for x, y in value["points"]]
-        return item
-    x, y = value["x"] * width / 100, value["y"] * height / 100
-    w, h = value["width"] * width / 100, value["height"] * height / 100
-    if turn := float(value.get("rotation") or 0):
-        item.polygon = _turned(x, y, w, h, turn, (x, y))  # around its first corner
+def _pictures(kind: str, options: argparse.Namespace, found: _Found) -> Iterator[AnnotatedPicture]:
+    path, name = options.annotations, str(options.annotations)
+    if kind == "label-studio":
+        yield from label_studio.read_tasks(read_array(path), name, options.caption_key)
+    elif kind == "voc":
+        yield from _voc(path, options.one_based, found)
+    elif kind == "yolo":
+        names, folder = yolo.find_labels(path, options.images)
+        yield from tqdm(yolo.read_labels(folder, yolo.read_names(names)), "labels", delay=2, disable=None)
     else:
-        item.box = (x, y, x + w, y + h)
-    return item
+        read = tables.read_boxes if kind == "csv" else cvat.read_images
+        with open_data(path) as stream:
+            yield from read(stream, name, options.caption_key)
 
 
-def _turned(x: float, y: float, w: float, h: float, degrees: float, pivot: tuple[float, float]) -> Ring:
-    """The corners of a box turned clockwise (y points down) around `pivot`."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    corners = ((x, y), (x + w, y), (x + w, y + h), (x, y + h))
-    return [
-        (
-            pivot[0] + (cx - pivot[0]) * cos - (cy - pivot[1]) * sin,
-            pivot[1] + (cx - pivot[0]) * sin + (cy - pivot[1]) * cos,
-        )
-        for cx, cy in corners
-    ]
+def _voc(path: Path, one_based: bool, found: _Found) -> Iterator[AnnotatedPicture]:
+    """A file a picture; the folder of the file below `path` is that of the picture below its own."""
+    files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
+    root = path if path.is_dir() else path.parent
+    by_stem, files_of = PictureFolder(found.folder.root), dict[Path, Path]()
+    for file in tqdm(files, "annotations", delay=2, disable=None):
+        relative = file.relative_to(root)
+        with open(file, "rb") as stream:
+            picture = voc.read_annotation(stream, str(relative), one_based)
+        base = picture.name.replace("\\", "/").rpartition("/")[2]
+        own = relative.with_suffix("").as_posix()
+        picture.name = (relative.parent / base).as_posix() if base else own
+        image = found.find(picture.name)
+        # <filename> is often that of the file which the XML was copied from; then the XML's own name is right.
+        if image is None or image.stem != file.stem:
+            other = by_stem.find(own)
+            if image is not None and other is not None and other != image:
+                refuse(
+                    picture.place, "one picture", f"<filename> {base!r} and, by the file's name, {other.name!r}",
+                    "correct <filename>",
+                )  # fmt: skip
+            if image is None and other is not None:
+                image, picture.name = other, own
+        if image is not None and files_of.setdefault(image, relative) != relative:
+            refuse(picture.place, "a file a picture", f"{image.name!r} in {str(files_of[image])!r}, too")
+        yield picture
 
 
-# ------------------------------------------------------------------------------------------------------ CVAT
+class _Found:
+    """What is known of the pictures of one file, by their path below the folder."""
 
+    def __init__(self, images: Path, skip_missing: bool, exact: bool) -> None:
+        self.folder = PictureFolder(images)
+        self.turns = Turns()
+        self.headers: dict[str, PictureHeader] = {}
+        self.claims: dict[str, Size] = {}
+        self.largest = 0.0
+        """Of all corners of boxes."""
+        self._images = images
+        self._skip_missing, self._exact = skip_missing, exact
+        self._by_name: dict[str, Path | None] = {}
+        self._there: bool | None = None
 
-def read_cvat(path: Path, caption_key: str | None) -> Iterator[OwnPicture]:
-    """Pictures of an export "CVAT for images 1.1": boxes (turned ones, too), polygons and masks, in pixels.
+    def find(self, name: str) -> Path | None:
+        if name not in self._by_name:
+            path = self.folder.find(name)
+            if path is not None and self._exact:
+                # labels/val/a.txt says nothing about images/train/a.jpg.
+                parts = Path(name).parts
+                path = path if len(path.relative_to(self._images).parts) == len(parts) else None
+            self._by_name[name] = path
+        return self._by_name[name]
 
-    With `caption_key`, the attribute of that name is the description.
+    def _any_there(self) -> bool:
+        """Whether the pictures are not all still to come."""
+        if self._there is None:
+            self._there = holds_pictures(self._images)
+        return self._there
 
-    Raises InputError when the file is no such XML.
-    """
-    with open_data(path) as stream:
-        try:
-            for _, element in ElementTree.iterparse(_WithoutEntities(stream, path), events=("end",)):
-                if element.tag == "image":
-                    yield _cvat_picture(element, caption_key)
-                    element.clear()  # or the whole file stays in memory
-                elif element.tag == "track":
-                    raise InputError.about(
-                        f"file {str(path)!r}",
-                        "an export as CVAT for images",
-                        "one for video",
-                        "export it again as CVAT for images 1.1",
-                    )
-        except ElementTree.ParseError as error:
+    def see(self, picture: AnnotatedPicture) -> str:
+        """The picture's path below the folder. Raises InputError: see `open_own_files`."""
+        path = self.find(picture.name)
+        header = read_header(path) if path is not None else None
+        if header is None and not self._skip_missing and (path is not None or self._any_there()):
             raise InputError.about(
-                f"file {str(path)!r}", "whole XML", str(error), "export it again"
-            ) from error
+                f"{picture.place}, picture {picture.name!r}",
+                f"a picture in {str(self.folder.root)!r}",
+                "none of this name" if path is None else "a file that is no picture",
+                "check --images, or leave such records out with --skip-missing-pictures",
+            )
+        path = path or self.folder.expected(picture.name)
+        key = path.relative_to(self._images).as_posix() if path.is_relative_to(self._images) else str(path)
+        for item in picture.objects:
+            self.largest = max(self.largest, *map(abs, item.box or (0.0,)))
+        if picture.claim and self.claims.setdefault(key, picture.claim) != picture.claim:
+            refuse(picture.place, f"one size of {picture.name!r}", "another one than before")
+        if header is None:
+            return key
+        self.headers[key] = header
+        reach = [_reach(item) for item in picture.objects] if picture.unit == "pixels" else []
+        self.turns.see(picture.name, header, picture.claim, filter(None, reach))
+        return key
 
 
-class _WithoutEntities(io.RawIOBase):
-    """Refuses XML that declares entities: a kilobyte of them can unfold to gigabytes."""
-
-    def __init__(self, stream: Any, path: Path) -> None:
-        self._stream, self._path, self._tail = stream, path, b""
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._stream.read(size)
-        if b"<!ENTITY" in self._tail + data:
-            raise InputError.about(f"file {str(self._path)!r}", "plain XML", "<!ENTITY", "export it again")
-        self._tail = data[-8:]
-        return data
+def _reach(item: AnnotatedObject) -> tuple[float, float] | None:
+    """The largest x and y of an object in pixels."""
+    if item.mask is not None:
+        left, top, width, height = item.mask[1]
+        return left + width, top + height
+    corners, ring = item.in_pixels("pixels", (1, 1))
+    points = [*(ring or ()), *([corners[2:]] if corners else [])]
+    return (max(x for x, _ in points), max(y for _, y in points)) if points else None
 
 
-def _cvat_picture(image: ElementTree.Element, caption_key: str | None) -> OwnPicture:
-    picture = OwnPicture(image.get("name", ""))
-    try:
-        picture.size = int(image.get("height", "")), int(image.get("width", ""))
-    except ValueError:
-        picture.size = None
-    for shape in image:
+@dataclass(frozen=True)
+class OwnConverter:
+    """Turns the parts of one picture into samples or a detection.
+
+    Args:
+        unit: of numbers in a table, None for formats that say it.
+        told: the unit is what the table looks like, not what the person said.
+    """
+
+    writer: ObjectWriter
+    unit: str | None
+    told: bool
+
+    def __call__(self, record: Record, rng: random.Random) -> Made:
+        header, claim, decision, texts = record.content
+        parts = [AnnotatedPicture.from_json(json.loads(text)) for text in texts]
+        objects = [(item, self.unit or part.unit) for part in parts for item in part.objects]
+        made = Made(regions_read=len(objects))
+        if header is None and claim is None:
+            made.drop_region(MISSING, len(objects))
+            made.dropped = MISSING
+            return made
         try:
-            item = _cvat_object(shape)
-        except (ValueError, KeyError):
-            item = OwnObject(problem=f"{shape.tag} with a missing or broken number")
-        if caption_key:
-            found = (a.text for a in shape.iter("attribute") if a.get("name") == caption_key)
-            item.caption = next(found, None) or ""
-        picture.objects.append(item)
-    return picture
+            placement = place(header or PictureHeader(claim), claim, decision, record.id)
+        except InputError as error:
+            made.drop_region(ANOTHER_SIZE, len(objects))
+            made.dropped = ANOTHER_SIZE
+            made.repaired[f"refused: {error}"] += 1
+            return made
+        if placement.note:
+            made.repaired[placement.note] += 1
+        if self.unit == "fractions" and self.told:
+            made.repaired[AS_FRACTIONS] += len(objects)
+        labelled = (_labelled(item, unit, placement, made) for item, unit in objects)
+        return self.writer.write(record, placement.size, [item for item in labelled if item], rng, made)
 
 
-def _cvat_object(shape: ElementTree.Element) -> OwnObject:
-    item, get = OwnObject(shape.get("label", "")), shape.attrib
-    if shape.tag == "box":
-        x1, y1, x2, y2 = (float(get[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
-        if turn := float(get.get("rotation", "0")):
-            centre = ((x1 + x2) / 2, (y1 + y2) / 2)
-            item.polygon = _turned(x1, y1, x2 - x1, y2 - y1, turn, centre)  # around its centre
-        else:
-            item.box = (x1, y1, x2, y2)
-    elif shape.tag == "polygon":
-        pairs = (point.split(",") for point in get["points"].split(";") if point.strip())
-        item.polygon = [(float(x), float(y)) for x, y in pairs]
-    elif shape.tag == "mask":
-        window = (int(get["left"]), int(get["top"]), int(get["width"]), int(get["height"]))
-        item.mask = ([int(run) for run in get["rle"].split(",")], window)
-    else:
-        item.problem = f"{shape.tag} is not read"
-    return item
+def _labelled(item: AnnotatedObject, unit: str, placement: Placement, made: Made) -> LabelledObject | None:
+    caption = " ".join(item.caption.split())
+    label = item.label.strip() or caption
+    if item.problem or not label:
+        made.drop_region(item.problem or NO_LABEL)
+        return None
+    if item.mask is not None:
+        mask = _mask(item, placement)
+        if mask is None:
+            made.drop_region(BROKEN_MASK)
+            return None
+        return LabelledObject(mask.bounds(*placement.size), mask, label, caption)
+    corners, ring = item.in_pixels(unit, placement.frame)
+    placed = [placement.point(x, y) for x, y in ring or ()]
+    if corners is not None:
+        if unit == "pixels" and max(corners) <= 1:
+            made.drop_region(LIKE_FRACTIONS)
+            return None
+        corners = placement.box(*corners)
+    elif placed:
+        xs, ys = [x for x, _ in placed], [y for _, y in placed]
+        corners = min(xs), min(ys), max(xs), max(ys)
+    box = geometry.xyxy_box(corners, *placement.size, made)
+    if box is None:
+        return None
+    polygon = _polygon(placed, placement.size) if placed else None
+    if placed and polygon is None:
+        made.repaired[geometry.BOX_INSTEAD] += 1
+    return LabelledObject(box, polygon, label, caption)
 
 
-def merged(pictures: Iterable[OwnPicture]) -> OwnPicture:
-    """One picture of several parts of it."""
-    parts = list(pictures)
-    size = next((part.size for part in parts if part.size), None)
-    objects = [item for part in parts for item in part.objects]
-    return OwnPicture(parts[0].name, size, objects, parts[0].unit)
+def _mask(item: AnnotatedObject, placement: Placement) -> RLE | None:
+    mask = window_mask(*item.mask, placement.frame) if item.mask is not None else None
+    if mask is None:
+        return None
+    try:
+        return RLE.from_mask(placement.region(mask).to_mask(*placement.size))
+    except InputError:  # scaled to nothing
+        return None
+
+
+def _polygon(points: list[tuple[float, float]], size: Size) -> Polygon | None:
+    try:
+        polygon = Polygon(points)
+        polygon.check_inside(*size)
+    except InputError:
+        return None
+    return polygon
