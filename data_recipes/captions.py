@@ -20,11 +20,11 @@ from pathlib import Path
 
 from data_recipes.captioned import Captioned
 from data_recipes.coco_layout import PictureFiles
-from data_recipes.grouping import Buckets
-from data_recipes.json_stream import open_data, read_members
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import Made, Recipe, Record, Source, main
 from rgpt.errors import InputError
+from rgpt.formats.grouping import Buckets
+from rgpt.formats.json_stream import open_data, read_members
 from rgpt.formats.paths import PictureFolder
 from rgpt.formats.tables import Row, read_rows
 

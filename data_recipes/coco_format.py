@@ -20,12 +20,12 @@ import sys
 from pathlib import Path
 
 from data_recipes.coco_layout import CROWDS, LayoutConverter, PictureFiles, open_layout
-from data_recipes.json_stream import open_data
 from data_recipes.objects import add_object_arguments, object_writer
 from data_recipes.own_files import open_own_files
 from data_recipes.runner import Recipe, Source, main
 from rgpt.errors import InputError
 from rgpt.formats.annotated import UNITS
+from rgpt.formats.json_stream import open_data
 from rgpt.formats.yolo import LISTS_OF_NAMES
 
 FORMATS = ("auto", "coco", "csv", "label-studio", "cvat", "voc", "yolo")
@@ -33,15 +33,23 @@ FORMATS = ("auto", "coco", "csv", "label-studio", "cvat", "voc", "yolo")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--annotations", type=Path, required=True, metavar="FILE", help="your annotations; a folder of VOC or YOLO"
+        "--annotations",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="your annotations; a folder of VOC or YOLO",
     )
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
     parser.add_argument("--format", choices=FORMATS, default="auto", help="(default: auto)")
     parser.add_argument(
-        "--coordinates", choices=list(UNITS), help="of a table (default: pixels, or fractions if all are below 1)"
+        "--coordinates",
+        choices=list(UNITS),
+        help="of a table (default: pixels, or fractions if all are below 1)",
     )
     parser.add_argument(
-        "--one-based", action="store_true", help="VOC's first pixel is number 1: subtract it (default: as written)"
+        "--one-based",
+        action="store_true",
+        help="VOC's first pixel is number 1: subtract it (default: as written)",
     )
     parser.add_argument("--vocabulary", metavar="NAME", help="what the list of class names is called")
     parser.add_argument("--caption-key", metavar="KEY", help="where an object's description stands")
@@ -62,7 +70,9 @@ def format_of(path: Path) -> str:
             return "voc"
         if next(path.rglob("*.txt"), None):
             return "yolo"
-        raise InputError.about(f"annotations {str(path)!r}", "a folder of VOC's .xml or YOLO's .txt", "neither in it")
+        raise InputError.about(
+            f"annotations {str(path)!r}", "a folder of VOC's .xml or YOLO's .txt", "neither in it"
+        )
     endings = [suffix for suffix in path.suffixes if suffix not in (".gz", ".zip")]
     ending = endings[-1].lower() if endings else ""
     if ending in (".csv", ".tsv"):

@@ -1,6 +1,6 @@
 """Files in COCO's layout, of any size: pictures, annotations and categories in one object.
 
-Annotations stand in any order, so they are brought together on disk by picture (`data_recipes.grouping`).
+Annotations stand in any order, so they are brought together on disk by picture (`rgpt.formats.grouping`).
 A record's content is the picture and the JSON texts of its annotations; workers parse them.
 """
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from data_recipes import geometry
-from data_recipes.grouping import Buckets, Group
-from data_recipes.json_stream import read_members
 from data_recipes.objects import LabelledObject, ObjectWriter
 from data_recipes.pictures import coco_key, keys_of_file
 from data_recipes.runner import Made, Record
 from rgpt.errors import InputError
+from rgpt.formats.grouping import Buckets, Group
+from rgpt.formats.json_stream import read_members
 
 CROWD = "crowd"
 NO_PICTURE = "annotation of a picture that is not in the file"

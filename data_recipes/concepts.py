@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_recipes.captioned import Captioned
-from data_recipes.json_stream import read_records
 from rgpt.errors import InputError
 from rgpt.files import write_text
+from rgpt.formats.json_stream import read_records
 
 WORDS = re.compile(r"[a-z]+(?:-[a-z]+)*|[.,;:!?]", re.IGNORECASE)
 _GRAMMAR = """

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from data_recipes.coco_layout import file_name_of, file_of_coco_url
-from data_recipes.json_stream import read_members, read_records
 from data_recipes.pictures import coco_key, keys_of_file, visual_genome_key
 from data_recipes.visual_genome import read_image_data, read_split
 from rgpt.errors import InputError
 from rgpt.files import write_text
+from rgpt.formats.json_stream import read_members, read_records
 from rgpt.formats.plain_pickle import read_plain_pickle
 
 PICTURE_KEYS = ("image", "image_path", "image_name", "img_path", "file_name", "filename")

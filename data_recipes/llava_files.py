@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_recipes.json_stream import read_records
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import Made, Record, Source
 from rgpt.data.schema import QuestionAnswer, Sample
+from rgpt.formats.json_stream import read_records
 from rgpt.formats.llava import Unusable, picture_name, read_llava
 
 

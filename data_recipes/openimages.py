@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_recipes.geometry import xyxy_box
-from data_recipes.grouping import Buckets
-from data_recipes.json_stream import open_data
 from data_recipes.objects import LabelledObject, ObjectWriter, add_object_arguments, object_writer
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import MISSING, Made, Recipe, Record, Source, main
 from rgpt.errors import InputError
 from rgpt.formats import tables
+from rgpt.formats.grouping import Buckets
+from rgpt.formats.json_stream import open_data
 from rgpt.formats.size_claims import upright_size
 
 VOCABULARY = "OpenImages"

@@ -67,6 +67,7 @@ class Report:
     `read` counts the source's records (a picture with its annotations, a conversation) and equals
     `records_kept` and all of `dropped`; `kept` counts samples, of which a record may give several.
     `regions_read` and `regions_dropped` count the source's regions, `regions` those in the samples.
+    `pictures` counts records by whether their picture is there.
     """
 
     recipe: str
@@ -80,6 +81,7 @@ class Report:
     regions_read: int = 0
     regions_dropped: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    pictures: Counter[bool] = field(default_factory=Counter)
     facts: dict[str, Any] = field(default_factory=dict)
     turns: int = 0
     words: int = 0
@@ -110,6 +112,7 @@ class Report:
             "regions_read": self.regions_read,
             "regions_dropped": dict(sorted(self.regions_dropped.items())),
             "repaired": dict(sorted(self.repaired.items())),
+            "pictures_missing": self.pictures[False],
             "regions": self.regions,
             "turns": self.turns,
             "words": self.words,

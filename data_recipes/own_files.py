@@ -17,14 +17,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_recipes import geometry
-from data_recipes.grouping import Buckets
-from data_recipes.json_stream import open_data, read_array
 from data_recipes.objects import LabelledObject, ObjectWriter
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import MISSING, Made, Record, Source
 from rgpt.errors import InputError
 from rgpt.formats import cvat, label_studio, tables, voc, yolo
 from rgpt.formats.annotated import AnnotatedObject, AnnotatedPicture, refuse, window_mask
+from rgpt.formats.grouping import Buckets
+from rgpt.formats.json_stream import open_data, read_array
 from rgpt.formats.paths import PictureFolder, holds_pictures
 from rgpt.formats.size_claims import (
     ANOTHER_SIZE,
@@ -57,7 +57,7 @@ def open_own_files(kind: str, options: argparse.Namespace, writer: ObjectWriter,
     for picture in _pictures(kind, options, found):
         key = found.see(picture)
         buckets.add_annotation(key, json.dumps(picture.to_json()))
-    unit = (options.coordinates or ("fractions" if found.largest <= 1 + yolo.SLACK else "pixels"))
+    unit = options.coordinates or ("fractions" if found.largest <= 1 + yolo.SLACK else "pixels")
     convert = OwnConverter(writer, unit if kind == "csv" else None, options.coordinates is None)
     decision = found.turns.decide()
 

@@ -30,12 +30,15 @@ from data_recipes.output import Report, Reservoir, contact_sheet, new_folder, st
 from data_recipes.pictures import read_keys
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
+from rgpt.formats.paths import check_folder, holds_pictures
 
 BATCH = 32
 """Records that travel to a worker at once."""
 EXCLUDED = "in --exclude-images"
 MISSING = "picture file is missing"
 REFUSED = "refused by the sample type"
+REFUSED_FIRST = "refused: "
+"""Begins the one example of these that a report shows."""
 
 
 Item = Sample | Detection | Captioned
@@ -71,6 +74,8 @@ class Made:
     regions_read: int = 0
     regions_dropped: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    picture: bool | None = None
+    """Whether the record's picture is there; None for text alone, and where nobody looked."""
 
     def add(self, sample: Item, *tasks: str) -> None:
         """One more sample, with the task of every turn."""
@@ -145,14 +150,19 @@ class Worker:
     def _one(self, record: Record) -> Written:
         if not self.excluded.isdisjoint(record.keys):
             return Written([], Made(dropped=EXCLUDED))
-        if self.skip_missing and record.image is not None and not Path(record.image).is_file():
-            return Written([], Made(dropped=MISSING))
+        there = None if record.image is None else Path(record.image).is_file()
+        if self.skip_missing and there is False:
+            return Written([], Made(dropped=MISSING, picture=False))
         try:
             made = self.convert(record, random.Random(f"{self.seed} {record.id}"))
             lines = [_line(*pair, self.folder) for pair in zip(made.samples, made.tasks, strict=True)]
         except InputError as error:
             # Nothing a data set contains may end a run of hours; the first one is shown in the report.
-            return Written([], Made(dropped=REFUSED, repaired=Counter({f"refused: {error}"[:300]: 1})))
+            made = Made(
+                dropped=REFUSED, repaired=Counter({f"{REFUSED_FIRST}{error}"[:300]: 1}), picture=there
+            )
+            return Written([], made)
+        made.picture = there
         made.samples = []  # the lines travel back, not the objects
         return Written(lines, made)
 
@@ -171,13 +181,17 @@ def run(recipe: Recipe, options: argparse.Namespace) -> Report:
     """Write the data set into the new folder `options.out`.
 
     Raises:
-        InputError: for options that cannot be, a source that cannot be read, a folder that is not empty, and
-            a run that kept nothing. Nothing is left behind then.
+        InputError: for options that cannot be, a source that cannot be read, a folder that is not empty, a
+            folder of pictures that is missing or holds none of them (it may be empty, while they are still to
+            come), and a run that kept nothing. Nothing is left behind then.
     """
     for name, least in (("seed", 0), ("workers", 1), ("limit", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError.about(f"--{name}", f"at least {least}", str(value), "give a larger number")
+    images = getattr(options, "images", None)
+    if images:
+        check_folder(images)
     excluded = read_keys(options.exclude_images)
     shown = {key: _plain(value) for key, value in vars(options).items() if key not in ("out", "workers")}
     report = Report(recipe.name, shown)
@@ -198,6 +212,14 @@ def run(recipe: Recipe, options: argparse.Namespace) -> Report:
             report.facts = source.facts if options.limit is None else known
         if not report.kept:
             raise _kept_nothing(recipe.name, report)
+        missing = report.pictures[False]
+        if images and missing and not report.pictures[True] and holds_pictures(images):
+            raise InputError.about(
+                f"--images {str(images)!r}",
+                f"the pictures of {recipe.name}",
+                f"none of {missing}, such as {_picture_of(chosen.samples[0])!r}",
+                "name the folder they lie in",
+            )
         contact_sheet([_shown(line, folder) for line in chosen.samples]).save(folder / "contact_sheet.png")
         report.write(folder / "report.json")
     return report
@@ -230,10 +252,12 @@ def _count(report: Report, lines: Sequence[Line], made: Made) -> None:
     report.words += sum(line.words for line in lines)
     for line in lines:
         report.tasks.update(line.tasks)
+    if made.picture is not None:
+        report.pictures[made.picture] += 1
     report.regions_read += made.regions_read
     report.regions_dropped.update(made.regions_dropped)
     for reason, count in made.repaired.items():
-        if reason.startswith("refused: ") and any(other.startswith("refused: ") for other in report.repaired):
+        if reason.startswith(REFUSED_FIRST) and any(k.startswith(REFUSED_FIRST) for k in report.repaired):
             continue  # one example is enough, and their number is in `dropped`
         report.repaired[reason] += count
 
@@ -288,6 +312,10 @@ def _shown(line: str, folder: Path) -> Sample:
         if key in value:
             return kind.from_json(value, folder).as_sample()
     return Sample.from_json(value, folder)
+
+
+def _picture_of(line: str) -> str:
+    return Path(json.loads(line)["image"] or "").name
 
 
 def _plain(value: Any) -> Any:
@@ -348,9 +376,21 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted: nothing was written.", file=sys.stderr)
         return 130
-    dropped = sum(report.dropped.values())
-    print(
-        f"{report.kept} samples with {report.regions} regions from {report.read} records "
-        f"({dropped} dropped) are in {options.out}"
-    )
+    print(closing_line(report, options.out))
     return 0
+
+
+def closing_line(report: Report, out: Path) -> str:
+    """What was made, and what of records and regions was not, with the reasons."""
+    line = f"{report.kept} samples with {report.regions} regions from {report.read} records are in {out}"
+    missing = report.pictures[False]
+    parts = [f"{missing} pictures are not there yet"] if missing else []
+    for what, counts in (
+        ("records dropped", report.dropped),
+        ("regions dropped", report.regions_dropped),
+        ("mended", Counter({k: n for k, n in report.repaired.items() if not k.startswith(REFUSED_FIRST)})),
+    ):
+        if total := sum(counts.values()):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+            parts.append(f"{total} {what}: {reasons}")
+    return "; ".join([line, *parts])

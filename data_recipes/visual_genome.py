@@ -24,12 +24,12 @@ from typing import Any
 from data_recipes import conversations
 from data_recipes.conversations import clean, unusable
 from data_recipes.geometry import xywh_box
-from data_recipes.json_stream import read_array
 from data_recipes.objects import TURNS, positive
 from data_recipes.pictures import coco_key, visual_genome_key
 from data_recipes.runner import Made, Recipe, Record, Source, main
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
+from rgpt.formats.json_stream import read_array
 from rgpt.regions import Box
 
 TASKS = ("regions", "objects", "relationships")

@@ -91,9 +91,7 @@ class AnnotatedPicture:
         return cls(**{**value, "claim": claim, "objects": [AnnotatedObject(**o) for o in value["objects"]]})
 
 
-def window_mask(
-    runs: Sequence[int], window: tuple[int, int, int, int], size: tuple[int, int]
-) -> RLE | None:
+def window_mask(runs: Sequence[int], window: tuple[int, int, int, int], size: tuple[int, int]) -> RLE | None:
     """The mask of `AnnotatedObject.mask` in a picture of `size` = (height, width).
 
     None where runs and window contradict each other, reach out of the picture, or mark nothing.
@@ -133,7 +131,9 @@ def number(value: Any, place: str) -> float:
     return result
 
 
-def refuse(place: str, expected: str, actual: str, fix: str = "correct it or leave the object out") -> NoReturn:
+def refuse(
+    place: str, expected: str, actual: str, fix: str = "correct it or leave the object out"
+) -> NoReturn:
     raise InputError.about(place, expected, actual, fix)
 
 

@@ -72,7 +72,9 @@ def _object(shape: ElementTree.Element, place: str) -> AnnotatedObject:
         item.box, item.around = (x1, y1, x2, y2), "centre"
         item.turn = number(get("rotation", "0"), f"{place}, rotation")
     elif shape.tag == "polygon":
-        item.polygon = [_point(pair, f"{place}, points") for pair in get("points", "").split(";") if pair.strip()]
+        item.polygon = [
+            _point(pair, f"{place}, points") for pair in get("points", "").split(";") if pair.strip()
+        ]
         if len(item.polygon) < 3:
             item.problem = "polygon of fewer than three points"
     elif shape.tag == "mask":

@@ -16,7 +16,12 @@ from rgpt.formats.annotated import AnnotatedObject, AnnotatedPicture, number, re
 from rgpt.formats.paths import ENDINGS
 from rgpt.formats.size_claims import claimed_size
 
-_SHAPES = {"rectanglelabels": "rectangle", "rectangle": "rectangle", "polygonlabels": "polygon", "polygon": "polygon"}
+_SHAPES = {
+    "rectanglelabels": "rectangle",
+    "rectangle": "rectangle",
+    "polygonlabels": "polygon",
+    "polygon": "polygon",
+}
 _NO_SHAPES = (
     "textarea", "choices", "labels", "relation", "taxonomy", "rating", "number", "datetime", "pairwise",
 )  # fmt: skip
@@ -48,7 +53,9 @@ def read_tasks(tasks: Iterable[Any], name: str, caption_key: str | None = None) 
 
 def _flat_results(value: Any) -> bool:
     """JSON-MIN lists values where the export has annotations with results."""
-    return isinstance(value, list) and any(isinstance(item, Mapping) and "original_width" in item for item in value)
+    return isinstance(value, list) and any(
+        isinstance(item, Mapping) and "original_width" in item for item in value
+    )
 
 
 def _kind(value: Any) -> str:
@@ -65,7 +72,9 @@ def _pictures(task: Mapping[str, Any], place: str, caption_key: str | None) -> I
         refuse(f"{place}, result", "a list of objects", repr(results)[:40], "export it again")
     said = _Said(results, caption_key)
     addresses = _addresses(task["data"])
-    pictures = {address: AnnotatedPicture(address, unit="percent", place=place) for address in addresses.values()}
+    pictures = {
+        address: AnnotatedPicture(address, unit="percent", place=place) for address in addresses.values()
+    }
     for count, result in enumerate(results, start=1):
         kind, where = str(result.get("type")), f"{place}, result {count}"
         if kind in _NO_SHAPES:
@@ -82,7 +91,9 @@ def _pictures(task: Mapping[str, Any], place: str, caption_key: str | None) -> I
         picture.objects.append(_object(result, _SHAPES[kind], said, where))
     for picture in pictures.values():
         if picture.name.startswith("data:"):
-            refuse(f"{place}, data", "the name of a picture's file", "the picture itself", "save it as a file")
+            refuse(
+                f"{place}, data", "the name of a picture's file", "the picture itself", "save it as a file"
+            )
         yield picture
 
 

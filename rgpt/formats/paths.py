@@ -49,6 +49,20 @@ def readings(spelling: str) -> list[str]:
     return [path for path in found if path]
 
 
+def check_folder(path: Path) -> None:
+    """Raises InputError when there is no such folder of pictures."""
+    if not path.is_dir():
+        actual = "a file" if path.exists() else "nothing at this path"
+        raise InputError.about(
+            f"pictures {str(path)!r}", "a folder", actual, "name the folder the pictures lie in"
+        )
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether there is a picture, by its ending, anywhere below."""
+    return any(name.lower().endswith(ENDINGS) for _, _, names in os.walk(folder) for name in names)
+
+
 class PictureFolder:
     """The pictures of one annotation file, below `root`.
 
@@ -57,11 +71,7 @@ class PictureFolder:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        if not self.root.is_dir():
-            actual = "a file" if self.root.exists() else "nothing at this path"
-            raise InputError.about(
-                f"pictures {str(root)!r}", "a folder", actual, "name the folder the pictures lie in"
-            )
+        check_folder(self.root)
         self._spelled: dict[int, int] = {}
         self._approximate: dict[Path, str] = {}
 

@@ -39,7 +39,9 @@ class Row(NamedTuple):
     cells: list[str]
 
 
-def read_rows(stream: BinaryIO, name: str, wanted: Collection[str] = (), strict: bool = True) -> Iterator[Row]:
+def read_rows(
+    stream: BinaryIO, name: str, wanted: Collection[str] = (), strict: bool = True
+) -> Iterator[Row]:
     """Every row that is not blank, the header first; memory does not grow with the file.
 
     Args:
@@ -176,7 +178,9 @@ class _Columns:
             )
         for key in (picture, label, *box):
             if keys.count(key or "") > 1:
-                refuse(f"table {table!r}, row 1", f"one column {key!r}", str(keys.count(key or "")), "rename one")
+                refuse(
+                    f"table {table!r}, row 1", f"one column {key!r}", str(keys.count(key or "")), "rename one"
+                )
         size = next((pair for pair in _PICTURE_SIZE if set(pair) <= set(keys) - set(box)), None)
         return cls(
             table=table,
@@ -192,7 +196,9 @@ class _Columns:
     def read(self, row: Row) -> AnnotatedPicture:
         place, cells = f"table {self.table!r}, row {row.number}", row.cells
         if any(cell.strip() for cell in cells[self.count :]):
-            refuse(place, f"{self.count} values, as the first row has", str(len(cells)), "quote what has commas")
+            refuse(
+                place, f"{self.count} values, as the first row has", str(len(cells)), "quote what has commas"
+            )
         cells = cells + [""] * (self.count - len(cells))
         name = cells[self.picture].strip()
         label = cells[self.label].strip() if self.label is not None else ""

@@ -28,7 +28,9 @@ def read_annotation(stream: BinaryIO, name: str, one_based: bool = False) -> Ann
     for element in read_elements(stream, name):
         root = element
     if root is None or root.tag != "annotation":
-        refuse(thing, "Pascal VOC's <annotation>", f"<{root.tag if root is not None else ''}>", "check --format")
+        refuse(
+            thing, "Pascal VOC's <annotation>", f"<{root.tag if root is not None else ''}>", "check --format"
+        )
     path = _text(root, "path").replace("\\", "/")
     picture = AnnotatedPicture(
         _text(root, "filename") or path.rpartition("/")[2],

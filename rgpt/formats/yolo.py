@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 from rgpt.errors import InputError
 from rgpt.formats.annotated import AnnotatedObject, AnnotatedPicture, number, refuse
 
-LISTS_OF_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "predefined_classes.txt")
+LISTS_OF_NAMES = (
+    "data.yaml",
+    "data.yml",
+    "dataset.yaml",
+    "classes.txt",
+    "obj.names",
+    "predefined_classes.txt",
+)
 _LISTS = re.compile(r"(train|val|valid|test|labels|requirements|readme.*)\.txt$", re.IGNORECASE)
 """Texts beside pictures that hold no labels."""
 SLACK = 0.01
@@ -44,7 +51,12 @@ def find_labels(annotations: Path, images: Path) -> tuple[Path, Path]:
         places = [place / name for place in (folder, folder.parent) for name in LISTS_OF_NAMES]
         found = next((path for path in places if path.is_file()), None)
         if found is None:
-            refuse(f"labels {str(annotations)!r}", "class names beside them", "none", "add data.yaml or classes.txt")
+            refuse(
+                f"labels {str(annotations)!r}",
+                "class names beside them",
+                "none",
+                "add data.yaml or classes.txt",
+            )
         names = found
     beside = _beside(images)
     places = [folder / "labels", folder] if annotations.is_dir() else [folder / "labels", images, folder]
@@ -76,7 +88,9 @@ def label_files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.rglob("*.txt") if path.name not in LISTS_OF_NAMES)
     if folder.name.lower() == "labels" or folder.parent.name.lower() == "labels":
         return files
-    inside = [path for path in files if "labels" in (part.lower() for part in path.relative_to(folder).parts[:-1])]
+    inside = [
+        path for path in files if "labels" in (part.lower() for part in path.relative_to(folder).parts[:-1])
+    ]
     return inside or [path for path in files if not _LISTS.match(path.name)]
 
 
@@ -110,7 +124,12 @@ def _names_of_yaml(value: Any, thing: str) -> Names:
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, Mapping) or not names:
-        refuse(f"{thing}, names", "a list, or names by number", repr(names)[:40], "write the classes' names there")
+        refuse(
+            f"{thing}, names",
+            "a list, or names by number",
+            repr(names)[:40],
+            "write the classes' names there",
+        )
     try:
         return Names({int(key): str(name) for key, name in names.items()}, "kpt_shape" in value)
     except (TypeError, ValueError):
@@ -154,7 +173,9 @@ def _object(fields: list[str], names: Names, place: str) -> AnnotatedObject:
         values = values[:4]
     box = len(values) == 4
     if not box and (len(values) < 6 or len(values) % 2):
-        refuse(place, "4 numbers of a box or 6, 8, … of an outline behind the class", f"{len(values)} numbers")
+        refuse(
+            place, "4 numbers of a box or 6, 8, … of an outline behind the class", f"{len(values)} numbers"
+        )
     parts = ("x", "y", "width", "height") if box else [f"number {n + 2}" for n in range(len(values))]
     read = [number(text, f"{place}, {part}") for text, part in zip(values, parts, strict=True)]
     for part, value in zip(parts, read, strict=True):

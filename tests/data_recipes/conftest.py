@@ -55,18 +55,25 @@ def read_output(folder: Path) -> Output:
 
 
 @pytest.fixture
-def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Output]:
+def convert(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Output]:
     """convert("coco", "--annotations", path, …): runs `python -m data_recipes.coco` in this process.
 
     Contact sheets show two samples: drawing 24 would take most of the tests' time.
     """
     runs = iter(range(1000))
+    outputs = tmp_path_factory.mktemp("out")
     monkeypatch.setattr(runner, "contact_sheet", lambda samples: output.contact_sheet(samples[:2]))
 
     def run(name: str, *arguments: object) -> Output:
         recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
-        out = tmp_path / f"out-{name}-{next(runs)}"
-        assert runner.main(recipe, [*map(str, arguments), "--out", str(out)]) == 0
+        out = outputs / f"{name}-{next(runs)}"
+        given = [*map(str, arguments)]
+        if "--images" in given and not Path(images := given[given.index("--images") + 1]).is_dir():
+            given[given.index(images)] = str(tmp_path / images)  # the pictures are still to come
+            (tmp_path / images).mkdir(parents=True, exist_ok=True)
+        assert runner.main(recipe, [*given, "--out", str(out)]) == 0
         return read_output(out)
 
     return run

@@ -163,7 +163,7 @@ def test_what_is_wrong_with_an_annotation_is_counted(
 def test_buckets_lose_nothing(convert, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--annotations", shared_data / COCO, "--images", "x")
     whole = convert("coco", *arguments)
-    monkeypatch.setattr("data_recipes.grouping.BUCKET_BYTES", 50_000)
+    monkeypatch.setattr("rgpt.formats.grouping.BUCKET_BYTES", 50_000)
     parts = convert("coco", *arguments)
     assert {sample.id: sample.turns for sample in whole.samples} == {s.id: s.turns for s in parts.samples}
     assert [s.id for s in whole.samples] != [s.id for s in parts.samples]

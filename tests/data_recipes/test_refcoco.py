@@ -163,7 +163,7 @@ def test_splits_are_the_official_ones(convert, tmp_path: Path, split: str, regio
 
 def test_names_of_2017_and_the_guard(convert, tmp_path: Path, capsys) -> None:
     folder = crowded(tmp_path)
-    arguments = ["--folder", folder, "--refs", "unc", "--images", "x", "--split", "test"]
+    arguments = ["--folder", folder, "--refs", "unc", "--images", tmp_path, "--split", "test"]
     out = convert("refcoco", *arguments, "--name-2017")
     assert {s.image.name for s in out.samples} == {"000000000007.jpg"}
     (tmp_path / "eval.txt").write_text("train2017/000000000007.jpg\n")

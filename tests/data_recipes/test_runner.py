@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from data_recipes import runner
-from data_recipes.grouping import Buckets
 from data_recipes.runner import Made, Recipe, Record, Source
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.errors import InputError
+from rgpt.formats.grouping import Buckets
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,6 @@ def test_a_report_adds_up() -> None:
     report.keep(Sample("a", None, (), (("one two", "three"),)))
     assert report.to_json() | {"wall_seconds": 0} == {
         "recipe": "any", "options": {}, "read": 3, "records_kept": 1, "dropped": {"no picture": 2}, "kept": 1,
-        "regions_read": 0, "regions_dropped": {}, "repaired": {},
+        "regions_read": 0, "regions_dropped": {}, "repaired": {}, "pictures_missing": 0,
         "regions": 0, "turns": 1, "words": 3, "tasks": {}, "facts": {}, "wall_seconds": 0,
     }  # fmt: skip

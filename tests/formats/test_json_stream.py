@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_recipes import json_stream
-from data_recipes.json_stream import open_data, read_array, read_members, read_records
 from rgpt.errors import InputError
+from rgpt.formats import json_stream
+from rgpt.formats.json_stream import open_data, read_array, read_members, read_records
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
