@@ -2,9 +2,10 @@
 
 The format is told by the file's ending and beginning (.csv, .tsv: a table; .xml: CVAT or VOC; a JSON list:
 Label Studio; a JSON object: COCO; .yaml or classes.txt: YOLO), by what a folder holds, or by --format. Give
---vocabulary "My Parts" to train answers of a closed list of names, with the guide sentence "Answer the question
-using My Parts category names."; without it names are asked for freely. With --caption-key, objects that carry a
-text of that name (a key of the annotation, a column, an attribute, a textarea) become descriptions instead.
+--vocabulary "My Parts" to train answers of a closed list of names, with the guide sentence "Answer the
+question using My Parts category names."; without it names are asked for freely. With --caption-key, objects
+that carry a text of that name (a key of the annotation, a column, an attribute, a textarea) become
+descriptions instead.
 
     python -m data_recipes.coco_format --annotations instances.json --images pictures --out DIR
     python -m data_recipes.coco_format --annotations boxes.csv --images pictures --out DIR
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def format_of(path: Path) -> str:
-    """One of FORMATS: by the ending of a file, then its beginning; by what a folder holds. Raises InputError."""
+    """One of FORMATS: by a file's ending, then its beginning; by what a folder holds. Raises InputError."""
     if path.is_dir():
         if next(path.rglob("*.xml"), None):
             return "voc"

@@ -100,14 +100,16 @@ def _voc(path: Path, one_based: bool, found: _Found) -> Iterator[AnnotatedPictur
         own = relative.with_suffix("").as_posix()
         picture.name = (relative.parent / base).as_posix() if base else own
         image = found.find(picture.name)
-        # <filename> is often that of the file which the XML was copied from; then the XML's own name is right.
+        # <filename> is often that of the file which the XML was copied from: then its own name is right.
         if image is None or image.stem != file.stem:
             other = by_stem.find(own)
             if image is not None and other is not None and other != image:
                 refuse(
-                    picture.place, "one picture", f"<filename> {base!r} and, by the file's name, {other.name!r}",
+                    picture.place,
+                    "one picture",
+                    f"<filename> {base!r} and, by the file's own name, {other.name!r}",
                     "correct <filename>",
-                )  # fmt: skip
+                )
             if image is None and other is not None:
                 image, picture.name = other, own
         if image is not None and files_of.setdefault(image, relative) != relative:

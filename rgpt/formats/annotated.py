@@ -139,7 +139,7 @@ def refuse(
 
 def _turned(corners: Ring, degrees: float, pivot: tuple[float, float]) -> Ring:
     """Points turned clockwise (y points down) around `pivot`."""
-    quarter = {0: (1.0, 0.0), 90: (0.0, 1.0), 180: (-1.0, 0.0), 270: (0.0, -1.0)}
+    quarter: dict[float, tuple[float, float]] = {90: (0.0, 1.0), 180: (-1.0, 0.0), 270: (0.0, -1.0)}
     angle = math.radians(degrees)
     cos, sin = quarter.get(degrees % 360, (math.cos(angle), math.sin(angle)))  # exact where it can be
     return [

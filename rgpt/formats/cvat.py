@@ -32,7 +32,7 @@ def read_images(stream: BinaryIO, name: str, caption_key: str | None = None) -> 
             if tasks.setdefault(picture.name, task) != task:
                 refuse(
                     f"file {name!r}, picture {picture.name!r}", "it in one task",
-                    f"it in the tasks {tasks[picture.name]} and {task}", "export every task into its own file",
+                    f"it in the tasks {tasks[picture.name]} and {task}", "export each task into a file",
                 )  # fmt: skip
             yield picture
             element.clear()  # or the whole file stays in memory

@@ -66,7 +66,7 @@ def _pictures(task: Mapping[str, Any], place: str, caption_key: str | None) -> I
     annotations = task.get("annotations") or task.get("completions") or []
     if not isinstance(annotations, list) or not all(isinstance(item, Mapping) for item in annotations):
         refuse(f"{place}, annotations", "a list of objects", repr(annotations)[:40], "export it again")
-    kept = next((item for item in annotations if not item.get("was_cancelled")), {})
+    kept: Mapping[str, Any] = next((item for item in annotations if not item.get("was_cancelled")), {})
     results = kept.get("result") or []
     if not isinstance(results, list) or not all(isinstance(result, Mapping) for result in results):
         refuse(f"{place}, result", "a list of objects", repr(results)[:40], "export it again")
@@ -139,7 +139,7 @@ def _object(result: Mapping[str, Any], shape: str, said: _Said, where: str) -> A
     return item
 
 
-# ----------------------------------------------------------------------------------- which picture it belongs to
+# ------------------------------------------------------------------------------ which picture it belongs to
 
 
 def _addresses(data: Mapping[str, Any]) -> dict[str, str]:
@@ -174,9 +174,11 @@ def _address_of(
         found = found[index] if right else None
     if not isinstance(found, str) or not found.strip():
         refuse(
-            f"{where}, to_name", f"one of the data's pictures ({', '.join(addresses) or 'none'})", repr(named)[:40],
+            f"{where}, to_name",
+            f"one of the data's pictures ({', '.join(addresses) or 'none'})",
+            repr(named)[:40],
             "give the <Image> the name of its data",
-        )  # fmt: skip
+        )
     return found
 
 

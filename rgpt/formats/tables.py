@@ -1,7 +1,7 @@
 """Tables of text (CSV, TSV): rows as spreadsheets and scripts write them, and boxes in such rows.
 
-A spreadsheet's "CSV" is separated by semicolons where numbers have a decimal comma, by tabs in "Unicode text",
-and is UTF-16 there. What separates is told by the first row, the encoding by the mark at the file's beginning;
+A spreadsheet's "CSV" is separated by semicolons where numbers have a decimal comma; its "Unicode text" is
+UTF-16 with tabs. What separates is told by the first row, the encoding by the mark at the file's beginning;
 without a mark it is UTF-8 or refused, since no other encoding can be told from the bytes.
 """
 
@@ -97,7 +97,8 @@ def _lines(stream: BinaryIO, thing: str) -> Iterator[str]:
             refuse(thing, "text", "zero bytes", "save it as UTF-8")
         # Escaped, a byte that is not UTF-8 is found in its row; the decoder itself reads far ahead.
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-        for row, line in enumerate(io.TextIOWrapper(buffered, encoding, errors, newline=""), start=1):
+        for line in io.TextIOWrapper(buffered, encoding, errors, newline=""):
+            row += 1
             if not line.isascii():
                 line.encode("utf-8")
             yield line
