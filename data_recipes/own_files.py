@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data_recipes import geometry
 from data_recipes.objects import LabelledObject, ObjectWriter
 from data_recipes.pictures import keys_of_file
-from data_recipes.runner import MISSING, Made, Record, Source
+from data_recipes.runner import MISSING, REFUSED_FIRST, Made, Record, Source
 from rgpt.errors import InputError
 from rgpt.formats import cvat, label_studio, tables, voc, yolo
 from rgpt.formats.annotated import AnnotatedObject, AnnotatedPicture, refuse, window_mask
@@ -210,7 +210,7 @@ class OwnConverter:
         except InputError as error:
             made.drop_region(ANOTHER_SIZE, len(objects))
             made.dropped = ANOTHER_SIZE
-            made.repaired[f"refused: {error}"] += 1
+            made.repaired[f"{REFUSED_FIRST}{error}"[:300]] += 1
             return made
         if placement.note:
             made.repaired[placement.note] += 1

@@ -327,6 +327,7 @@ def _plain(value: Any) -> Any:
 def _kept_nothing(name: str, report: Report) -> InputError:
     reasons = [f"{count} {reason}" for reason, count in report.dropped.most_common(3)]
     reasons += [f"{count} regions: {reason}" for reason, count in report.regions_dropped.most_common(3)]
+    reasons += [text.rstrip(".") for text in report.repaired if text.startswith(REFUSED_FIRST)]
     return InputError.about(
         f"{name}: samples",
         "at least one",
