@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_recipes.captioned import Captioned
-from data_recipes.coco_layout import PictureFiles
+from data_recipes.coco_layout import records
 from data_recipes.pictures import keys_of_file
 from data_recipes.runner import Made, Recipe, Record, Source, main
 from rgpt.errors import InputError
-from rgpt.formats.grouping import Buckets
-from rgpt.formats.json_stream import open_data, read_members
+from rgpt.formats.coco import CocoFile
+from rgpt.formats.json_stream import open_data
 from rgpt.formats.paths import PictureFolder
 from rgpt.formats.tables import Row, read_rows
 
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:
     if options.table is not None:
-        records = table_rows(options.table, options.images, options.image_column, options.caption_column)
-        return Source(records, _Converter(PREFIX["table"]), "captions")
+        rows = table_rows(options.table, options.images, options.image_column, options.caption_column)
+        return Source(rows, _Converter(PREFIX["table"]), "captions")
     return Source(
         coco_pictures(options.annotations, options.images, scratch),
         _Converter(PREFIX["annotations"]),
@@ -56,26 +56,17 @@ def open_source(options: argparse.Namespace, scratch: Path) -> Source:
 
 def coco_pictures(path: Path, images: Path, scratch: Path) -> Iterator[Record]:
     """A record a picture; its content is the list of captions. Memory does not grow with the file."""
-    folder = scratch / path.name
-    folder.mkdir()
-    buckets = Buckets(folder, path.stat().st_size if path.is_file() else 0)
-    for member, value, text in read_members(path, ("images", "annotations")):
-        try:
-            if member == "annotations":
-                buckets.add_annotation(str(value["image_id"]), json.dumps(value["caption"]))
-            else:
-                buckets.add_picture(str(value["id"]), text)
-        except (KeyError, TypeError) as error:
+    file = CocoFile(path, scratch, images, lists=("images", "annotations"), sizes=False)
+    for record in records(file, coco_ids=True):
+        said = [json.loads(text) for text in record.content.annotations]
+        if any("caption" not in annotation for annotation in said):
             raise InputError.about(
                 f"file {str(path)!r}",
-                "images with id, annotations with image_id and caption",
-                f"{text[:80]} in {member}",
+                "annotations with image_id and caption",
+                f"one of image {record.id} without a caption",
                 "give a captions_*.json of COCO",
-            ) from error
-    files = PictureFiles(images, coco_ids=True)
-    for group in buckets.groups():
-        record = files.record(group)
-        yield record._replace(content=[json.loads(text) for text in group.annotations])
+            )
+        yield record._replace(content=[annotation["caption"] for annotation in said])
 
 
 def table_rows(path: Path, images: Path, image_column: str, caption_column: str) -> Iterator[Record]:

@@ -12,9 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_recipes.coco_layout import LayoutConverter, PictureFiles, open_layout
+from data_recipes.coco_layout import LayoutConverter, records
 from data_recipes.objects import add_object_arguments, object_writer
 from data_recipes.runner import Recipe, Source, main
+from rgpt.formats.coco import CocoFile
 
 VOCABULARY = "COCO-80"
 
@@ -30,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:
-    layout = open_layout(options.annotations, scratch)
-    files = PictureFiles(options.images, coco_ids=True)
-    convert = LayoutConverter(layout.names, object_writer(options, "coco", VOCABULARY))
-    return Source(map(files.record, layout.groups()), convert, options.form, layout.facts)
+    file = CocoFile(options.annotations, scratch, options.images)
+    convert = LayoutConverter.of(file, object_writer(options, "coco", VOCABULARY))
+    return Source(records(file, coco_ids=True), convert, options.form, file.facts)
 
 
 RECIPE = Recipe("coco", __doc__, add_arguments, open_source)

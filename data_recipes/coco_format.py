@@ -20,12 +20,13 @@ import re
 import sys
 from pathlib import Path
 
-from data_recipes.coco_layout import CROWDS, LayoutConverter, PictureFiles, open_layout
+from data_recipes.coco_layout import CROWDS, LayoutConverter, records
 from data_recipes.objects import add_object_arguments, object_writer
 from data_recipes.own_files import open_own_files
 from data_recipes.runner import Recipe, Source, main
 from rgpt.errors import InputError
 from rgpt.formats.annotated import UNITS
+from rgpt.formats.coco import CocoFile
 from rgpt.formats.json_stream import open_data
 from rgpt.formats.yolo import LISTS_OF_NAMES
 
@@ -106,10 +107,9 @@ def open_source(options: argparse.Namespace, scratch: Path) -> Source:
     writer = object_writer(options, options.prefix, options.vocabulary)
     if kind != "coco":
         return open_own_files(kind, options, writer, scratch)
-    layout = open_layout(options.annotations, scratch)
-    files = PictureFiles(options.images)
-    convert = LayoutConverter(layout.names, writer, options.crowds, options.caption_key)
-    return Source(map(files.record, layout.groups()), convert, options.form, layout.facts)
+    file = CocoFile(options.annotations, scratch, options.images)
+    convert = LayoutConverter.of(file, writer, options.crowds, options.caption_key)
+    return Source(records(file), convert, options.form, file.facts)
 
 
 RECIPE = Recipe("coco_format", __doc__, add_arguments, open_source)

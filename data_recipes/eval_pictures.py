@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_recipes.coco_layout import file_name_of, file_of_coco_url
 from data_recipes.pictures import coco_key, keys_of_file, visual_genome_key
 from data_recipes.visual_genome import read_image_data, read_split
 from rgpt.errors import InputError
 from rgpt.files import write_text
+from rgpt.formats.coco import file_name_of, file_of_coco_url
 from rgpt.formats.json_stream import read_members, read_records
 from rgpt.formats.plain_pickle import read_plain_pickle
 
@@ -31,7 +31,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".
 
 def coco_pictures(path: Path) -> Iterator[str]:
     """Of a file in COCO's layout (COCO, LVIS, V3Det, Objects365, DLC-Bench)."""
-    for _, picture, _ in read_members(path, ("images",)):
+    for _, picture, text in read_members(path, ("images",)):
+        if not isinstance(picture, dict):
+            raise InputError.about(f"file {str(path)!r}", "images as objects", text[:80])
         for name in {file_name_of(picture), file_of_coco_url(picture)} - {""}:
             yield from keys_of_file(name)
 

@@ -14,9 +14,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_recipes.coco_layout import LayoutConverter, PictureFiles, file_of_coco_url, open_layout
+from data_recipes.coco_layout import LayoutConverter, records
 from data_recipes.objects import add_object_arguments, object_writer
 from data_recipes.runner import Recipe, Source, main
+from rgpt.formats.coco import CocoFile, file_of_coco_url
 
 VOCABULARY = "LVIS"
 
@@ -30,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:
-    layout = open_layout(options.annotations, scratch)
-    files = PictureFiles(options.images, file_of_coco_url, coco_ids=True)
-    convert = LayoutConverter(layout.names, object_writer(options, "lvis", VOCABULARY))
-    return Source(map(files.record, layout.groups()), convert, options.form, layout.facts)
+    file = CocoFile(options.annotations, scratch, options.images, file_of_coco_url)
+    convert = LayoutConverter.of(file, object_writer(options, "lvis", VOCABULARY))
+    return Source(records(file, coco_ids=True), convert, options.form, file.facts)
 
 
 RECIPE = Recipe("lvis", __doc__, add_arguments, open_source)

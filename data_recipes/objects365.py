@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_recipes.coco_layout import LayoutConverter, PictureFiles, file_name_of, open_layout
+from data_recipes.coco_layout import LayoutConverter, records
 from data_recipes.objects import add_object_arguments, object_writer
 from data_recipes.runner import Recipe, Source, main
+from rgpt.formats.coco import CocoFile, file_name_of
 
 VOCABULARY = "Objects365"
 
@@ -41,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:
-    layout = open_layout(options.annotations, scratch)
-    files = PictureFiles(options.images, bare_name if options.flat else file_name_of)
-    convert = LayoutConverter(layout.names, object_writer(options, "objects365", VOCABULARY))
-    return Source(map(files.record, layout.groups()), convert, options.form, layout.facts)
+    name_of = bare_name if options.flat else file_name_of
+    file = CocoFile(options.annotations, scratch, options.images, name_of)
+    convert = LayoutConverter.of(file, object_writer(options, "objects365", VOCABULARY))
+    return Source(records(file), convert, options.form, file.facts)
 
 
 RECIPE = Recipe("objects365", __doc__, add_arguments, open_source)

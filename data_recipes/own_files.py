@@ -23,6 +23,7 @@ from data_recipes.runner import MISSING, REFUSED_FIRST, Made, Record, Source
 from rgpt.errors import InputError
 from rgpt.formats import cvat, label_studio, tables, voc, yolo
 from rgpt.formats.annotated import AnnotatedObject, AnnotatedPicture, refuse, window_mask
+from rgpt.formats.coco import BOX_INSTEAD, LIKE_FRACTIONS
 from rgpt.formats.grouping import Buckets
 from rgpt.formats.json_stream import open_data, read_array
 from rgpt.formats.paths import PictureFolder, holds_pictures
@@ -40,7 +41,6 @@ from rgpt.regions import RLE, Polygon
 FORMATS = ("csv", "label-studio", "cvat", "voc", "yolo")
 NO_LABEL = "object without a label"
 AS_FRACTIONS = "numbers of the whole table are within 0 and 1: fractions"
-LIKE_FRACTIONS = "box within the first pixel (if it is a fraction: --coordinates)"
 BROKEN_MASK = "mask that cannot be read"
 
 
@@ -247,7 +247,7 @@ def _labelled(item: AnnotatedObject, unit: str, placement: Placement, made: Made
         return None
     polygon = _polygon(placed, placement.size) if placed else None
     if placed and polygon is None:
-        made.repaired[geometry.BOX_INSTEAD] += 1
+        made.repaired[BOX_INSTEAD] += 1
     return LabelledObject(box, polygon, label, caption)
 
 

@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_recipes.coco_layout import LayoutConverter, PictureFiles, open_layout
+from data_recipes.coco_layout import LayoutConverter, records
 from data_recipes.objects import ObjectWriter, add_conversation_arguments, positive
 from data_recipes.referring import ReferringConverter
-from data_recipes.runner import Recipe, Source, main
+from data_recipes.runner import Recipe, Record, Source, main
 from rgpt.errors import InputError
+from rgpt.formats.coco import CocoFile, file_name_of, id_key
 from rgpt.formats.plain_pickle import read_plain_pickle
 
 SPLITS = ("train", "val", "test", "testA", "testB", "all")
@@ -85,37 +86,34 @@ def open_source(options: argparse.Namespace, scratch: Path) -> Source:
             "--candidates", "MIN up to MAX, MAX at least 2", f"{low} {high}", "exchange them"
         )
     refs = read_refs(options.folder / f"refs({options.refs}).p", options.split)
-    layout = open_layout(options.folder / "instances.json", scratch, keep=refs.__contains__)
-    files = PictureFiles(options.images, name_2017 if options.name_2017 else name_2014, coco_ids=True)
+    name_of = name_2017 if options.name_2017 else file_name_of
+    path = options.folder / "instances.json"
+    file = CocoFile(path, scratch, options.images, name_of, keep=refs.__contains__)
 
-    def records() -> Iterator[Any]:
+    def described() -> Iterator[Record]:
         found = set()
-        for group in layout.groups():
-            record = files.record(group)
-            found.add(group.key)
-            yield record._replace(content=(*record.content, refs[group.key]))
-        layout.facts["described pictures that instances.json lacks"] = len(refs.keys() - found)
+        for record in records(file, coco_ids=True):
+            found.add(record.id)
+            yield record._replace(content=(record.content, refs[record.id]))
+        file.facts["described pictures that instances.json lacks"] = len(refs.keys() - found)
 
     name = options.folder.resolve().name
     # Segmentations and boxes of single annotations are read as everywhere; crowds are no candidates.
     writer = ObjectWriter(name, None, "samples", options.regions, options.turns)
     convert = ReferringConverter(
         name=f"{name}-{options.refs}",
-        objects=LayoutConverter(layout.names, writer),
+        objects=LayoutConverter.of(file, writer),
         tasks=("caption", "rec") if options.task == "both" else (options.task,),
         candidates=(low, high),
         no_match=options.no_match,
     )
-    return Source(records(), convert, facts=layout.facts)
-
-
-def name_2014(picture: dict[str, Any]) -> str:
-    """The name in instances.json. The one in the refs has a suffix and is no file."""
-    return str(picture.get("file_name") or "")
+    return Source(described(), convert, facts=file.facts)
 
 
 def name_2017(picture: dict[str, Any]) -> str:
-    return f"{picture['id']:012d}.jpg" if isinstance(picture.get("id"), int) else name_2014(picture)
+    """COCO 2017 calls its files by their numbers. (The name in the refs has a suffix and is no file.)"""
+    key = id_key(picture.get("id")) or ""
+    return f"{int(key):012d}.jpg" if key.isdecimal() else file_name_of(picture)
 
 
 def in_split(split: str) -> Callable[[str], bool]:
@@ -146,7 +144,7 @@ def read_refs(path: Path, split: str) -> dict[str, list[dict[str, Any]]]:
     refs: dict[str, list[dict[str, Any]]] = {}
     for ref in content:
         if wanted(str(ref["split"])):
-            refs.setdefault(str(ref["image_id"]), []).append(ref)
+            refs.setdefault(id_key(ref["image_id"]) or "", []).append(ref)
     if not refs:
         raise InputError.about(
             f"--split {split}",

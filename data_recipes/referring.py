@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_recipes import conversations
-from data_recipes.coco_layout import LayoutConverter, picture_size
+from data_recipes.coco_layout import LayoutConverter
 from data_recipes.conversations import clean, unusable
 from data_recipes.geometry import REGION_KINDS, boxes_overlap, choose_region
 from data_recipes.objects import LabelledObject
 from data_recipes.runner import Made, Record
 from rgpt.data.schema import QuestionAnswer, Sample
+from rgpt.formats.coco import id_key
 from rgpt.regions import Box
 
 NO_ANNOTATION = "described annotation is missing or unusable"
@@ -51,19 +52,24 @@ class ReferringConverter:
     no_match: float
 
     def __call__(self, record: Record, rng: random.Random) -> Made:
-        picture, texts, refs = record.content
-        size = picture_size(picture)
+        picture, refs = record.content
         made = Made(regions_read=len(refs))
-        if size is None or record.image is None:
-            made.drop_region("picture without a size", len(refs))
-            made.dropped = "picture without a size"
+        if picture.placement is None:
+            made.drop_region(picture.problem, len(refs))
+            made.dropped = picture.problem
             return made
+        size = picture.placement.size
         # The picture's other annotations only serve as candidates: what is wrong with them is not counted.
         instances: dict[Any, LabelledObject] = {}
-        for text in texts:
+        repeated: set[Any] = set()
+        for text in picture.annotations:
             annotation = json.loads(text)
-            if (found := self.objects.labelled(annotation, size, Made())) is not None:
-                instances[annotation.get("id")] = found
+            key = id_key(annotation.get("id"))
+            found = self.objects.labelled(annotation, picture.placement, Made())
+            if found is not None and instances.setdefault(key, found) != found:
+                repeated.add(key)
+        for key in repeated:  # of two objects with one id nobody knows which one is described
+            del instances[key]
         described = self._described(refs, instances, made)
         if described and "caption" in self.tasks:
             self._captions(record, described, instances, made, rng)
@@ -80,7 +86,8 @@ class ReferringConverter:
         """Refs by annotation (one may have several), their sentences cleaned and each once."""
         sentences: dict[Any, dict[str, None]] = {}
         for ref in refs:
-            if ref["ann_id"] not in instances:
+            key = id_key(ref["ann_id"])
+            if key not in instances:
                 made.drop_region(NO_ANNOTATION)
                 continue
             texts = [clean(sentence.get("sent") or sentence.get("raw")) for sentence in ref["sentences"]]
@@ -88,7 +95,7 @@ class ReferringConverter:
             if not usable:
                 made.drop_region(conversations.NO_WORDS)
                 continue
-            sentences.setdefault(ref["ann_id"], {}).update(usable)
+            sentences.setdefault(key, {}).update(usable)
         return [Described(key, tuple(texts)) for key, texts in sentences.items()]
 
     def _captions(

@@ -15,10 +15,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_recipes.coco_layout import LayoutConverter, PictureFiles, name_facts, open_layout
+from data_recipes.coco_layout import LayoutConverter, records
 from data_recipes.objects import add_object_arguments, object_writer
 from data_recipes.runner import Recipe, Source, main
 from rgpt.errors import InputError
+from rgpt.formats.coco import CocoFile, name_facts
 
 VOCABULARY = "V3Det"
 
@@ -34,31 +35,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_object_arguments(parser)
 
 
-def read_names(path: Path) -> dict[int | str, str]:
+def read_names(path: Path) -> dict[str, str]:
     """Names by id from a file whose line n names id n. Raises InputError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError.about(f"names {str(path)!r}", "a text file", str(error)) from error
-    return dict(enumerate(lines, start=1))
+    return {str(number): name for number, name in enumerate(lines, start=1)}
 
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:
-    layout = open_layout(options.annotations, scratch)
+    file = CocoFile(options.annotations, scratch, options.images)
     if options.names is not None:
         names = read_names(options.names)
-        if names.keys() != layout.names.keys():
+        if names.keys() != file.names.keys():
             raise InputError.about(
                 f"names {str(options.names)!r}",
-                f"a line for each of the {len(layout.names)} ids from 1",
+                f"a line for each of the {len(file.names)} ids from 1",
                 f"{len(names)} lines",
                 "give the list that belongs to the annotations",
             )
-        layout.names.update(names)
-        layout.facts.update(name_facts(names))
-    files = PictureFiles(options.images)
-    convert = LayoutConverter(layout.names, object_writer(options, "v3det", VOCABULARY))
-    return Source(map(files.record, layout.groups()), convert, options.form, layout.facts)
+        file.names.update(names)
+        file.facts.update(name_facts(names))
+    convert = LayoutConverter.of(file, object_writer(options, "v3det", VOCABULARY))
+    return Source(records(file), convert, options.form, file.facts)
 
 
 RECIPE = Recipe("v3det", __doc__, add_arguments, open_source)

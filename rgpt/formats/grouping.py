@@ -5,6 +5,8 @@ Lines are dealt into buckets by a hash of the picture's name; one bucket at a ti
 
 from __future__ import annotations
 
+import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +18,20 @@ BUCKET_BYTES = 64 << 20
 MOST_BUCKETS = 256
 """Files open at once while dealing; also the limit of what is grouped in bounded memory: 16 GiB."""
 PICTURE, ANNOTATION = "P", "A"
+_UNSAFE = re.compile(r'[\t\n]|^"')
 
 
 class Group(NamedTuple):
-    """A picture's own line (None where the file has none) and the lines of its annotations, in file order."""
+    """A picture's own lines (none, one, or more where it is listed again) and those of its annotations, in
+    file order."""
 
     key: str
-    picture: str | None
+    pictures: list[str]
     annotations: list[str]
 
 
 class Buckets:
-    """Deal with `add_picture` and `add_annotation`, then read `groups` once.
+    """Deal with `add_picture` and `add_annotation`, then read `groups`, as often as needed.
 
     Args:
         folder: an existing folder for the buckets; the caller removes it.
@@ -42,7 +46,6 @@ class Buckets:
             open(path, "w", encoding="utf-8", errors="surrogatepass", newline="\n")  # noqa: SIM115
             for path in self._paths
         ]
-        self.repeated_pictures = 0
 
     def add_picture(self, key: str, text: str) -> None:
         self._add(PICTURE, key, text)
@@ -53,30 +56,30 @@ class Buckets:
     def _add(self, kind: str, key: str, text: str) -> None:
         # In JSON a line break can only stand between tokens, where a blank does as well.
         line = text.replace("\n", " ").replace("\r", " ")
-        safe = key.replace("\t", " ").replace("\n", " ")
+        safe = json.dumps(key) if _UNSAFE.search(key) else key
         bucket = zlib.crc32(safe.encode("utf-8", "replace")) % len(self._files)
         self._files[bucket].write(f"{kind}{safe}\t{line}\n")
 
-    def groups(self) -> Iterator[Group]:
-        """Every picture once; annotations of pictures that were never added come as groups without one."""
+    def groups(self, what: str = "pictures") -> Iterator[Group]:
+        """Every picture once; annotations of pictures that were never added come as groups without one.
+
+        Args:
+            what: names the progress bar.
+        """
         for file in self._files:
             file.close()
-        for path in tqdm(self._paths, "pictures", delay=2, disable=None):
+        for path in tqdm(self._paths, what, delay=2, disable=None):
             yield from self._groups_of(path)
-            path.unlink()
 
     def _groups_of(self, path: Path) -> Iterator[Group]:
-        pictures: dict[str, str] = {}
+        pictures: dict[str, list[str]] = {}
         annotations: dict[str, list[str]] = {}
         with open(path, encoding="utf-8", errors="surrogatepass", newline="\n") as lines:
             for line in lines:
-                key, _, text = line[1:-1].partition("\t")
-                if line[0] == ANNOTATION:
-                    annotations.setdefault(key, []).append(text)
-                else:
-                    self.repeated_pictures += key in pictures
-                    pictures.setdefault(key, text)
-        for key, text in pictures.items():
-            yield Group(key, text, annotations.pop(key, []))
+                safe, _, text = line[1:-1].partition("\t")
+                key = json.loads(safe) if safe.startswith('"') else safe
+                (annotations if line[0] == ANNOTATION else pictures).setdefault(key, []).append(text)
+        for key, texts in pictures.items():
+            yield Group(key, texts, annotations.pop(key, []))
         for key, texts in annotations.items():
-            yield Group(key, None, texts)
+            yield Group(key, [], texts)

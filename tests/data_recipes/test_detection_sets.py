@@ -19,6 +19,8 @@ from data_recipes.objects import ObjectWriter
 from data_recipes.runner import Made
 from rgpt import prompts
 from rgpt.errors import InputError
+from rgpt.formats.coco import CocoFile, Geometry
+from rgpt.formats.size_claims import Placement
 from rgpt.regions import RLE, Box, Polygon
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -42,11 +44,14 @@ def test_instance_to_region_to_mask_to_area_is_pycocotools(coco: dict[str, Any])
     """All 839 annotations, the 9 crowds in uncompressed RLE among them, through the recipe's own reader."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
     names = {category["id"]: category["name"] for category in coco["categories"]}
-    reader = LayoutConverter(names, ObjectWriter("coco", None, "samples", "mask", 16), crowds="keep")
+    writer = ObjectWriter("coco", None, "samples", "mask", 16)
+    reader = LayoutConverter(
+        {str(key): name for key, name in names.items()}, Geometry(), writer, crowds="keep"
+    )
     made, kinds = Made(), Counter()
     for annotation in coco["annotations"]:
         size = sizes[annotation["image_id"]]
-        found = reader.labelled(annotation, size, made)
+        found = reader.labelled(annotation, Placement(size, size), made)
         assert found is not None and found.mask is not None, annotation["id"]
         kinds[type(found.mask)] += 1
         expected = coco_mask.frPyObjects(annotation["segmentation"], *size)
@@ -127,10 +132,14 @@ def test_workers_change_nothing_on_real_data(convert, shared_data: Path) -> None
         ({"bbox": [90, 40, 30, 30]}, None, "box cut at the border"),
         ({"bbox": [100, 0, 10, 10]}, "box outside the picture", None),
         ({"bbox": [10, 10, 0, 5]}, "box without extent", None),
-        ({"bbox": [10, 10, -4, 5]}, "box without extent", None),
+        ({"bbox": [14, 10, -4, 5]}, None, "box with corners exchanged"),
+        ({"bbox": [10**400, 10, 4, 5]}, "box is not four numbers", None),
         ({"bbox": [10, 10, float("nan"), 5]}, "box is not four numbers", None),
         ({"bbox": [10, 10, 5]}, "box is not four numbers", None),
-        ({"bbox": ["1", "2", "3", "4"]}, "box is not four numbers", None),
+        ({"bbox": ["1", "2", "3", "4"]}, None, None),
+        ({"bbox": ["a", "2", "3", "4"]}, "box is not four numbers", None),
+        ({"bbox": {"x": 1}}, "box is not four numbers", None),
+        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "box within the first pixel, as if in fractions", None),
         ({"bbox": None}, "box is not four numbers", None),
         ({"iscrowd": 1}, "crowd", None),
         ({"category_id": 99}, "annotation of an unknown category", None),
@@ -266,17 +275,17 @@ def test_objects365_in_patches_or_flat(convert, tmp_path: Path) -> None:
         ({"images": [], "annotations": []}, "none under categories"),
         (
             {"images": [{"file_name": "a"}], "annotations": [], "categories": []},
-            "images and categories with id",
+            "images 1, id: .* got nothing",
         ),
-        ({"images": [], "annotations": [3], "categories": []}, "annotations with image_id"),
+        ({"images": [], "annotations": [3], "categories": []}, "annotations 1: expected an object, got 3"),
+        ({"images": [], "annotations": [{}], "categories": []}, "annotations 1, image_id: .* got nothing"),
+        ({"images": [], "annotations": [], "categories": [{"id": 1}]}, "categories 1, name: .* got nothing"),
         ([], "instead of an object"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: object, message: str) -> None:
-    from data_recipes.coco_layout import open_layout
-
     path = tmp_path / "x.json"
     path.write_text(json.dumps(content))
     (tmp_path / "scratch").mkdir()
     with pytest.raises(InputError, match=message):
-        open_layout(path, tmp_path / "scratch")
+        CocoFile(path, tmp_path / "scratch", tmp_path)

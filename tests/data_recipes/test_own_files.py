@@ -125,7 +125,7 @@ def test_rows_of_a_picture_need_not_stand_together(convert, tmp_path: Path) -> N
     }
     assert set(out.report["regions_dropped"]) == {
         "object without a label",
-        "box within the first pixel (if it is a fraction: --coordinates)",
+        "box within the first pixel, as if in fractions",
     }  # fmt: skip
     guided = [t.question for s in out.samples for t in s.turns if "My Parts category names." in t.question]
     assert len(guided) == 2  # the first turn of each classification
