@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data_recipes.coco_layout import CROWDS, LayoutConverter, records
 from data_recipes.objects import add_object_arguments, object_writer
+from data_recipes.own_files import FORMATS as OWN_FORMATS
 from data_recipes.own_files import open_own_files
 from data_recipes.runner import Recipe, Source, main
 from rgpt.errors import InputError
@@ -30,7 +31,7 @@ from rgpt.formats.coco import CocoFile
 from rgpt.formats.json_stream import open_data
 from rgpt.formats.yolo import LISTS_OF_NAMES
 
-FORMATS = ("auto", "coco", "csv", "label-studio", "cvat", "voc", "yolo")
+FORMATS = ("auto", "coco", *OWN_FORMATS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

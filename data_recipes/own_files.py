@@ -23,7 +23,7 @@ from data_recipes.runner import MISSING, REFUSED_FIRST, Made, Record, Source
 from rgpt.errors import InputError
 from rgpt.formats import cvat, label_studio, tables, voc, yolo
 from rgpt.formats.annotated import AnnotatedObject, AnnotatedPicture, refuse, window_mask
-from rgpt.formats.coco import BOX_INSTEAD, LIKE_FRACTIONS
+from rgpt.formats.coco import BOX_INSTEAD, LIKE_FRACTIONS, SHARES, TURNED
 from rgpt.formats.grouping import Buckets
 from rgpt.formats.json_stream import open_data, read_array
 from rgpt.formats.paths import PictureFolder, holds_pictures
@@ -40,7 +40,6 @@ from rgpt.regions import RLE, Polygon
 
 FORMATS = ("csv", "label-studio", "cvat", "voc", "yolo")
 NO_LABEL = "object without a label"
-AS_FRACTIONS = "numbers of the whole table are within 0 and 1: fractions"
 BROKEN_MASK = "mask that cannot be read"
 
 
@@ -63,7 +62,7 @@ def open_own_files(kind: str, options: argparse.Namespace, writer: ObjectWriter,
 
     def records() -> Iterator[Record]:
         for group in buckets.groups():
-            header, claim = found.headers.get(group.key), found.claims.get(group.key)
+            header, claim = found.headers[group.key], found.claims.get(group.key)
             image = str(options.images / group.key)
             yield Record(
                 group.key, image, keys_of_file(group.key), (header, claim, decision, group.annotations)
@@ -123,7 +122,7 @@ class _Found:
     def __init__(self, images: Path, skip_missing: bool, exact: bool) -> None:
         self.folder = PictureFolder(images)
         self.turns = Turns()
-        self.headers: dict[str, PictureHeader] = {}
+        self.headers: dict[str, PictureHeader | None] = {}
         self.claims: dict[str, Size] = {}
         self.largest = 0.0
         """Of all corners of boxes."""
@@ -151,23 +150,25 @@ class _Found:
     def see(self, picture: AnnotatedPicture) -> str:
         """The picture's path below the folder. Raises InputError: see `open_own_files`."""
         path = self.find(picture.name)
-        header = read_header(path) if path is not None else None
-        if header is None and not self._skip_missing and (path is not None or self._any_there()):
+        there = path or self.folder.expected(picture.name)
+        key = there.relative_to(self._images).as_posix() if there.is_relative_to(self._images) else str(there)
+        if key not in self.headers:
+            self.headers[key] = read_header(path) if path is not None else None
+        header = self.headers[key]
+        lost = header is None and bool(picture.objects) and not self._skip_missing
+        if lost and (path is not None or self._any_there()):
             raise InputError.about(
                 f"{picture.place}, picture {picture.name!r}",
                 f"a picture in {str(self.folder.root)!r}",
                 "none of this name" if path is None else "a file that is no picture",
                 "check --images, or leave such records out with --skip-missing-pictures",
             )
-        path = path or self.folder.expected(picture.name)
-        key = path.relative_to(self._images).as_posix() if path.is_relative_to(self._images) else str(path)
         for item in picture.objects:
             self.largest = max(self.largest, *map(abs, item.box or (0.0,)))
         if picture.claim and self.claims.setdefault(key, picture.claim) != picture.claim:
             refuse(picture.place, f"one size of {picture.name!r}", "another one than before")
         if header is None:
             return key
-        self.headers[key] = header
         reach = [_reach(item) for item in picture.objects] if picture.unit == "pixels" else []
         self.turns.see(picture.name, header, picture.claim, filter(None, reach))
         return key
@@ -215,7 +216,7 @@ class OwnConverter:
         if placement.note:
             made.repaired[placement.note] += 1
         if self.unit == "fractions" and self.told:
-            made.repaired[AS_FRACTIONS] += len(objects)
+            made.repaired[SHARES] += len(objects)
         labelled = (_labelled(item, unit, placement, made) for item, unit in objects)
         return self.writer.write(record, placement.size, [item for item in labelled if item], rng, made)
 
@@ -238,6 +239,8 @@ def _labelled(item: AnnotatedObject, unit: str, placement: Placement, made: Made
         if unit == "pixels" and max(corners) <= 1:
             made.drop_region(LIKE_FRACTIONS)
             return None
+        if item.box and (item.box[0] > item.box[2] or item.box[1] > item.box[3]):
+            made.repaired[TURNED] += 1
         corners = placement.box(*corners)
     elif placed:
         xs, ys = [x for x, _ in placed], [y for _, y in placed]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
@@ -554,6 +556,31 @@ def test_crowds_are_kept_where_programs_write_every_mask_as_one(convert, tmp_pat
     arguments = ("--annotations", tmp_path / "x.json", "--images", tmp_path, "--regions", "mask")
     out = convert("coco_format", *arguments, "--caption-key", "said")
     assert out.samples[0].regions[0].area == 8 and out.samples[0].turns[0].answer == "blue part"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "table", "more"),
+    [
+        ("captions", "filepath\ttitle\na.png\ta Müll\n", ["--table", "t.tsv"]),
+        ("openimages", "/m/1,Müll\n", ["--annotations", "boxes.csv", "--classes", "t.tsv"]),
+    ],
+)
+def test_every_table_of_a_recipe_is_read_alike(
+    convert, pictures: Path, capsys, recipe: str, table: str, more: list
+) -> None:
+    folder = pictures.parent
+    (folder / "boxes.csv").write_text("ImageID,LabelName,XMin,XMax,YMin,YMax\na,/m/1,.1,.4,.25,.75\n")
+    Image.new("RGB", (100, 80)).save(pictures / "a.jpg")
+    given = [str(folder / word) if "." in word else word for word in more]
+    for encoding in ("utf-8-sig", "utf-16", "cp1252"):
+        (folder / "t.tsv").write_bytes(table.encode(encoding))
+        if encoding == "cp1252":
+            options = [*given, "--images", str(pictures), "--out", str(folder / "o")]
+            assert runner.main(importlib.import_module(f"data_recipes.{recipe}").RECIPE, options) == 2
+            assert re.search("line [12]: expected UTF-8", capsys.readouterr().err)
+        else:
+            out = convert(recipe, *given, "--images", pictures)
+            assert "Müll" in str(out.captions or out.detections)
 
 
 def test_a_sideways_picture_is_measured_upright(tmp_path: Path) -> None:
