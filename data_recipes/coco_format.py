@@ -32,6 +32,13 @@ from rgpt.formats.json_stream import open_data
 from rgpt.formats.yolo import LISTS_OF_NAMES
 
 FORMATS = ("auto", "coco", *OWN_FORMATS)
+READ_BY = {
+    "--coordinates": ("csv",),
+    "--one-based": ("voc",),
+    "--crowds": ("coco",),
+    "--caption-key": ("coco", "csv", "label-studio", "cvat"),
+}
+"""Options that some formats know nothing of."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crowds",
         choices=CROWDS,
-        default="keep",
         help="COCO's iscrowd: many programs set it for every mask (default: keep)",
     )
     parser.add_argument("--prefix", default="own", help="begins the samples' ids (default: own)")
@@ -99,17 +105,14 @@ def format_of(path: Path) -> str:
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:
     kind = format_of(options.annotations) if options.format == "auto" else options.format
-    for option, value, its in (
-        ("--coordinates", options.coordinates, "csv"),
-        ("--one-based", options.one_based, "voc"),
-    ):
-        if value and kind != its:
-            raise InputError.about(option, f"annotations of the format {its}", kind, "leave it out")
+    for option, formats in READ_BY.items():
+        if getattr(options, option.strip("-").replace("-", "_")) and kind not in formats:
+            raise InputError.about(option, f"the format {' or '.join(formats)}", kind, "leave it out")
     writer = object_writer(options, options.prefix, options.vocabulary)
     if kind != "coco":
         return open_own_files(kind, options, writer, scratch)
     file = CocoFile(options.annotations, scratch, options.images)
-    convert = LayoutConverter.of(file, writer, options.crowds, options.caption_key)
+    convert = LayoutConverter.of(file, writer, options.crowds or "keep", options.caption_key)
     return Source(records(file), convert, options.form, file.facts)
 
 

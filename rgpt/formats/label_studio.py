@@ -103,6 +103,7 @@ class _Said:
     def __init__(self, results: Sequence[Mapping[str, Any]], caption_key: str | None) -> None:
         self.labels: dict[str, list[Any]] = {}
         self.captions: dict[str, str] = {}
+        results = [result for result in results if result.get("id") is not None]
         for kind in ("choices", "labels"):  # <Labels> speaks last: choices may be about anything
             for result in results:
                 value = result.get("value")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -23,8 +24,10 @@ def read_elements(stream: BinaryIO, name: str) -> Iterator[ElementTree.Element]:
     try:
         for _, element in ElementTree.iterparse(_WithoutEntities(stream, thing), events=("end",)):
             yield element
-    # A wrong encoding in the declaration is a LookupError or a ValueError.
-    except (ElementTree.ParseError, LookupError, UnicodeError) as error:
+    except InputError:
+        raise
+    # An odd encoding in the declaration is a LookupError or a ValueError; the rest are broken archives.
+    except (ElementTree.ParseError, LookupError, ValueError, OSError, EOFError, zlib.error) as error:
         raise InputError.about(thing, "whole XML", str(error)[:120], "export it again") from error
 
 

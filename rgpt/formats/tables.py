@@ -53,6 +53,7 @@ def read_rows(
         InputError: the bytes are not text of a known encoding; with `strict`, quotes are broken.
     """
     thing = f"table {name!r}"
+    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
     lines = _lines(stream, thing)
     first = next(lines, "")
     skipped = 0
@@ -60,7 +61,6 @@ def read_rows(
         first, skipped = next(lines, ""), 1
     keys = set(map(column_key, wanted))
     separator = said[1] if said else max(SEPARATORS, key=lambda one: _likelihood(first, one, keys))
-    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
     rows = csv.reader(
         itertools.chain([first], lines), delimiter=separator, strict=strict, skipinitialspace=True
     )
