@@ -34,6 +34,7 @@ from rgpt.data.photo_conversations import KINDS, REGIONS, conversation, words_co
 from rgpt.data.photo_facts import Frequencies, NumberedPhoto, choose_objects, is_tiny, phrases
 from rgpt.data.photographs import SPLITS, Photograph, PhotoObject, read_annotations
 from rgpt.data.schema import QuestionAnswer, Sample
+from rgpt.formats.coco import CocoPicture
 from rgpt.regions import RLE, Box, Polygon, open_image
 
 FORMS = ("samples", "names", "words")
@@ -76,7 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:
-    photographs = read_annotations(options.annotations, options.captions, options.images, options.split)
+    unusable: list[CocoPicture] = []
+    photographs = read_annotations(
+        options.annotations, options.captions, options.images, options.split, unusable
+    )
     frequencies = Frequencies(photographs)
     facts = {
         "photographs": len(photographs),
@@ -86,10 +90,12 @@ def open_source(options: argparse.Namespace, scratch: Path) -> Source:
         "classes": len(frequencies.names),
     }
     convert = Converter(frequencies, options.form, options.copies, options.regions)
-    return Source(_records(photographs), convert, options.form, facts)
+    return Source(_records(photographs, unusable), convert, options.form, facts)
 
 
-def _records(photographs: list[Photograph]) -> Iterator[Record]:
+def _records(photographs: list[Photograph], unusable: list[CocoPicture]) -> Iterator[Record]:
+    for picture in unusable:
+        yield Record(picture.key, str(picture.path) if picture.path else None, (), picture)
     for photograph in photographs:
         keys = (coco_key(photograph.id), *keys_of_file(photograph.path.name))
         yield Record(str(photograph.id), str(photograph.path), keys, photograph)
@@ -105,8 +111,12 @@ class Converter:
     regions: str
 
     def __call__(self, record: Record, rng: random.Random) -> Made:
+        if isinstance(record.content, CocoPicture):
+            regions, problem = len(record.content.annotations), record.content.problem
+            return Made(dropped=problem, regions_read=regions, regions_dropped=Counter({problem: regions}))
         photograph: Photograph = record.content
-        made = Made(regions_read=len(photograph.objects))
+        made = Made(regions_read=len(photograph.objects) + len(photograph.dropped))
+        made.regions_dropped.update(photograph.dropped)
         made.drop_region("crowd", len(photograph.objects) - len(photograph.singles))
         if not photograph.singles:
             made.dropped = NO_OBJECTS

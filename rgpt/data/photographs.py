@@ -3,21 +3,24 @@
 One reader for training and evaluation, with the split that keeps the two apart: a photograph is held out by
 its number alone (`is_held_out`), so that no list has to be shipped and no run can mix them up.
 
-Coordinates are pixels of the picture as it lies in `images/`, x right, y down.
+Coordinates are pixels of the upright picture, x right, y down.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.formats.coco import CocoFile, CocoPicture, id_key, is_crowd
+from rgpt.formats.json_stream import read_members
+from rgpt.formats.size_claims import Placement
 from rgpt.regions import RLE, Box, Polygon
 
 SPLITS = ("train", "held_out", "all")
@@ -47,7 +50,8 @@ class PhotoObject:
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture with its objects, in the file's order, and its captions (perhaps none)."""
+    """A picture with its objects, in the file's order, its captions (perhaps none), and why objects were left
+    out."""
 
     id: int
     path: Path
@@ -55,6 +59,7 @@ class Photograph:
     height: int
     objects: tuple[PhotoObject, ...]
     captions: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     @property
     def crowded(self) -> frozenset[str]:
@@ -102,111 +107,134 @@ def annotation_files(folder: Path) -> tuple[list[Path], list[Path]]:
 def read_photographs(folder: Path | str, split: str = "all") -> list[Photograph]:
     """The photographs of a COCO-like folder, in the order of their numbers.
 
-    Photographs without objects or captions are among them; pictures are not opened. Boxes without extent
-    are left out.
+    Photographs without objects or captions are among them; of pictures the headers are read. Objects that are
+    no regions (without extent, outside) are left out and named in `dropped`.
 
     Raises:
-        InputError: the folder lacks `instances*.json` or `images/`, or a file is not in COCO's layout.
+        InputError: the folder lacks `instances*.json` or `images/`, a file is not in COCO's layout, or a
+            picture is not the one that was annotated.
     """
     instances, captions = annotation_files(Path(folder))
     return read_annotations(instances, captions, Path(folder) / "images", split)
 
 
 def read_annotations(
-    instances: Sequence[Path], captions: Sequence[Path], images: Path, split: str = "all"
+    instances: Sequence[Path],
+    captions: Sequence[Path],
+    images: Path,
+    split: str = "all",
+    unusable: list[CocoPicture] | None = None,
 ) -> list[Photograph]:
-    """As `read_photographs`, from files that are named one by one."""
-    pictures: dict[int, dict[str, Any]] = {}
-    objects: dict[int, list[PhotoObject]] = {}
-    said: dict[int, list[str]] = {}
+    """As `read_photographs`, from files that are named one by one.
+
+    Args:
+        unusable: receives pictures that do not fit the file; None: they are refused.
+    """
+    folder = _Folder()
     for path in instances:
-        content = _read(path, ("images", "annotations", "categories"))
-        with _layout(path):
-            names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-            own = {int(entry["id"]): entry for entry in content["images"]}
-            pictures |= own
-            for entry in content["annotations"]:
-                picture = own[int(entry["image_id"])]
-                if item := _object(entry, names, int(picture["height"]), int(picture["width"])):
-                    objects.setdefault(int(picture["id"]), []).append(item)
-    for path in captions:
-        content = _read(path, ("annotations",))
-        with _layout(path):
-            for entry in content["annotations"]:
-                if text := " ".join(str(entry["caption"]).split()):
-                    said.setdefault(int(entry["image_id"]), []).append(text)
-    with _layout(instances[0]):
-        photographs = [
-            Photograph(
-                number,
-                images / str(picture["file_name"]),
-                int(picture["width"]),
-                int(picture["height"]),
-                tuple(objects.get(number, ())),
-                tuple(said.get(number, ())),
-            )
-            for number, picture in sorted(pictures.items())
-        ]
+        with tempfile.TemporaryDirectory() as scratch:
+            file = CocoFile(path, Path(scratch), images)
+            for picture in file.pictures():
+                if picture.placement is not None:
+                    folder.add(file, picture, picture.placement)
+                elif unusable is not None and picture.entry:
+                    unusable.append(picture)
+                else:
+                    raise InputError(
+                        f"file {str(path)!r}, image {picture.key}: {picture.problem}; repair or remove it."
+                    )
+    said = _captions(captions)
+    photographs = [
+        Photograph(
+            number,
+            picture.path or images,
+            placement.size[1],
+            placement.size[0],
+            tuple(folder.objects[number].values()),
+            tuple(said.get(picture.key, ())),
+            tuple(folder.dropped[number]),
+        )
+        for number, (picture, placement) in sorted(folder.pictures.items())
+    ]
     return of_split(photographs, split)
 
 
-def _object(entry: dict[str, Any], names: dict[Any, str], height: int, width: int) -> PhotoObject | None:
-    x, y, w, h = (float(value) for value in entry["bbox"])
-    x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)
-    if not (x1 < x2 and y1 < y2):
-        return None
-    box = Box(x1, y1, x2, y2)
-    region = _outline(entry.get("segmentation"), height, width) or box
-    return PhotoObject(int(entry["id"]), names[entry["category_id"]], region, box, bool(entry.get("iscrowd")))
+class _Folder:
+    """What the instances files of a folder say together; ids are unique in all of them."""
+
+    def __init__(self) -> None:
+        self.pictures: dict[int, tuple[CocoPicture, Placement]] = {}
+        self.objects: dict[int, dict[int, PhotoObject]] = {}
+        self.dropped: dict[int, list[str]] = {}
+        self._owner: dict[int, int] = {}
+
+    def add(self, file: CocoFile, picture: CocoPicture, placement: Placement) -> None:
+        number = _number(picture.key, file.path, "image id")
+        known, _ = self.pictures.setdefault(number, (picture, placement))
+        if known.path != picture.path:
+            raise InputError.about(
+                f"file {str(file.path)!r}, image id {number}",
+                "one picture of this id in all files",
+                f"{str(known.path)!r} and {str(picture.path)!r}",
+                "renumber one of the two",
+            )
+        objects, dropped = self.objects.setdefault(number, {}), self.dropped.setdefault(number, [])
+        for text in picture.annotations:
+            item = _object(json.loads(text), file, placement, number)
+            if isinstance(item, str):
+                dropped.append(item)
+            elif (
+                self._owner.setdefault(item.id, number) != number or objects.setdefault(item.id, item) != item
+            ):
+                raise InputError.about(
+                    f"file {str(file.path)!r}, annotation id {item.id}",
+                    "every id once",
+                    "it twice",
+                    "renumber one of the two",
+                )
 
 
-def _outline(segmentation: Any, height: int, width: int) -> Polygon | RLE | None:
-    """COCO's three spellings; None where there is none, or one that cannot be drawn on the picture."""
-    try:
-        outline: Polygon | RLE
-        if isinstance(segmentation, dict):
-            outline = RLE(segmentation["size"], segmentation["counts"])
-        else:  # a ring of two points would be read as a box by pycocotools
-            rings = [ring for ring in segmentation or () if len(ring) >= 6]
-            if not rings:
-                return None
-            outline = Polygon.from_coco(rings)
-        outline.check_inside(height, width)
-    except InputError:
-        return None
-    return outline
-
-
-@contextmanager
-def _layout(path: Path) -> Iterator[None]:
-    """Turns what a file in another layout raises into one sentence."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+def _object(entry: dict[str, Any], file: CocoFile, placement: Placement, image: int) -> PhotoObject | str:
+    """The object, or why it is no region. Raises InputError for an unknown category."""
+    number = _number(entry.get("id"), file.path, f"an annotation id of image {image}")
+    name = file.name(entry.get("category_id"))
+    if name is None:
         raise InputError.about(
-            f"file {str(path)!r}",
-            "COCO's layout",
-            f"{type(error).__name__}: {error}",
-            "check that ids of pictures and categories are in the file",
-        ) from error
-
-
-def _read(path: Path, members: Sequence[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError.about(f"file {str(path)!r}", "JSON", str(error)[:120]) from error
-    missing = [name for name in members if not isinstance(content, dict) or name not in content]
-    if missing:
-        raise InputError.about(
-            f"file {str(path)!r}",
-            f"the lists {', '.join(members)}",
-            f"no {missing[0]}",
-            "check that it is in COCO's layout",
+            f"file {str(file.path)!r}, annotation {number}, category_id",
+            f"one of the file's {len(file.names)}",
+            repr(entry.get("category_id"))[:40],
         )
-    return content
+    region = file.geometry.read(entry, placement)
+    if region.box is None:
+        return region.problem
+    return PhotoObject(number, name, region.mask or region.box, region.box, is_crowd(entry))
+
+
+def _captions(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """Captions by the picture's `id_key`, without blank ones."""
+    said: dict[str, list[str]] = {}
+    for path in paths:
+        for _, entry, text in read_members(path, ("annotations",)):
+            key = id_key(entry.get("image_id")) if isinstance(entry, dict) else None
+            if key is None or "caption" not in entry:
+                raise InputError.about(
+                    f"file {str(path)!r}",
+                    "annotations with image_id and caption",
+                    text[:80],
+                    "give captions*.json",
+                )
+            if caption := " ".join(str(entry["caption"]).split()):
+                said.setdefault(key, []).append(caption)
+    return said
+
+
+def _number(value: Any, path: Path, what: str) -> int:
+    key = id_key(value)
+    if key is None or not key.removeprefix("-").isdecimal():
+        raise InputError.about(
+            f"file {str(path)!r}, {what}", "a whole number", repr(value)[:40], "number them"
+        )
+    return int(key)
 
 
 def _listing(folder: Path) -> list[str]:
