@@ -15,6 +15,7 @@ import numpy as np
 from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
 from eval.layouts.rows import check_known, check_score
 from rgpt.errors import InputError
+from rgpt.formats.coco import as_meant
 from rgpt.regions.rle import decompress
 
 SIZES = ("small", "medium", "large")
@@ -96,6 +97,7 @@ def read_truth(source: PathOrValue) -> CocoTruth:
             found,
             "name the ground truth of the split that was predicted",
         )
+    value = as_meant(value, name)
     images = _by_id(value["images"], f"{name}, images")
     categories = _by_id(value["categories"], f"{name}, categories")
     merged: dict[int, int] = {}

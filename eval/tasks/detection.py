@@ -23,7 +23,7 @@ from eval.layouts.coco import CocoTruth, read_truth
 from eval.recognizers import DetectorSession, device_of, is_detector
 from eval.score import score_task
 from eval.tasks.base import Answer, Item, Picture, Task, check_pictures
-from eval.tasks.region_classification import guide_for, names_of, picture_of, region_of
+from eval.tasks.region_classification import AnnotatedPictures, guide_for, names_of, region_of
 from rgpt import prompts
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
@@ -70,8 +70,12 @@ class Detection(Task):
     protocol: str = field(default="generalised", init=False)
 
     @cached_property
+    def files(self) -> AnnotatedPictures:
+        return AnnotatedPictures(self.data, self.images)
+
+    @cached_property
     def truth(self) -> CocoTruth:
-        return read_truth(self.data)
+        return read_truth(self.files.content)
 
     @cached_property
     def names(self) -> list[str]:
@@ -92,7 +96,7 @@ class Detection(Task):
         return None if self.proposals is None else open_source(self.proposals)
 
     def ground_truth(self) -> Any:
-        return self.data
+        return self.files.content
 
     @cached_property
     def annotated(self) -> AnnotatedRegions:
@@ -106,9 +110,7 @@ class Detection(Task):
         return pictures
 
     def _picture(self, image: Mapping[str, Any]) -> Picture:
-        source: Any = (
-            picture_of(self.images, image) if isinstance(self.images, Path) else self.images[image["id"]]
-        )
+        source = self.files.source(image)
         wording = prompts.choose_wording("classification", random.Random(f"{self.seed} {image['id']}"))
         question = f"{wording.format(region=prompts.mention(1))} {guide_for(self.truth, self.vocabulary)}"
         item = Item(str(image["id"]), question, details={"image_id": image["id"]})

@@ -20,7 +20,7 @@ from eval.layouts.referring import read_expressions
 from eval.score import score_task
 from eval.tasks.base import Answer, Item, Picture, Task, check_pictures, picture_path
 from eval.tasks.instances import Instances
-from eval.tasks.region_classification import region_of
+from eval.tasks.region_classification import region_of, size_in_pixels
 from rgpt import prompts
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
@@ -60,7 +60,7 @@ class Referring(Task):
     def _known(self) -> Instances:
         if self.instances is None:
             raise InputError.about("--instances", "the COCO instances file of the refs", "none", "name it")
-        return Instances(self.instances)
+        return Instances(self.instances, Path(str(self.images)))
 
     @cached_property
     def _proposed(self) -> dict[str, list[list[float]]]:
@@ -90,7 +90,7 @@ class Referring(Task):
                     by_image.setdefault(ref["image_id"], []).append(pair)
         for image_id in sorted(by_image):
             own = by_image[image_id]
-            path = self._known.picture(Path(str(self.images)), image_id)
+            path = self._known.picture(image_id)
 
             def make(image_id: Any = image_id, own: list[tuple[str, str]] = own) -> list[Item]:
                 return self._items(str(image_id), own, self._candidates(image_id))
@@ -141,7 +141,7 @@ class Referring(Task):
         image, found = self._known.image(image_id), []
         for annotation in self._known.by_image[image_id]:
             try:
-                region = region_of(annotation, self.form, image["height"], image["width"])
+                region = region_of(annotation, self.form, *size_in_pixels(image))
                 found.append((region, Box.from_coco(annotation["bbox"])))
             except InputError:
                 continue  # an instance without extent cannot be pointed at, hence cannot be chosen

@@ -84,7 +84,7 @@ class RegionCaptioning(Task):
         refs = read_plain_pickle(self.data)
         if self.instances is None:
             raise InputError.about("--instances", "the COCO instances file of the refs", "none", "name it")
-        known = Instances(self.instances)
+        known = Instances(self.instances, self._folder())
         by_image: dict[int, list[Mapping[str, Any]]] = {}
         for ref in refs:
             if self.split in (None, ref["split"]):
@@ -101,7 +101,7 @@ class RegionCaptioning(Task):
                 ]
 
             ids = tuple(str(ref["ref_id"]) for ref in own)
-            yield Picture(image_id, known.picture(self._folder(), image_id), ids, make)
+            yield Picture(image_id, known.picture(image_id), ids, make)
 
     def _visual_genome(self) -> Iterator[Picture]:
         value = read_json(self.data)

@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.layouts.coco import CocoTruth, clean_name, read_truth
+from eval.layouts.files import name_of, read_json
 from eval.recognizers import RecognizerSession
 from eval.score import score_task
-from eval.tasks.base import RECORDED, Answer, Item, Picture, Task, check_pictures, picture_path, softmax
+from eval.tasks.base import RECORDED, Answer, Item, Picture, Task, check_pictures, softmax
 from eval.tasks.region_forms import FORMS, as_form
 from rgpt import prompts
 from rgpt.chat import ChatSession
 from rgpt.errors import ContextLengthError, InputError
+from rgpt.formats.coco import find_picture, on_pictures, picture_names, size_of
+from rgpt.formats.paths import PictureFolder
 from rgpt.regions import RLE, Box, Polygon, Region
 
 ASKED = ("single", "all", "multi-turn")
@@ -82,8 +85,12 @@ class RegionClassification(Task):
             )
 
     @cached_property
+    def files(self) -> AnnotatedPictures:
+        return AnnotatedPictures(self.data, self.images)
+
+    @cached_property
     def truth(self) -> CocoTruth:
-        return read_truth(self.data)
+        return read_truth(self.files.content)
 
     @cached_property
     def names(self) -> list[str]:
@@ -94,7 +101,7 @@ class RegionClassification(Task):
         return guide_for(self.truth, self.vocabulary)
 
     def ground_truth(self) -> Any:
-        return self.data
+        return self.files.content
 
     def pictures(self) -> Sequence[Picture]:
         by_image: dict[int, list[Mapping[str, Any]]] = {i: [] for i in sorted(self.truth.images)}
@@ -107,9 +114,7 @@ class RegionClassification(Task):
         return pictures
 
     def _picture(self, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> Picture:
-        source: Any = (
-            picture_of(self.images, image) if isinstance(self.images, Path) else self.images[image["id"]]
-        )
+        source = self.files.source(image)
         ids = tuple(str(a["id"]) for a in annotations)
         return Picture(image["id"], source, ids, lambda: self._items(image, annotations))
 
@@ -125,7 +130,7 @@ class RegionClassification(Task):
                 prompt = f"{prompt} {self.guide}"
             regions, problem = {}, None
             try:
-                regions[number] = region_of(a, self.form, image["height"], image["width"])
+                regions[number] = region_of(a, self.form, *size_in_pixels(image))
             except InputError as error:
                 problem = str(error)
             name = self.truth.name(a["category_id"])
@@ -288,6 +293,13 @@ def listed_names(text: str, numbers: Sequence[int]) -> dict[int, str]:
     return dict(zip(numbers, pieces, strict=True)) if len(pieces) == len(numbers) else {}
 
 
+def size_in_pixels(image: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of an image of the file. Raises InputError where neither file nor picture says it."""
+    if (size := size_of(image)) is None:
+        raise InputError.about(f"image {image['id']}", "height and width", "neither, and no picture of it")
+    return size
+
+
 def region_of(annotation: Mapping[str, Any], form: str, height: int, width: int) -> Region:
     """A COCO annotation as a region of a form; without a mask every form is its box. Raises InputError."""
     segmentation = annotation.get("segmentation")
@@ -303,12 +315,35 @@ def region_of(annotation: Mapping[str, Any], form: str, height: int, width: int)
     return region
 
 
-def picture_of(folder: Path, image: Mapping[str, Any]) -> Path:
-    """The file of a COCO or LVIS image: by `file_name`, or the end of `coco_url` (LVIS v1 has no other)."""
-    names = []
-    if image.get("file_name"):
-        names += [image["file_name"], Path(image["file_name"]).name]
-    if image.get("coco_url"):
-        parts = str(image["coco_url"]).split("/")
-        names += ["/".join(parts[-2:]), parts[-1]]
-    return picture_path(folder, *(names or [f"{image['id']:012d}.jpg"]))
+def picture_of(folder: PictureFolder, image: Mapping[str, Any]) -> Path:
+    """The file of a COCO or LVIS image, or where it would lie (its absence fails the picture's items)."""
+    return find_picture(folder, image) or folder.expected(next(iter(picture_names(image)), str(image["id"])))
+
+
+@dataclass
+class AnnotatedPictures:
+    """An instances file and, where they are files, its pictures: the file's regions as they lie on them.
+
+    Args:
+        data: the file, or its content. images: folder of its pictures; or pictures by id.
+    """
+
+    data: Any
+    images: Path | Mapping[int, Any]
+
+    @cached_property
+    def folder(self) -> PictureFolder | None:
+        return PictureFolder(self.images) if isinstance(self.images, Path) else None
+
+    @cached_property
+    def content(self) -> Any:
+        """`data`, or what it says with the sizes of the pictures. Raises InputError for other pictures."""
+        if self.folder is None:
+            return self.data
+        given = read_json(self.data)
+        content = on_pictures(given, self.folder, name_of(self.data))
+        return self.data if content is given else content
+
+    def source(self, image: Mapping[str, Any]) -> Any:
+        """A picture's path, or the picture."""
+        return picture_of(self.folder, image) if self.folder else self.images[image["id"]]  # type: ignore[index]

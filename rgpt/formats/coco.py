@@ -351,7 +351,7 @@ class CocoFile:
     ) -> None:
         self.path, self.folder, self.name_of, self.sizes = path, PictureFolder(images), name_of, sizes
         self.names: dict[str, str] = {}
-        folder = scratch / path.name
+        folder = scratch / f"{path.name}.parts"
         folder.mkdir()
         self._buckets = Buckets(folder, path.stat().st_size if path.is_file() else 0)
         fractions, rows = Fractions(), Counter[str]()
@@ -473,3 +473,196 @@ def name_facts(names: Mapping[str, str]) -> dict[str, Any]:
     """How many names there are, and how many categories share one (V3Det has a few dozen)."""
     counts = Counter(" ".join(str(name).replace("_", " ").split()).lower() for name in names.values())
     return {"categories": len(names), "different names": len(counts)}
+
+
+# ------------------------------------------------------------------------------------- whole files, in memory
+
+
+def as_meant(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A parsed instances file in COCO's own spelling, for evaluators that know no other.
+
+    Ids of pictures and categories as the entries themselves write them, sizes as whole numbers, boxes in
+    pixels with positive extents (from the mask where they are empty), segmentations as rings or one
+    run-length mask, `iscrowd` as 0 or 1. Entries that are right stay the same objects; what cannot be read
+    stays as it is, for the reader to refuse.
+
+    Args:
+        name: of the file, for the message.
+
+    Raises:
+        InputError: two spellings of one id.
+    """
+    if not all(isinstance(value[key], list) for key in ("images", "annotations", "categories")):
+        return dict(value)
+    geometry = geometry_of(value)
+    images = [_with_plain_size(image) for image in value["images"]]
+    speller = _Speller(
+        {key: _own_ids(value[key], f"{name}, {key}") for key in ("images", "categories")},
+        {id_key(i.get("id")): size_of(i) for i in images if isinstance(i, Mapping)},
+        geometry,
+    )
+    annotations = [speller.spell(a) if isinstance(a, Mapping) else a for a in value["annotations"]]
+    return {**value, "images": images, "annotations": annotations}
+
+
+def geometry_of(value: Mapping[str, Any]) -> Geometry:
+    """How a parsed file writes its geometry."""
+    fractions = Fractions()
+    for annotation in value["annotations"]:
+        if isinstance(annotation, Mapping):
+            fractions.see(annotation)
+    return Geometry(fractions.boxes, fractions.outlines)
+
+
+def size_of(picture: Mapping[str, Any]) -> Size | None:
+    """The (height, width) that a picture's entry claims."""
+    return claimed_size(picture.get("height"), picture.get("width"))
+
+
+def _with_plain_size(image: Any) -> Any:
+    size = size_of(image) if isinstance(image, Mapping) else None
+    if size is None or (type(image["height"]) is int and type(image["width"]) is int):
+        return image
+    return {**image, "height": size[0], "width": size[1]}
+
+
+def _own_ids(listed: list[Any], thing: str) -> dict[str | None, Any]:
+    """The ids that a list's entries have, by `id_key`."""
+    own: dict[str | None, Any] = {}
+    for entry in listed:
+        key = id_key(entry.get("id")) if isinstance(entry, Mapping) else None
+        if key is not None and type(own.setdefault(key, entry["id"])) is not type(entry["id"]):
+            raise InputError.about(thing, "every id once", f"{own[key]!r} and {entry['id']!r}")
+    return own
+
+
+class _Speller(NamedTuple):
+    own: Mapping[str, Mapping[str | None, Any]]
+    sizes: Mapping[str | None, Size | None]
+    geometry: Geometry
+
+    def spell(self, annotation: Mapping[str, Any]) -> Mapping[str, Any]:
+        changes: dict[str, Any] = {}
+        for field, listed in (("image_id", "images"), ("category_id", "categories")):
+            found = self.own[listed].get(id_key(annotation.get(field)))
+            if found is not None and type(found) is not type(annotation[field]):
+                changes[field] = found
+        if "iscrowd" in annotation and annotation["iscrowd"] not in (0, 1):
+            changes["iscrowd"] = int(is_crowd(annotation))
+        size = self.sizes.get(id_key(annotation.get("image_id")))
+        if size is not None:
+            self._outline(annotation.get("segmentation"), size, changes)
+        self._box(annotation, size, changes)
+        return {**annotation, **changes} if changes else annotation
+
+    def _read(self, segmentation: Any, size: Size) -> Polygon | RLE | None:
+        return self.geometry.read({"segmentation": segmentation}, Placement(size, size)).mask
+
+    def _outline(self, segmentation: Any, size: Size, changes: dict[str, Any]) -> None:
+        """Rings as pycocotools reads them, masks as one."""
+        if not isinstance(segmentation, list) or not segmentation:
+            return
+        usual = all(isinstance(ring, list) and len(ring) > 2 and _is_number(ring[0]) for ring in segmentation)
+        if (not usual or self.geometry.outline_fractions) and (mask := self._read(segmentation, size)):
+            changes["segmentation"] = as_segmentation(mask)
+
+    def _box(self, annotation: Mapping[str, Any], size: Size | None, changes: dict[str, Any]) -> None:
+        bbox: Any = annotation.get("bbox")
+        corners = corners_of(bbox)
+        if corners is None:
+            return
+        (x1, x2), (y1, y2) = sorted(corners[0::2]), sorted(corners[1::2])
+        if size and self.geometry.box_fractions:
+            x1, y1, x2, y2 = _scaled((x1, y1, x2, y2), size, True)
+            changes["area"] = (x2 - x1) * (y2 - y1)
+        if (x1 == x2 or y1 == y2) and size and (mask := self._read(annotation.get("segmentation"), size)):
+            x1, y1, x2, y2 = mask.bounds(*size).xyxy
+        if corners != (x1, y1, x2, y2) or any(isinstance(number, str) for number in bbox):
+            changes["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+
+
+def as_segmentation(region: Polygon | RLE) -> Any:
+    """As COCO writes it."""
+    if isinstance(region, RLE):
+        return region.to_json()["mask"]
+    return [[number for point in ring for number in point] for ring in region.rings]
+
+
+def on_pictures(value: Any, folder: PictureFolder, name: str) -> Any:
+    """A parsed instances file with sizes and geometry of the upright pictures in `folder`.
+
+    The same object where every claimed size is the picture's, or no picture is there.
+
+    Raises:
+        InputError: a picture is not the one that was annotated, or turned pictures contradict each other.
+    """
+    if not isinstance(value, Mapping) or not {"images", "annotations", "categories"} <= set(value):
+        return value
+    if not all(isinstance(value[key], list) for key in ("images", "annotations", "categories")):
+        return value
+    headers = {}
+    for image in value["images"]:
+        if isinstance(image, Mapping) and (path := find_picture(folder, image)):
+            header = read_header(path)
+            if header and (header.orientation != 1 or header.upright != size_of(image)):
+                headers[id_key(image.get("id"))] = header
+    if not headers:
+        return value
+    claimed = [
+        {**i, "height": headers[key].upright[0], "width": headers[key].upright[1]}
+        if (key := id_key(i.get("id"))) in headers and size_of(i) is None
+        else i
+        for i in value["images"]
+    ]
+    value = as_meant({**value, "images": claimed}, name)
+    claims = {id_key(i["id"]): size_of(i) for i in claimed if id_key(i.get("id")) in headers}
+    names = {id_key(i["id"]): file_name_of(i) for i in claimed}
+    turns, plain = Turns(), Geometry()
+    for key, header in headers.items():
+        turns.see(names[key], header, claims[key])
+    for annotation in value["annotations"]:
+        key = id_key(annotation.get("image_id"))
+        if key in headers and (claim := claims[key]):
+            turns.see(names[key], headers[key], claim, *plain.reach(annotation, claim))
+    decision = turns.decide()
+    placements = {key: place(header, claims[key], decision, names[key]) for key, header in headers.items()}
+    images = [
+        {**i, "height": placements[key].size[0], "width": placements[key].size[1]}
+        if (key := id_key(i.get("id"))) in placements
+        else i
+        for i in value["images"]
+    ]
+    annotations = [_placed(a, placements.get(id_key(a.get("image_id")))) for a in value["annotations"]]
+    return {**value, "images": images, "annotations": annotations}
+
+
+def _placed(annotation: Mapping[str, Any], placement: Placement | None) -> Mapping[str, Any]:
+    corners = corners_of(annotation.get("bbox"))
+    if placement is None or placement.unchanged or corners is None:
+        return annotation
+    x1, y1, x2, y2 = placement.box(*corners)
+    scale = placement.size[0] * placement.size[1] / (placement.frame[0] * placement.frame[1])
+    changes: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+    if "area" in annotation:
+        changes["area"] = annotation["area"] * scale
+    mask = Geometry().read({"segmentation": annotation.get("segmentation")}, placement).mask
+    if mask is not None:
+        changes["segmentation"] = as_segmentation(mask)
+    return {**annotation, **changes}
+
+
+def find_picture(folder: PictureFolder, picture: Mapping[str, Any]) -> Path | None:
+    """The file of a COCO or LVIS picture: by `file_name`, by `coco_url` (LVIS v1 has no other) or number."""
+    for name in picture_names(picture):
+        if found := folder.find(name):
+            return found
+    return None
+
+
+def picture_names(picture: Mapping[str, Any]) -> list[str]:
+    """The names a picture's file may have, likeliest first."""
+    names = [file_name_of(picture), file_of_coco_url(picture)]
+    key = id_key(picture.get("id")) or ""
+    if not any(names) and key.isdecimal():
+        names.append(f"{int(key):012d}.jpg")
+    return list(dict.fromkeys(filter(None, names)))
