@@ -30,7 +30,7 @@ from data_recipes.output import Report, Reservoir, contact_sheet, new_folder, st
 from data_recipes.pictures import read_keys
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
-from rgpt.formats.paths import check_folder, holds_pictures
+from rgpt.formats.paths import check_folder, holds_pictures, is_file
 
 BATCH = 32
 """Records that travel to a worker at once."""
@@ -150,7 +150,7 @@ class Worker:
     def _one(self, record: Record) -> Written:
         if not self.excluded.isdisjoint(record.keys):
             return Written([], Made(dropped=EXCLUDED))
-        there = None if record.image is None else Path(record.image).is_file()
+        there = None if record.image is None else is_file(Path(record.image))
         if self.skip_missing and there is False:
             return Written([], Made(dropped=MISSING, picture=False))
         try:
@@ -169,6 +169,11 @@ class Worker:
 
 def _line(sample: Item, tasks: tuple[str, ...], folder: str) -> Line:
     text = json.dumps(sample.to_json(folder), ensure_ascii=False, separators=(", ", ": "))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = ascii(text[error.start : error.start + 1])
+        raise InputError.about(f"sample {sample.id!a}", "text of whole characters", found) from error
     if isinstance(sample, Detection):
         return Line(text, len(sample.regions), 0, sum(len(name.split()) for name in sample.names), tasks)
     if isinstance(sample, Captioned):

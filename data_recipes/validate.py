@@ -32,12 +32,14 @@ from rgpt.data.schema import Sample
 from rgpt.errors import InputError
 from rgpt.formats.jsonl import parse_line
 from rgpt.formats.llava import has_image_mark
-from rgpt.formats.size_claims import upright_size
-from rgpt.regions import Region
+from rgpt.formats.size_claims import PictureHeader, fits, read_header
+from rgpt.regions import Box, Point, Polygon, Region, Scribble
 
 BATCH = 64
 SHOWN = 20
 UNMENTIONED = "region that no turn mentions"
+REACHES_PAST = "region that reaches past its picture"
+UNTURNED = "region of the unturned picture"
 Counted = Callable[[Sequence[Sample]], list[int]]
 
 
@@ -189,26 +191,53 @@ def _check_common(
     seen.pictures.add(hash(str(record.image)))
     if not check_pictures:
         return
-    size = upright_size(record.image)
-    if size is None:
+    header = read_header(record.image)
+    if header is None:
         there = "cannot be read" if record.image.exists() else "is missing"
         findings.problem(number, f"picture {there}", f"the picture {str(record.image)!r} {there}.")
         return
+    size = header.upright
     if isinstance(record, Detection) and size != (record.height, record.width):
         findings.problem(
             number,
             "size is not the picture's",
             f"the record says {record.width} x {record.height}, the picture is {size[1]} x {size[0]}.",
         )
-    _check_inside(number, record.regions, size, findings)
+    _check_inside(number, record.regions, header, findings)
 
 
-def _check_inside(number: int, regions: Sequence[Region], size: tuple[int, int], findings: Findings) -> None:
+def _check_inside(number: int, regions: Sequence[Region], header: PictureHeader, findings: Findings) -> None:
     for n, region in enumerate(regions, start=1):
+        x, y = _reach(region)
+        if not fits(x, y, header.upright) and header.sideways and fits(x, y, header.stored):
+            findings.problem(
+                number,
+                UNTURNED,
+                f"region {n} reaches to ({x:g}, {y:g}): in the picture as stored, not in the upright one, "
+                f"{header.upright[1]} x {header.upright[0]}; turn it as EXIF turns the picture.",
+            )
+            continue
         try:
-            region.check_inside(*size)
+            region.check_inside(*header.upright)
         except InputError as error:
             findings.problem(number, "region outside its picture", f"region {n}: {error}")
+            continue
+        findings.notes[REACHES_PAST] += not fits(x, y, header.upright)
+
+
+def _reach(region: Region) -> tuple[float, float]:
+    """The largest x and y of a region; a mask has its picture's."""
+    if isinstance(region, Box):
+        return region.x2, region.y2
+    if isinstance(region, Polygon):
+        points = [point for ring in region.rings for point in ring]
+    elif isinstance(region, Scribble):
+        points = [point for stroke in region.points for point in stroke]
+    elif isinstance(region, Point):
+        return region.x, region.y
+    else:
+        return region.size[1], region.size[0]
+    return max(x for x, _ in points), max(y for _, y in points)
 
 
 def _check_sample(number: int, sample: Sample, findings: Findings) -> None:

@@ -40,6 +40,7 @@ NO_PICTURE = "annotation of a picture that is not in the file"
 NO_SIZE = "picture without a size"
 NO_NAME = "picture without a file name"
 UNREADABLE = "picture file cannot be read"
+LISTS = ("images", "annotations", "categories")
 Corners = tuple[float, float, float, float]
 
 NO_NUMBERS = "box is not four numbers"
@@ -346,7 +347,7 @@ class CocoFile:
         images: Path,
         name_of: Callable[[dict[str, Any]], str] = file_name_of,
         keep: Callable[[str], bool] = lambda key: True,
-        lists: Sequence[str] = ("images", "annotations", "categories"),
+        lists: Sequence[str] = LISTS,
         sizes: bool = True,
     ) -> None:
         self.path, self.folder, self.name_of, self.sizes = path, PictureFolder(images), name_of, sizes
@@ -481,9 +482,9 @@ def name_facts(names: Mapping[str, str]) -> dict[str, Any]:
 def as_meant(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A parsed instances file in COCO's own spelling, for evaluators that know no other.
 
-    Ids of pictures and categories as the entries themselves write them, sizes as whole numbers, boxes in
-    pixels with positive extents (from the mask where they are empty), segmentations as rings or one
-    run-length mask, `iscrowd` as 0 or 1. Entries that are right stay the same objects; what cannot be read
+    Ids of pictures and categories as the entries themselves write them, but 7.0 as 7; sizes as whole numbers;
+    boxes in pixels with positive extents (from the mask where they are empty); segmentations as rings or one
+    run-length mask; `iscrowd` as 0 or 1. Entries that are right stay the same objects; what cannot be read
     stays as it is, for the reader to refuse.
 
     Args:
@@ -492,9 +493,10 @@ def as_meant(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     Raises:
         InputError: two spellings of one id.
     """
-    if not all(isinstance(value[key], list) for key in ("images", "annotations", "categories")):
+    if not all(isinstance(value[key], list) for key in LISTS):
         return dict(value)
     geometry = geometry_of(value)
+    value = {**value, **{key: [_with_plain_id(e) for e in value[key]] for key in LISTS}}
     images = [_with_plain_size(image) for image in value["images"]]
     speller = _Speller(
         {key: _own_ids(value[key], f"{name}, {key}") for key in ("images", "categories")},
@@ -517,6 +519,11 @@ def geometry_of(value: Mapping[str, Any]) -> Geometry:
 def size_of(picture: Mapping[str, Any]) -> Size | None:
     """The (height, width) that a picture's entry claims."""
     return claimed_size(picture.get("height"), picture.get("width"))
+
+
+def _with_plain_id(entry: Any) -> Any:
+    id_ = entry.get("id") if isinstance(entry, Mapping) else None
+    return {**entry, "id": int(id_)} if isinstance(id_, float) and id_.is_integer() else entry
 
 
 def _with_plain_size(image: Any) -> Any:
@@ -596,9 +603,7 @@ def on_pictures(value: Any, folder: PictureFolder, name: str) -> Any:
     Raises:
         InputError: a picture is not the one that was annotated, or turned pictures contradict each other.
     """
-    if not isinstance(value, Mapping) or not {"images", "annotations", "categories"} <= set(value):
-        return value
-    if not all(isinstance(value[key], list) for key in ("images", "annotations", "categories")):
+    if not isinstance(value, Mapping) or not all(isinstance(value.get(key), list) for key in LISTS):
         return value
     headers = {}
     for image in value["images"]:
@@ -608,6 +613,8 @@ def on_pictures(value: Any, folder: PictureFolder, name: str) -> Any:
                 headers[id_key(image.get("id"))] = header
     if not headers:
         return value
+    if not all(isinstance(entry, Mapping) for key in LISTS for entry in value[key]):
+        return value  # for the reader to refuse
     claimed = [
         {**i, "height": headers[key].upright[0], "width": headers[key].upright[1]}
         if (key := id_key(i.get("id"))) in headers and size_of(i) is None
@@ -615,8 +622,8 @@ def on_pictures(value: Any, folder: PictureFolder, name: str) -> Any:
         for i in value["images"]
     ]
     value = as_meant({**value, "images": claimed}, name)
-    claims = {id_key(i["id"]): size_of(i) for i in claimed if id_key(i.get("id")) in headers}
-    names = {id_key(i["id"]): file_name_of(i) for i in claimed}
+    claims = {key: size_of(i) for i in claimed if (key := id_key(i.get("id"))) in headers}
+    names = {id_key(i.get("id")): file_name_of(i) for i in claimed}
     turns, plain = Turns(), Geometry()
     for key, header in headers.items():
         turns.see(names[key], header, claims[key])
@@ -643,7 +650,7 @@ def _placed(annotation: Mapping[str, Any], placement: Placement | None) -> Mappi
     x1, y1, x2, y2 = placement.box(*corners)
     scale = placement.size[0] * placement.size[1] / (placement.frame[0] * placement.frame[1])
     changes: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1]}
-    if "area" in annotation:
+    if _is_number(annotation.get("area")):
         changes["area"] = annotation["area"] * scale
     mask = Geometry().read({"segmentation": annotation.get("segmentation")}, placement).mask
     if mask is not None:

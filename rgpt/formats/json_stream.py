@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from json.decoder import JSONDecodeError
@@ -121,7 +122,8 @@ class _Scanner:
             data = self._stream.read(size or WINDOW)
             self._ended = not data
             self._text = self._text[self._place :] + self._utf8.decode(data, final=self._ended)
-        except (OSError, EOFError, ValueError) as error:  # ValueError: a byte that is not UTF-8
+        # ValueError: a byte that is not UTF-8; the other two: broken .gz and .zip
+        except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise self._wrong(f"data that cannot be read ({error})") from error
         self._place = 0
         return not self._ended
@@ -150,7 +152,9 @@ class _Scanner:
         while True:
             try:
                 value, end = self._decode(self._text, self._place)
-            except (JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
+                if not isinstance(error, JSONDecodeError | RecursionError):
+                    raise self._wrong("a number of too many digits") from error  # Python reads 4300
                 # The value may only be cut off by the window: read on. Doubling keeps a value that is itself
                 # large from being decoded again for every window. A string's error lies where it begins.
                 far = isinstance(error, RecursionError) or (

@@ -85,12 +85,12 @@ class PictureFolder:
         if not as_read:
             return None
         for relative in ([spelling] if not Path(spelling).is_absolute() else []) + as_read:
-            if _is_file(path := self.root / relative):
+            if is_file(path := self.root / relative):
                 return self._claimed(path, as_read[0], exact=True)
         for tail in _tails(as_read):
             if like := self._like(tail):
                 return self._claimed(like, as_read[0], exact=False)
-        return self._claimed(Path(spelling), as_read[0], exact=True) if _is_file(Path(spelling)) else None
+        return self._claimed(Path(spelling), as_read[0], exact=True) if is_file(Path(spelling)) else None
 
     def expected(self, spelling: str) -> Path:
         """Where a picture of this name would lie, for one that is not there yet."""
@@ -98,7 +98,7 @@ class PictureFolder:
 
     def _like(self, tail: str) -> Path | None:
         """The file of this relative path, or the only one that differs in case, Unicode form or ending."""
-        if _is_file(path := self.root / tail):
+        if is_file(path := self.root / tail):
             return path
         folder, _, name = tail.rpartition("/")
         by_name, by_stem = _listing(self.root / folder)
@@ -164,7 +164,8 @@ def _listing(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     return by_name, by_stem
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for names that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long, or with a character that no file may have

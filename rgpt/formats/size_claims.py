@@ -186,7 +186,7 @@ class Turns:
             if not stored:
                 return
         for x, y in reach:
-            self._witness(name, _fits(x, y, frame), _fits(y, x, frame))
+            self._witness(name, fits(x, y, frame), fits(y, x, frame))
         for size in masks:
             self._witness(name, size == frame, size == frame[::-1])
 
@@ -266,7 +266,7 @@ def _same_aspect(one: Size, two: Size) -> bool:
     return abs(one[1] * two[0] - one[0] * two[1]) <= max(*one, *two)
 
 
-def _fits(x: float, y: float, frame: Size) -> bool:
+def fits(x: float, y: float, frame: Size) -> bool:
     """Whether a point lies in a frame; regions drawn up to the border may reach over it by a hair."""
     slack = max(2.0, 0.01 * max(frame))
     return x <= frame[1] + slack and y <= frame[0] + slack

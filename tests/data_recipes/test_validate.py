@@ -78,6 +78,19 @@ def test_every_mistake_is_named_by_its_line(check, record: object, kind: str) ->
     assert found.examples[0].startswith("2: ") and len(found.examples) == 1
 
 
+def test_a_region_of_the_unturned_picture_is_a_problem(check, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (200, 100)).save(tmp_path / "turned.jpg", exif=exif)
+    boxes = [[10, 10, 180, 60], [10, 10, 60, 180], [10, 10, 60, 60], [10, 10, 60, 260]]
+    records = [sample(n, image="turned.jpg", regions=[{"box": box}]) for n, box in enumerate(boxes)]
+    found = check(*records)
+    assert found.problems == {validate.UNTURNED: 1} and found.examples[0].startswith(
+        "1: region 1 reaches to (180"
+    )
+    assert found.notes[validate.REACHES_PAST] == 1
+
+
 def test_a_region_nobody_mentions_is_a_note(check) -> None:
     found = check(sample(1, regions=[{"box": [1, 2, 8, 9]}] * 2))
     assert not found.problems and found.notes == {validate.UNMENTIONED: 1}
