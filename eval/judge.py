@@ -1,4 +1,4 @@
-"""`python -m eval.judge dlc_bench|ferret_bench …`: a language model judges answers for `eval.score`.
+"""`python -m eval.judge BENCHMARK …`: a language model judges answers for `eval.score`.
 
     python -m eval.judge dlc_bench --gt DLC-Bench/annotations --predictions descriptions.json \\
         --judge openai:Qwen/Qwen3-8B@http://localhost:8000/v1 --out judged.jsonl
@@ -22,9 +22,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval.judging import JUDGES, Ask
+from eval.judging import JUDGES, Ask, Questions
 from eval.layouts.captions import read_hypotheses
-from eval.layouts.rows import check_complete, check_known
+from eval.layouts.fields import Ids, has_rows
+from eval.layouts.judged import read_mdvp_results
+from eval.layouts.rows import check_complete, read_predictions
 from rgpt.backends import Backend, BackendError, described_changes, open_backend
 from rgpt.errors import InputError
 
@@ -32,14 +34,14 @@ LONGEST_WAIT = 60.0  # seconds
 
 
 def asking(backend: Backend, attempts: int, sleep: Callable[[float], Any] = time.sleep) -> Ask:
-    """`ask(text, retry)`: one answer of the judge; `retry` counts earlier answers that could not be read.
+    """`ask(content, retry)`: one answer of the judge; `retry` counts earlier answers that could not be read.
 
     The first answer is greedy; later ones are drawn, since a greedy judge would say the same again. Raises
     InputError when the judge cannot be reached in `attempts` attempts.
     """
 
-    def ask(text: str, retry: int) -> str:
-        messages = [{"role": "user", "content": text}]
+    def ask(content: str | list[dict[str, Any]], retry: int) -> str:
+        messages = [{"role": "user", "content": content}]
         for attempt in range(1, attempts + 1):
             try:
                 drawn = 0.7 if retry else 0.0
@@ -121,17 +123,34 @@ def judge_all(
             stop.set()  # after an error: what waits is not begun
 
 
+def read_answers(
+    task: str, predictions: Path | str, questions: Questions
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Answers by the id of their question, and why items failed. Raises InputError."""
+    value = read_predictions(predictions) if Path(predictions).suffix != ".txt" else None
+    if task == "mdvp_bench" and has_rows(value, "image_name", "prediction"):
+        return read_mdvp_results(value, questions, predictions), {}
+    texts, failed = read_hypotheses(predictions)
+    whole = {id_: questions.alias(id_) for id_ in texts}
+    Ids(questions).find(list(whole.values()), predictions)
+    if len(set(whole.values())) < len(whole):
+        twice = next(id_ for id_ in whole.values() if list(whole.values()).count(id_) > 1)
+        raise InputError.about(str(predictions), "one answer for each question", f"two for {twice}")
+    return {whole[i]: t for i, t in texts.items()}, {whole[i]: why for i, why in failed.items()}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.judge", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("task", choices=sorted(JUDGES))
-    parser.add_argument("--gt", required=True, help="the benchmark's folder (Ferret-Bench: of one category)")
+    parser.add_argument("--gt", required=True, help="the benchmark's folder or file (README)")
     parser.add_argument("--predictions", required=True, help="answers by id, in any caption layout")
     parser.add_argument("--judge", required=True, help="openai:MODEL@URL, local:MODEL_DIR")
     parser.add_argument("--out", required=True, help="judgements, JSON lines")
     parser.add_argument(
         "--instructions", help="file with the judge's instructions, instead of the usual ones"
     )
+    parser.add_argument("--images", help="folder of the pictures, which MDVP-Bench's judge is shown")
     parser.add_argument("--workers", type=int, default=4, help="requests at a time")
     parser.add_argument("--attempts", type=int, default=5, help="per request")
     parser.add_argument("--subset", action="store_true", help="leave out items without an answer")
@@ -139,11 +158,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.workers < 1 or args.attempts < 1:
             raise InputError("--workers and --attempts: expected at least 1 each, got less; raise them.")
-        texts, failed = read_hypotheses(args.predictions)
-        questions, judge_one = JUDGES[args.task](args.gt, args.instructions)
-        texts = {id_ if id_ in questions else questions.alias(id_): text for id_, text in texts.items()}
-        failed = {id_ if id_ in questions else questions.alias(id_): why for id_, why in failed.items()}
-        check_known(texts, questions, args.predictions)
+        shown = {"images": args.images} if args.task == "mdvp_bench" else {}
+        if args.images and not shown:
+            raise InputError(f"--images has no effect: {args.task}'s judge is shown none; leave it out.")
+        questions, judge_one = JUDGES[args.task](args.gt, args.instructions, **shown)
+        texts, failed = read_answers(args.task, args.predictions, questions)
         check_complete(texts, questions, args.predictions, args.subset)
         backend = open_backend(args.judge)
         ask = asking(backend, args.attempts)

@@ -1,4 +1,5 @@
-"""What a judge is asked, and how its words become verdicts: DLC-Bench's options, Ferret-Bench's two marks."""
+"""What a judge is asked, and how its words become verdicts: DLC-Bench's options; two marks for Ferret-Bench,
+Osprey's descriptions and MDVP-Bench."""
 
 from __future__ import annotations
 
@@ -8,12 +9,25 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from eval.layouts.fields import Ids, as_object, words_of
 from eval.layouts.files import read_json, read_text
-from eval.layouts.judged import read_dlc_questions, read_ferret_questions
+from eval.layouts.judged import (
+    Reviewed,
+    read_dlc_questions,
+    read_ferret_questions,
+    read_mdvp_questions,
+    read_osprey_questions,
+)
 from eval.metrics.judged import DlcVerdict
+from eval.tasks.base import picture_path
+from rgpt.backends import image_part, text_part
 from rgpt.errors import InputError
+from rgpt.regions import Box, Point, Region
+from rgpt.regions.draw import draw_regions
+from rgpt.regions.image import open_image
 
-Ask = Callable[[str, int], str]
+Ask = Callable[[str | list[dict[str, Any]], int], str]
+"""Asks the judge: a text or the parts of a message, and how many answers to it could not be read."""
 JudgeOne = Callable[[str, str, str | None, Ask], dict[str, Any]]
 
 READINGS = 3
@@ -33,7 +47,7 @@ $choices
 """
 """Our wording [D]; give the benchmark's own with --instructions to compare with published scores."""
 
-FERRET_LAYOUT = """\
+REVIEW_LAYOUT = """\
 [Context]
 $context
 
@@ -51,13 +65,34 @@ $answer
 [System]
 $rule
 """
+"""The order that LLaVA's review brought in and all three benchmarks keep [A]."""
+
+MDVP_CONTEXTS = {
+    "natural": "It is a photograph.",
+    "ocr": "It is a picture with text in it, and the question is about what the text says.",
+    "android": "It is a screenshot of a phone.",
+    "web": "It is a screenshot of a web page.",
+    "multipanel": "It is a figure of several panels.",
+}
+"""By the beginning of a domain's name; our wording [D], as is the rule."""
+
+MDVP_RULE = """\
+The two assistants answered the question above about the picture shown, in which the regions that the question
+speaks of are marked with their numbers. Judge how helpful, relevant, correct and detailed each answer is.
+Write on the first line nothing but two numbers from 1 to 10, the mark of Assistant 1 and that of Assistant 2,
+with a blank between them; higher is better. Explain your marks on the lines below, and let neither the order
+of the answers nor their length sway you.
+"""
 
 
 class Questions(dict[str, Any]):
     """Questions by id. `alias` finds the id that a predictions file may have written shorter."""
 
     def alias(self, id_: str) -> str:
-        whole = [known for known in self if known.rpartition("/")[2] == id_]
+        if id_ in self:
+            return id_
+        spelled = Ids(known.rpartition("/")[2] for known in self).spell(id_, "id")
+        whole = [known for known in self if known.rpartition("/")[2] == spelled]
         return whole[0] if len(whole) == 1 else id_
 
 
@@ -88,11 +123,11 @@ def two_marks(answer: str) -> tuple[float, float] | None:
     return None
 
 
-def _reading(ask: Ask, text: str, read: Callable[[str], Any]) -> tuple[Any, str]:
+def _reading(ask: Ask, asked: str | list[dict[str, Any]], read: Callable[[str], Any]) -> tuple[Any, str]:
     """The first answer that can be read, and its words; (None, last words) after `READINGS`."""
     said = ""
     for retry in range(READINGS):
-        said = ask(text, retry)
+        said = ask(asked, retry)
         if (value := read(said)) is not None:
             return value, said
     return None, said
@@ -138,8 +173,55 @@ def dlc_judge(gt: Path | str, instructions: Path | str | None = None) -> tuple[Q
 
 def ferret_judge(gt: Path | str, instructions: Path | str | None = None) -> tuple[Questions, JudgeOne]:
     """Ferret-Bench: `gt` is one category's folder; `rule.json` lies beside it, or is `instructions`."""
-    questions = read_ferret_questions(gt)
-    rules = read_json(instructions or Path(gt).resolve().parent / "rule.json")
+    return _review(read_ferret_questions(gt), _rules(instructions, Path(gt).resolve().parent))
+
+
+def osprey_judge(gt: Path | str, instructions: Path | str | None = None) -> tuple[Questions, JudgeOne]:
+    """Osprey's descriptions: `gt` is the folder; `rule.json` lies in it or beside it, or is `instructions`."""
+    folder = Path(gt).resolve()
+    return _review(read_osprey_questions(gt), _rules(instructions, folder, folder.parent))
+
+
+def mdvp_judge(
+    gt: Path | str, instructions: Path | str | None = None, images: Path | str | None = None
+) -> tuple[Questions, JudgeOne]:
+    """MDVP-Bench: `gt` is the file of one domain. The judge sees the picture with its regions drawn and
+    numbered, in our way [D]. `instructions` is a text that replaces `MDVP_RULE`."""
+    questions = read_mdvp_questions(gt)
+    if images is None or not Path(images).is_dir():
+        raise InputError.about("--images", "the folder of the pictures", str(images), "the judge sees them")
+    rule, folder = read_text(instructions) if instructions else MDVP_RULE, Path(images)
+    for id_, question in questions.items():
+        if not picture_path(folder, question["image"]).is_file():
+            raise InputError.about(f"{gt}, {id_}, image_name", f"a picture in {folder}", question["image"])
+        domain = next((v for k, v in MDVP_CONTEXTS.items() if question["category"].startswith(k)), "")
+        question["context"] = domain
+    rules = {question["category"]: rule for question in questions.values()}
+
+    def picture(question: dict[str, Any]) -> list[dict[str, Any]]:
+        regions: dict[int, Region] = {
+            n: Point(*region) if len(region) == 2 else Box.from_coco(region)
+            for n, region in enumerate(question["regions"], start=1)
+        }
+        return [image_part(draw_regions(open_image(folder / question["image"]), regions))]
+
+    return _review(questions, rules, picture)
+
+
+def _rules(instructions: Path | str | None, *folders: Path) -> dict[str, str]:
+    """The rule of each category in `rule.json`. Raises InputError."""
+    places = [Path(instructions)] if instructions else [folder / "rule.json" for folder in folders]
+    path = next((place for place in places if place.is_file()), places[0])
+    rules = as_object(read_json(path), str(path))
+    return {name: words_of(rule, "prompt", f"{path}, {name}") for name, rule in rules.items()}
+
+
+def _review(
+    questions: Reviewed,
+    rules: dict[str, str],
+    picture: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda question: [],
+) -> tuple[Questions, JudgeOne]:
+    """Two marks for each answer, the reference's first; `picture` makes what is shown before the text."""
     for question in questions.values():
         if question["category"] not in rules:
             raise InputError.about("rule.json", f"the rule of {question['category']}", "none")
@@ -149,17 +231,16 @@ def ferret_judge(gt: Path | str, instructions: Path | str | None = None) -> tupl
         row = {"question_id": id_.rpartition("/")[2], "category": question["category"]}
         if failed is not None:
             return row | {"failed": failed}
-        text = Template(FERRET_LAYOUT).safe_substitute(
+        text = Template(REVIEW_LAYOUT).safe_substitute(
             context=question["context"],
             question=question["question"],
             reference=question["answer"],
             answer=answer,
-            rule=rules[question["category"]]["prompt"],
+            rule=rules[question["category"]],
         )
-        marks, said = _reading(ask, text, two_marks)
-        if marks is None:
-            return row | {"tuple": [-1, -1], "review": said}
-        return row | {"tuple": list(marks), "review": said}
+        shown = picture(question)
+        marks, said = _reading(ask, [*shown, text_part(text)] if shown else text, two_marks)
+        return row | {"tuple": [-1, -1] if marks is None else list(marks), "review": said}
 
     return Questions(questions), judge_one
 
@@ -167,4 +248,6 @@ def ferret_judge(gt: Path | str, instructions: Path | str | None = None) -> tupl
 JUDGES: dict[str, Callable[..., tuple[Questions, JudgeOne]]] = {
     "dlc_bench": dlc_judge,
     "ferret_bench": ferret_judge,
+    "mdvp_bench": mdvp_judge,
+    "osprey_description": osprey_judge,
 }

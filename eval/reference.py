@@ -1,10 +1,20 @@
-"""`python -m eval.reference --data DIR`: published figures beside ours, computed anew from the files they
-belong to.
+"""`python -m eval.reference --data DIR [--list FILE]`: published figures beside ours, computed anew.
 
-DIR holds `REFERENCE_FIGURES.json` (`[{id, value, …}]`) and the data it speaks of. A figure counts as
-reproduced when it agrees to every digit given: rounded or cut to that many decimals, or within 1e-12 where it
-is stated in full. Not computed here: SPICE and CLIPScore (their models would have to be downloaded), and
-plain counts of data sets.
+A list is JSON, one record a comparison:
+
+    [{"id": "dlc_dam_3b_v1_judged",
+      "score": {"task": "dlc_bench", "predictions": "dlc_bench/dam_3b_v1_judged_scores.json"},
+      "expected": {"pos": 0.51, "neg": 0.83, "avg": 0.67},
+      "source": "NVlabs/describe-anything, evaluation/README.md"}]
+
+`score` names the arguments of `eval.score` (`task`, `gt`, `predictions`, `protocol`, `ids`, …), with paths that
+are looked for in each DIR. `expected` holds keys of the result (`per_class.dog.AP` goes inside) and figures as
+published: 0.51, 67.951 as "67.951%", 34 of 69 as "34/69", COCO's -1 where there was nothing to measure. A
+figure is reproduced when it agrees to every digit given: rounded or cut to that many decimals, or within 1e-12
+where it is stated in full. In place of a path, `gt` and `predictions` may be the parsed content, or
+
+    {"each": FILE, "id": KEY, "answer": KEY}    answers made of the rows of a file, or with "words" one answer
+    {"first": FILE}, {"rest": FILE}             the first reference of every id that has several; the others
 """
 
 from __future__ import annotations
@@ -12,264 +22,203 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.layouts.captions import read_references
-from eval.layouts.files import read_json
-from eval.metrics.captions import caption_scores
-from eval.metrics.detection import COCO_STATS, LVIS_STATS
-from eval.metrics.judged import multiple_choice
-from eval.metrics.voc import read_voc_folder, voc_ap
+from eval.layouts.fields import as_object, field_of, words_of
+from eval.layouts.files import read_json, row_name, show
 from eval.score import score_task
 from rgpt.errors import InputError
 
+OURS = Path(__file__).parent / "reference_figures.json"
 FULL = 14
 """From this many decimals on a figure counts as stated in full."""
 TOLERANCE = 1e-12
-NOT_COMPUTED = ("SPICE", "CLIPScore", "RefCLIPScore")
+KEYS = {"id", "score", "expected", "source", "note"}
+FILES = ("gt", "predictions", "ids", "instances")
 
 
 class Figure(NamedTuple):
-    """One number: as published, and as computed here."""
+    """One number: as published, and as computed here (None: there was nothing to measure)."""
 
     set_id: str
     name: str
-    published: float
-    ours: float
-
-    @property
-    def decimals(self) -> int:
-        exponent = Decimal(repr(self.published)).as_tuple().exponent
-        return max(0, -exponent) if isinstance(exponent, int) else 0
+    published: float | str
+    ours: float | None
 
     @property
     def reproduced(self) -> bool:
-        if self.decimals >= FULL or isinstance(self.published, int):
-            return abs(self.published - self.ours) <= TOLERANCE
-        unit = 10.0**-self.decimals  # some sources round the last digit, some cut
-        return any(abs(f(self.ours / unit) * unit - self.published) < unit / 2 for f in (round, math.trunc))
+        ours = -1.0 if self.ours is None else self.ours
+        value, decimals = read_figure(self.published)
+        if decimals is None:
+            return abs(value - ours) <= TOLERANCE
+        unit = 10.0**-decimals  # some sources round the last digit, some cut
+        return any(abs(f(ours / unit) * unit - value) < unit / 2 for f in (round, math.trunc))
 
 
-def _minus(value: float | None) -> float:
-    """The evaluators write -1 where there is nothing to find, we write None."""
-    return -1.0 if value is None else value
+def read_figure(published: float | str) -> tuple[float, int | None]:
+    """A figure as a share of one, and its decimals; None where it is stated in full. Raises InputError."""
+    text = published.strip() if isinstance(published, str) else repr(published)
+    try:
+        if "/" in text:
+            return float(Fraction(text)), None
+        number = Decimal(text.removesuffix("%"))
+        exponent = number.as_tuple().exponent
+        if isinstance(published, bool) or not isinstance(exponent, int):
+            raise ValueError
+    except (ValueError, ZeroDivisionError, InvalidOperation) as error:
+        raise InputError.about("figure", 'a number, "67.9%" or "34/69"', show(published)) from error
+    percent = text.endswith("%")
+    decimals = max(0, -exponent) + 2 * percent
+    full = isinstance(published, int) or decimals >= FULL
+    return float(number) / (100 if percent else 1), None if full else decimals
 
 
-def _stats(scores: dict[str, Any], names: tuple[str, ...] | list[str]) -> list[float]:
-    return [_minus(scores["mAP" if name == "AP" else name]) for name in names]
+class Record(NamedTuple):
+    """One comparison of a list."""
+
+    id: str
+    arguments: dict[str, Any]
+    expected: dict[str, Any]
 
 
-def _coco(data: Path, predictions: str, **options: Any) -> dict[str, Any]:
-    folder = data / "coco_val2014_100"
-    truth = folder / "instances_val2014_100.json"
-    return score_task("region_classification", truth, folder / predictions, **options)
+def read_list(path: Path | str) -> list[Record]:
+    """The records of a list, each checked. Raises InputError."""
+    value = read_json(path)
+    if not isinstance(value, list) or not value:
+        raise InputError.about(str(path), "a list of records", show(value))
+    records: list[Record] = []
+    for index, row in enumerate(value):
+        thing = row_name(path, index)
+        id_ = words_of(row, "id", thing)
+        if unknown := sorted(set(row) - KEYS):
+            raise InputError.about(thing, f"the keys {', '.join(sorted(KEYS))}", unknown[0])
+        arguments = dict(as_object(field_of(row, "score", thing), f"{thing}, score"))
+        for key in ("task", "predictions"):
+            field_of(arguments, key, f"{thing}, score")
+        expected = as_object(field_of(row, "expected", thing), f"{thing}, expected")
+        for name, published in expected.items():
+            try:
+                read_figure(published)
+            except InputError as error:
+                raise InputError(f"{thing}, expected, {name}: {error}") from error
+        words_of(row, "source", thing)
+        if id_ in {record.id for record in records}:
+            raise InputError.about(f"{thing}, id", "every id once", f"{id_!r} again")
+        records.append(Record(id_, arguments, dict(expected)))
+    return records
 
 
-def coco_bbox(data: Path) -> Any:
-    return _stats(_coco(data, "instances_val2014_fakebbox100_results.json"), list(COCO_STATS))
+def figures(record: Record, folders: list[Path]) -> list[Figure]:
+    """The published numbers of a record beside ours. Raises InputError."""
+    arguments = dict(record.arguments)
+    for key in FILES:
+        if key in arguments:
+            arguments[key] = _content(arguments[key], folders)
+    if isinstance(arguments.get("ids"), Path):
+        arguments["ids"] = read_json(arguments["ids"])
+    scores = score_task(arguments.pop("task"), arguments.pop("gt", None), **arguments)
+    return [
+        Figure(record.id, name, published, _at(scores, name, record.id))
+        for name, published in record.expected.items()
+    ]
 
 
-def coco_segm_half(data: Path) -> Any:
-    ids = read_json(data / "coco_val2014_100" / "half_image_ids.json")
-    scores = _coco(data, "fakesegm_results_half.json", iou_type="segm", ids=ids)
-    return _stats(scores, list(COCO_STATS))
+def _at(scores: Any, name: str, id_: str) -> float | None:
+    value, rest = scores, name
+    while rest and isinstance(value, Mapping):
+        key = next((k for k in sorted(value, key=len, reverse=True) if f"{rest}.".startswith(f"{k}.")), None)
+        if key is None:
+            break
+        value, rest = value[key], rest[len(key) + 1 :]
+    if rest or isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise InputError.about(f"{id_}, expected", f"a number of the result, {', '.join(scores)}", repr(name))
+    return value
 
 
-def coco_gtbox(data: Path) -> Any:
-    scores = _coco(data, "gtbox_classification_results.json")
-    stats = _stats(scores, list(COCO_STATS))
-    return {"top1_acc": scores["accuracy"], "n": scores["n"], "coco_stats": stats}
+def _content(spec: Any, folders: list[Path]) -> Any:
+    """What stands for a file: its path, several paths, the parsed content, or what is made of a file."""
+    if isinstance(spec, str):
+        return _find(spec, folders)
+    if isinstance(spec, list) and all(isinstance(name, str) for name in spec) and spec:
+        return [str(_find(name, folders)) for name in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    for key, make in MADE.items():
+        if isinstance(spec.get(key), str):
+            return make(_find(spec[key], folders), spec)
+    return spec
 
 
-def regiongpt_style(data: Path) -> Any:
-    scores = _coco(data, "regiongpt_style_answers.jsonl", protocol="author-script")
-    return {
-        "acc_percent": 100 * scores["accuracy"],
-        "coco_stats": _stats(scores, list(COCO_STATS)),
-        "dropped": scores["dropped"],
-        "kept": scores["detections"],
-    }
+def _find(name: str, folders: list[Path]) -> Path:
+    found = next((folder / name for folder in folders if (folder / name).exists()), None)
+    if found is None:
+        raise InputError.about(name, f"a file in {', '.join(map(str, folders))}", "none", "give its --data")
+    return found
 
 
-def coco_tiny(data: Path) -> Any:
-    folder = data / "coco_tiny"
-    scores = score_task(
-        "region_classification", folder / "gt_dataset.json", folder / "dt_dataset.json", iou_type="segm"
-    )
-    theirs = ("AP_all", "AP_50", "AP_75", "AP_small", "AP_medium", "AP_large")
-    theirs += ("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large")
-    return dict(zip(theirs, _stats(scores, list(COCO_STATS)), strict=True))
+def _answers(path: Path, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = read_json(path)
+    return [
+        {
+            "id": field_of(row, spec["id"], row_name(path, n)),
+            "answer": spec["words"] if "words" in spec else words_of(row, spec["answer"], row_name(path, n)),
+        }
+        for n, row in enumerate(rows)
+    ]
 
 
-def _lvis(data: Path, predictions: str) -> dict[str, Any]:
-    folder = data / "lvis_v05_val"
-    return score_task("region_classification", folder / "lvis_val_60.json", folder / predictions)
+def _several(path: Path) -> dict[str, list[str]]:
+    return {id_: texts for id_, texts in read_references(path).items() if len(texts) > 1}
 
 
-def lvis_detections(data: Path) -> Any:
-    return dict(
-        zip(LVIS_STATS, _stats(_lvis(data, "made_detections_60.json"), list(LVIS_STATS)), strict=True)
-    )
-
-
-def lvis_gtbox(data: Path) -> Any:
-    scores = _lvis(data, "gtbox_classification_60.json")
-    stats = dict(zip(LVIS_STATS, _stats(scores, list(LVIS_STATS)), strict=True))
-    return {"top1_acc": scores["accuracy"], "n": scores["n"], "lvis": stats}
-
-
-def voc_sample(data: Path) -> Any:
-    folder = data / "voc_ap_sample2"
-    boxes = read_voc_folder(folder / "groundtruths", folder / "detections")
-    return {
-        "iou": 0.3,
-        "ap_every_point": voc_ap(*boxes, iou=0.3),
-        "ap_11_point": voc_ap(*boxes, 0.3, points=11),
-    }
-
-
-def coco_captions(data: Path) -> Any:
-    folder = data / "captions_coco1000"
-    return score_task("region_captioning", folder / "gts.json", folder / "res.json", tokenised=True)
-
-
-def nlg_eval(data: Path) -> Any:
-    folder = data / "nlg_eval"
-    references = [folder / "ref1.txt", folder / "ref2.txt"]
-    return score_task("region_captioning", references, folder / "hyp.txt")
-
-
-def clipscore(data: Path) -> Any:
-    folder = data / "clipscore"
-    return score_task("region_captioning", folder / "refs.json", folder / "good_captions.json")
-
-
-def _first_against_rest(captions: dict[str, list[str]]) -> Any:
-    several = {i: listed for i, listed in captions.items() if len(listed) > 1}
-    scores, _ = caption_scores({i: v[1:] for i, v in several.items()}, {i: v[0] for i, v in several.items()})
-    return scores | {"n": len(several)}
-
-
-def refs_first_against_rest(data: Path) -> Any:
-    return _first_against_rest(read_references(data / "refer" / "refcocog_layout" / "refs(umd).p"))
-
-
-def ferret_captions(data: Path) -> Any:
-    return _first_against_rest(read_references(data / "ferret_bench" / "coco_captions.json"))
-
-
-def class_name_baseline(data: Path) -> Any:
-    rows = read_json(data / "refer" / "google_refexp_val_amt.json")
-    references = {str(index): [row["refexp"]] for index, row in enumerate(rows)}
-    scores, _ = caption_scores(references, {str(index): row["category"] for index, row in enumerate(rows)})
-    return scores | {"n": len(rows)}
-
-
-def ferret(data: Path) -> Any:
-    scores = score_task("ferret_bench", None, data / "ferret_bench" / "gar_1b_review_scores.jsonl")
-    return round(scores["relative_score"], 1)
-
-
-def dlc(data: Path) -> Any:
-    return score_task("dlc_bench", None, data / "dlc_bench" / "dam_3b_v1_judged_scores.json")
-
-
-def gar_vqa(data: Path) -> Any:
-    rows = read_json(data / "gar_bench" / "gar_1b_vqa_answers.json")
-    found = multiple_choice(*([row[k] for row in rows] for k in ("model_output", "answer", "type")))
-    return found | {
-        "per_type": {k.replace("/", "_"): f"{right}/{n}" for k, (right, n) in found["per_type"].items()}
-    }
-
-
-def pope(split: str, all_yes: bool) -> Callable[[Path], Any]:
-    def compute(data: Path) -> Any:
-        questions, answers = (
-            data / "pope" / f"coco_pope_{split}.json",
-            data / "pope" / f"made_answers_{split}.json",
-        )
-        if all_yes:
-            given = [{"question": q["text"], "answer": "yes"} for q in read_json(questions)]
-            return score_task("pope", questions, given)
-        return score_task("pope", questions, answers)
-
-    return compute
-
-
-SETS: dict[str, Callable[[Path], Any]] = {
-    "coco_bbox_fakebbox100": coco_bbox,
-    "coco_segm_half": coco_segm_half,
-    "coco_gtbox_cls": coco_gtbox,
-    "regiongpt_style_cls": regiongpt_style,
-    "coco_tiny_segm": coco_tiny,
-    "voc_ap_sample2": voc_sample,
-    "lvis_bbox_made_60": lvis_detections,
-    "lvis_gtbox_cls_60": lvis_gtbox,
-    "coco_captions_1000": coco_captions,
-    "nlg_eval_example": nlg_eval,
-    "clipscore_good": clipscore,
-    "refs_layout_first_vs_rest": refs_first_against_rest,
-    "google_refexp_classname_baseline": class_name_baseline,
-    "ferret_captions_leave_one_out": ferret_captions,
-    "ferret_bench_gar_1b": ferret,
-    **{
-        f"pope_{split}_{kind}": pope(split, kind == "all_yes")
-        for split in ("random", "popular", "adversarial")
-        for kind in ("all_yes", "made")
-    },
-    "dlc_dam_3b_v1_judged": dlc,
-    "gar_vqa_gar_1b": gar_vqa,
+MADE: dict[str, Callable[[Path, Mapping[str, Any]], Any]] = {
+    "each": _answers,
+    "first": lambda path, spec: {id_: texts[0] for id_, texts in _several(path).items()},
+    "rest": lambda path, spec: {id_: texts[1:] for id_, texts in _several(path).items()},
 }
 
 
-def figures(data: Path, only: str | None = None) -> Iterator[Figure]:
-    """Every published number of `data` that we compute, set by set. Raises InputError on missing files."""
-    for record in read_json(data / "REFERENCE_FIGURES.json"):
-        compute = SETS.get(record["id"])
-        if compute is not None and only in (None, record["id"]):
-            ours = compute(data)
-            for name, published in _flat(record["value"]):
-                if name not in NOT_COMPUTED:
-                    yield Figure(record["id"], name, *_numbers(published, _at(ours, name)))
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """`{"a": {"b": 1}, "c": [2, 3]}` as ("a.b", 1), ("c.0", 2), ("c.1", 3)."""
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in items:
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path or "value", value
-
-
-def _at(value: Any, path: str) -> Any:
-    return dict(_flat(value))[path]
-
-
-def _numbers(published: Any, ours: Any) -> tuple[float, float]:
-    if isinstance(published, str):  # "34/69"
-        pairs = [[int(n) for n in text.split("/")] for text in (published, ours)]
-        return tuple(right / n if pairs[0][1] == pairs[1][1] else -1.0 for right, n in pairs)  # type: ignore
-    return published, ours
+def compare(records: list[Record], folders: list[Path]) -> Iterator[Figure]:
+    """Every figure of the records, one by one, after all files have been found. Raises InputError."""
+    for record in records:
+        for key in FILES:
+            spec = record.arguments.get(key)
+            made = [spec[k] for k in MADE if isinstance(spec.get(k), str)] if isinstance(spec, dict) else []
+            for name in [spec] if isinstance(spec, str) else made:
+                _find(name, folders)
+    for record in records:
+        yield from figures(record, folders)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.reference", description=__doc__)
-    parser.add_argument("--data", required=True, help="folder with REFERENCE_FIGURES.json")
-    parser.add_argument("--only", choices=sorted(SETS), help="one set")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--list", default=OURS, metavar="FILE", help=f"default: {OURS.name}, beside this")
+    parser.add_argument(
+        "--data", action="append", metavar="DIR", help="where its paths begin; may be given again"
+    )
+    parser.add_argument("--only", metavar="ID", help="one record")
     args = parser.parse_args(argv)
     wrong = count = 0
     try:
-        print(f"{'set':<34}{'figure':<24}{'published':>22}{'ours':>22}  agrees")
-        for figure in figures(Path(args.data), args.only):
+        records = read_list(args.list)
+        chosen = [record for record in records if args.only in (None, record.id)]
+        if not chosen:
+            raise InputError.about("--only", f"one of {', '.join(r.id for r in records)}", repr(args.only))
+        folders = [Path(folder) for folder in args.data or ["."]]
+        if missing := [folder for folder in folders if not folder.is_dir()]:
+            raise InputError.about("--data", "a folder", str(missing[0]))
+        print(f"{'record':<34}{'figure':<36}{'published':>22}{'ours':>22}  agrees")
+        for figure in compare(chosen, folders):
             count += 1
             wrong += not figure.reproduced
-            shown = f"{figure.published!r:>22}{figure.ours!r:>22}"
-            print(f"{figure.set_id:<34}{figure.name:<24}{shown}  {'yes' if figure.reproduced else 'NO'}")
+            shown = f"{figure.published!s:>22}{figure.ours!r:>22}"
+            print(f"{figure.set_id:<34}{figure.name:<36}{shown}  {'yes' if figure.reproduced else 'NO'}")
     except (InputError, OSError) as problem:
         print(f"eval: {problem}", file=sys.stderr)
         return 2

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eval.layouts.files import PathOrValue, name_of, read_json
-from eval.scorers.options import Options
+from eval.layouts.files import PathOrValue, name_of, read_json, show
+from eval.scorers.options import Options, as_written, unused
 from rgpt.errors import InputError
 from rgpt.files import write_json, write_text
 
@@ -30,10 +30,14 @@ TASKS = (
     "open_vocabulary",
     "dlc_bench",
     "ferret_bench",
+    "osprey_description",
+    "mdvp_bench",
+    "gar_vqa",
 )
 UNFIT = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError)
 """What a value of the wrong type inside a file of the right layout leads to."""
-WITHOUT_TRUTH = ("dlc_bench", "ferret_bench")
+WITHOUT_TRUTH = ("dlc_bench", "ferret_bench", "osprey_description", "mdvp_bench", "gar_vqa", "referring")
+"""Tasks with files that hold both sides; of the others `--gt` is required."""
 
 
 def score_task(
@@ -47,10 +51,10 @@ def score_task(
 
     Args:
         task: one of `TASKS`.
-        gt: path of the ground truth, or its parsed content; None for judged files, which need none.
+        gt: path of the ground truth, or its parsed content; None for files that hold both sides.
         predictions: path of the predictions (a folder means its `predictions.jsonl`), or parsed rows.
         protocol: one of the task's protocols (`protocols(task)`); None takes the one that suits the layout.
-        options: fields of `eval.scorers.options.Options`.
+        options: fields of `eval.scorers.options.Options`; None and False are as good as not given.
 
     Returns:
         Scores that `json` can write, always with `task`, `n`, `failed`, `protocol`.
@@ -66,12 +70,14 @@ def score_task(
         raise InputError.about(
             "options", f"some of {', '.join(known)}", ", ".join(unknown), "remove what is unknown"
         )
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if idle := sorted(set(given) - scorer.USES):
+        used = ", ".join(as_written(name) for name in sorted(scorer.USES))
+        raise unused(idle[0], f"{task} uses {used} only")
     if gt is None and task not in WITHOUT_TRUTH:
         raise InputError.about(f"ground truth of {task}", "a file", "none", "give --gt")
-    if options.get("ids") is not None:
-        options["ids"] = frozenset(str(i) for i in options["ids"])
     try:
-        scores: dict[str, Any] = scorer.score(gt, predictions, protocol, Options(**options))
+        scores: dict[str, Any] = scorer.score(gt, predictions, protocol, Options(**given))
     except InputError:
         raise
     except UNFIT as error:  # what the readers do not check one by one; the cause stays attached
@@ -158,19 +164,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--split", help="which split of a file that holds several")
     made.add_argument("--tokenised", action="store_true", help="the captions are tokenised already")
     made.add_argument(
-        "--iou-type", choices=("bbox", "segm"), default="bbox", help="for detections and COCO results"
+        "--iou-type", choices=("bbox", "segm"), help="for detections and COCO results (default: bbox)"
     )
     made.add_argument(
         "--base", metavar='FILE|"a,b"', help="detection: names trained with; AP of these and of the others"
     )
     made.add_argument(
-        "--detections-a-region", type=int, default=1, metavar="K", help="best K names, under scored"
+        "--detections-a-region", type=int, metavar="K", help="best K names, under scored (default: 1)"
     )
     made.add_argument("--embedder", help="sentence embedding model (folder or hub id), or none")
     made.add_argument(
         "--instances", metavar="FILE", help="COCO instances with the boxes of a refs or RefExp file"
     )
-    made.add_argument("--iou", type=float, default=0.5, help="a referred box is found at this IoU")
+    made.add_argument("--iou", type=float, help="a box is found at this IoU: referring, VOC (default: 0.5)")
     return made
 
 
@@ -181,25 +187,14 @@ def main(argv: list[str] | None = None) -> int:
             Path(args.json).resolve().parent.mkdir(
                 parents=True, exist_ok=True
             )  # before the work, not after it
-        ids = None
+        options = {f.name: getattr(args, f.name) for f in dataclasses.fields(Options)}
         if args.ids:
-            ids = read_json(args.ids)
-            if not isinstance(ids, list):
-                raise InputError.about(args.ids, "a JSON list of ids", "something else")
-        gt = args.gt[0] if args.gt and len(args.gt) == 1 else args.gt
-        names = (
-            "subset",
-            "split",
-            "tokenised",
-            "iou_type",
-            "detections_a_region",
-            "embedder",
-            "instances",
-            "iou",
-        )
-        options = {name: getattr(args, name) for name in names}
+            options["ids"] = read_json(args.ids)
+            if not isinstance(options["ids"], list):
+                raise InputError.about(args.ids, "a JSON list of ids", show(options["ids"]))
         options["base"] = read_base(args.base) if args.base else None
-        scores = score_task(args.task, gt, args.predictions, args.protocol, ids=ids, **options)
+        gt = args.gt[0] if args.gt and len(args.gt) == 1 else args.gt
+        scores = score_task(args.task, gt, args.predictions, args.protocol, **options)
         print(table(scores))
         if args.json:
             write_scores(args.json, scores)

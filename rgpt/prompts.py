@@ -95,7 +95,7 @@ def parse_region_answer(text: str) -> int | None:
     """Read "Region [2]." as 2, "No corresponding options found." as 0, and anything else as None."""
     if normalise_answer(text) == normalise_answer(NO_MATCH):
         return 0
-    found = re.search(r"region\s*\[\s*(\d+)\s*\]", text, re.IGNORECASE)
+    found = re.search(r"region\s*\[\s*(\d{1,9})\s*\]", text, re.IGNORECASE)
     return int(found.group(1)) if found else None
 
 

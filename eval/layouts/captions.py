@@ -7,12 +7,21 @@ text).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.layouts.files import PathOrValue, name_of, read_json, read_text, row_name, show
-from eval.layouts.rows import are_rows, check_unique, predictions_file, read_rows
+from eval.layouts.fields import Ids, as_object, field_of, has_rows, id_text, list_of, once, words_of
+from eval.layouts.files import (
+    PathOrValue,
+    name_of,
+    read_json,
+    read_text,
+    refuse_lone_surrogates,
+    row_name,
+    show,
+)
+from eval.layouts.rows import are_rows, predictions_file, read_rows
 from rgpt.errors import InputError
 from rgpt.formats.plain_pickle import read_plain_pickle
 
@@ -53,58 +62,103 @@ def _read(source: Any, split: str | None) -> tuple[dict[str, list[str]], str]:
             return _parallel_lines([Path(path) for path in files]), ", ".join(map(str, files))
         source = files[0]
     name = name_of(source)
-    if isinstance(source, str | Path) and Path(source).suffix in (".p", ".pkl", ".pickle"):
-        value = read_plain_pickle(source)
-    else:
-        value = read_json(source)
-    if _are_refs(value):
+    value = read_refs(source) if is_pickle(source) else read_json(source)
+    if has_rows(value, "ref_id", "sentences"):
         return _from_refs(value, split, name), name
     if split is not None:
         raise InputError.about(f"{name}, split", "none (the file holds one)", repr(split), "leave it out")
     return _from_value(value, name), name
 
 
-def _are_refs(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(ref, Mapping) and {"ref_id", "sentences", "split"} <= set(ref) for ref in value
-    )
+def is_pickle(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source).suffix in (".p", ".pkl", ".pickle")
+
+
+def read_refs(source: Path | str) -> Any:
+    """The content of `refs(….).p`. Raises InputError."""
+    value = read_plain_pickle(Path(source))
+    refuse_lone_surrogates(value, str(source))
+    return value
+
+
+def of_split(refs: list[Any], split: str | None, name: str) -> list[tuple[str, Any]]:
+    """(what messages call it, ref) of the refs of one split, or of all. Raises InputError."""
+    named = [(row_name(name, index), ref) for index, ref in enumerate(refs)]
+    splits = sorted({words_of(ref, "split", thing) for thing, ref in named})
+    if split is not None and split not in splits:
+        raise InputError.about(f"{name}, split", f"one of {', '.join(splits)}", repr(split))
+    return [(thing, ref) for thing, ref in named if split in (None, ref["split"])]
+
+
+def sentences_of(ref: Any, thing: str) -> list[Any]:
+    """The sentences of a ref, each with words under `raw`. Raises InputError."""
+    listed = list_of(ref, "sentences", thing)
+    for n, sentence in enumerate(listed, start=1):
+        words_of(sentence, "raw", f"{thing}, sentences {n}")
+    if not listed:
+        raise InputError.about(f"{thing}, sentences", "at least one", "none")
+    return listed
 
 
 def _from_refs(refs: list[Any], split: str | None, name: str) -> dict[str, list[str]]:
-    splits = sorted({ref["split"] for ref in refs})
-    if split is not None and split not in splits:
-        raise InputError.about(f"{name}, split", f"one of {', '.join(splits)}", repr(split))
-    check_unique((str(ref["ref_id"]) for ref in refs), name, "ref_id")
-    return {
-        str(ref["ref_id"]): [sentence["raw"] for sentence in ref["sentences"]]
-        for ref in refs
-        if split in (None, ref["split"])
-    }
+    own = of_split(refs, split, name)
+    ids = [id_text(field_of(ref, "ref_id", thing), f"{thing}, ref_id") for thing, ref in own]
+    kept = once([ref for _, ref in own], ids, name, "ref_id", "ref_id")
+    return {ids[n]: [s["raw"] for s in sentences_of(own[n][1], own[n][0])] for n in kept}
 
 
 def _from_value(value: Any, name: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    if isinstance(value, Mapping) and {"annotations", "refexps"} <= set(value):  # Google RefExp
-        expressions = value["refexps"]
+    if isinstance(value, Mapping) and "refexps" in value:  # Google RefExp
         return {
-            str(id_): [expressions[str(e)]["raw"] for e in annotation["refexp_ids"]]
-            for id_, annotation in value["annotations"].items()
+            id_: [words_of(refexps, "raw", f"{thing}, refexp {key}") for key, refexps in pairs]
+            for id_, thing, _, pairs in google_expressions(value, name)
         }
     if isinstance(value, Mapping) and isinstance(value.get("annotations"), list):  # COCO captions
         value = value["annotations"]
     elif isinstance(value, Mapping):
-        return {str(k): [v] if isinstance(v, str) else list(v) for k, v in value.items()}
-    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-        if all("regions" in row for row in value):  # Visual Genome
-            regions = [region for row in value for region in row["regions"] if region["phrase"].strip()]
-            check_unique((str(region["region_id"]) for region in regions), name, "region_id")
-            return {str(region["region_id"]): [region["phrase"]] for region in regions}
-        for id_key, text_key in REFERENCE_KEYS:
-            if all({id_key, text_key} <= set(row) for row in value):
-                for row in value:
-                    found.setdefault(str(row[id_key]), []).append(row[text_key])
-                return found
+        for id_, listed in value.items():
+            if not isinstance(listed, str | list):
+                raise InputError.about(f"{name}, id {id_}", "references of words", show(listed))
+            found[str(id_)] = [listed] if isinstance(listed, str) else listed
+        return found
+    if has_rows(value, "regions"):  # Visual Genome
+        return _from_visual_genome(value, name)
+    for id_key, text_key in REFERENCE_KEYS:
+        if has_rows(value, id_key, text_key):
+            for index, row in enumerate(value):
+                thing = row_name(name, index)
+                id_ = id_text(field_of(row, id_key, thing), f"{thing}, {id_key}")
+                found.setdefault(id_, []).append(words_of(row, text_key, thing))
+            return found
     raise InputError.about(name, "reference captions", show(value), "eval/README.md shows the layouts")
+
+
+def google_expressions(
+    value: Mapping[str, Any], name: str
+) -> list[tuple[str, str, Mapping[str, Any], list[tuple[str, Any]]]]:
+    """(annotation id, what messages call it, annotation, (id, expression) pairs) of a Google RefExp file."""
+    annotations = as_object(field_of(value, "annotations", name), f"{name}, annotations")
+    expressions = as_object(value["refexps"], f"{name}, refexps")
+    found = []
+    for id_, annotation in annotations.items():
+        thing = f"{name}, annotation {id_}"
+        keys = [id_text(v, f"{thing}, refexp_ids") for v in list_of(annotation, "refexp_ids", thing)]
+        pairs = [(key, field_of(expressions, key, f"{name}, refexps")) for key in keys]
+        found.append((str(id_), thing, annotation, pairs))
+    return found
+
+
+def _from_visual_genome(value: list[Any], name: str) -> dict[str, list[str]]:
+    listed, ids = [], []
+    for index, row in enumerate(value):
+        for n, region in enumerate(list_of(row, "regions", row_name(name, index)), start=1):
+            thing = f"{row_name(name, index)}, regions {n}"
+            if words_of(region, "phrase", thing, empty=True).strip():
+                listed.append(region)
+                ids.append(id_text(field_of(region, "region_id", thing), f"{thing}, region_id"))
+    kept = once(listed, ids, name, "region_id", "region_id")
+    return {ids[n]: [listed[n]["phrase"]] for n in kept}
 
 
 def _parallel_lines(files: list[Path]) -> dict[str, list[str]]:
@@ -124,40 +178,55 @@ def _lines(path: Path) -> list[str]:
     return read_text(path).removesuffix("\n").split("\n")
 
 
-def read_hypotheses(source: PathOrValue) -> tuple[dict[str, str], dict[str, str]]:
+def read_hypotheses(
+    source: PathOrValue, known: Collection[str] | None = None
+) -> tuple[dict[str, str], dict[str, str]]:
     """Generated captions by id, and why items failed by id (their caption is the empty string).
 
     Reads our rows, COCO caption results, `{id: caption}` or `{id: [caption]}`, RefCOCO's
     `{"predictions": [{ref_id, sent}]}`, Google's `[{annotation_id, generated_refexp}]`, and plain text.
 
+    Args:
+        known: the ids of the references, which these are spelled as.
+
     Raises:
-        InputError: another layout, an id twice, a caption that is no string.
+        InputError: another layout, an id twice, unknown ids, a caption that is no string.
     """
     source = predictions_file(source)
     if isinstance(source, str | Path) and Path(source).suffix == ".txt":
-        return {str(n): line for n, line in enumerate(_lines(Path(source)), start=1)}, {}
+        said = {str(n): line for n, line in enumerate(_lines(Path(source)), start=1)}
+        if known is not None:
+            Ids(known, "line").find(list(said), source, "line")
+        return said, {}
     value = read_json(source)
     if are_rows(value):
-        rows = read_rows(value, source)
+        rows = read_rows(value, source, known)
         return {r.id: r.answer for r in rows}, {r.id: r.failed for r in rows if r.failed}
     if isinstance(value, Mapping) and isinstance(value.get("predictions"), list):
         value = value["predictions"]
     if isinstance(value, Mapping):
-        pairs = [(str(k), v[0] if isinstance(v, list) and len(v) == 1 else v) for k, v in value.items()]
+        ids, key = list(value), "id"
+        texts = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in value.values()]
+        for id_, text in zip(ids, texts, strict=True):
+            if not isinstance(text, str):
+                raise InputError.about(f"{name_of(source)}, id {id_}", "one caption", show(text))
+        value = [{key: id_, "caption": text} for id_, text in zip(ids, texts, strict=True)]
     else:
-        pairs = _pairs(value, source)
-    for index, (id_, caption) in enumerate(pairs):
-        if not isinstance(caption, str):
-            raise InputError.about(f"{row_name(source, index)}, id {id_}", "one caption", show(caption))
-    check_unique((id_ for id_, _ in pairs), source)
-    return dict(pairs), {}
+        key, text_key = _result_keys(value, source)
+        things = [row_name(source, index) for index in range(len(value))]
+        ids = [field_of(row, key, thing) for row, thing in zip(value, things, strict=True)]
+        texts = [words_of(r, text_key, t, empty=True) for r, t in zip(value, things, strict=True)]
+    if known is None:
+        ids = [id_text(id_, f"{row_name(source, n)}, {key}") for n, id_ in enumerate(ids)]
+    else:
+        ids = Ids(known).find(ids, source, key)
+    return {ids[n]: texts[n] for n in once(value, ids, source, key=key)}, {}
 
 
-def _pairs(value: Any, source: PathOrValue) -> list[tuple[str, Any]]:
-    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-        for id_key, text_key in RESULT_KEYS:
-            if all({id_key, text_key} <= set(row) for row in value):
-                return [(str(row[id_key]), row[text_key]) for row in value]
+def _result_keys(value: Any, source: PathOrValue) -> tuple[str, str]:
+    for id_key, text_key in RESULT_KEYS:
+        if has_rows(value, id_key, text_key):
+            return id_key, text_key
     raise InputError.about(
         name_of(source), "generated captions", show(value), "eval/README.md shows the layouts"
     )

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from eval.layouts.fields import Ids, check_number, field_of, has_rows, id_text, once
 from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
-from eval.layouts.rows import check_known, check_score
 from rgpt.errors import InputError
 from rgpt.formats.coco import as_meant
 from rgpt.regions.rle import decompress
@@ -51,6 +51,15 @@ class CocoTruth:
 
     def name(self, category_id: int) -> str:
         return clean_name(self.categories[category_id]["name"])
+
+    def check_masks(self) -> None:
+        """Raises InputError naming the first annotation whose mask cannot be compared."""
+        for id_, annotation in self.annotations.items():
+            thing = f"{self.source}, annotation {id_}, segmentation"
+            size = _size(self.images[annotation["image_id"]], self.source)
+            if not annotation.get("segmentation"):
+                raise InputError.about(thing, "a mask", "none", "compare boxes: --iou-type bbox")
+            check_segmentation(annotation["segmentation"], *size, thing)
 
     def restricted(self, image_ids: Collection[int]) -> CocoTruth:
         """The same with these images only."""
@@ -113,9 +122,6 @@ def read_truth(source: PathOrValue) -> CocoTruth:
                     f"{thing}, {key}", f"one of the file's {len(known)}", show(annotation.get(key))
                 )
         box = check_box(annotation.get("bbox"), f"{thing}, bbox")
-        if segmentation := annotation.get("segmentation"):
-            image = images[annotation["image_id"]]
-            check_segmentation(segmentation, *_size(image, name), f"{thing}, segmentation")
         annotations[id_] = {
             **annotation,
             "bbox": box,
@@ -163,7 +169,7 @@ def check_box(value: Any, thing: str) -> list[float]:
     """`[x, y, w, h]` in pixels as floats, or InputError."""
     if not isinstance(value, list | tuple) or len(value) != 4:
         raise InputError.about(thing, "[x, y, w, h]", show(value))
-    box = [check_score(v, thing) for v in value]
+    box = [check_number(v, thing) for v in value]
     if box[2] < 0 or box[3] < 0:
         raise InputError.about(
             thing, "[x, y, w, h] with w, h of at least 0", show(value), "is it [x1, y1, x2, y2]?"
@@ -184,68 +190,95 @@ class Detection:
 
 
 def are_results(value: Any) -> bool:
-    """Whether a parsed file is a COCO result list of boxes or masks."""
-    return isinstance(value, list) and all(
-        isinstance(row, Mapping)
-        and {"image_id", "category_id", "score"} <= set(row)
-        and ("bbox" in row or "segmentation" in row)
-        for row in value
-    )
+    """Whether a parsed file is a COCO result list of boxes or masks: some row has what these have."""
+    return has_rows(value, "image_id", "category_id", "score")
 
 
-def read_results(value: list[Any], truth: CocoTruth, source: PathOrValue) -> list[Detection]:
+def read_results(
+    value: list[Any], truth: CocoTruth, source: PathOrValue, masks: bool = False
+) -> list[Detection]:
     """Checked detections in file order; polygons become one RLE of the picture's size.
+
+    Rows that name their annotation and are the same count once. Of rows that do not, each is a detection, as
+    to COCOeval.
+
+    Args:
+        masks: masks are compared: each row needs one. Otherwise only rows without a box do.
 
     Raises:
         InputError: unknown images, categories or annotations, NaN scores, the same region and class twice.
     """
-    check_known((str(r["image_id"]) for r in value), {str(i) for i in truth.images}, source, "image id")
-    known = {str(i) for i in truth.merged}
-    check_known((str(r["category_id"]) for r in value), known, source, "category id")
-    detections, seen = [], {}
+    columns: dict[str, list[Any]] = {}
+    for key, own, what in (
+        ("image_id", truth.images, "image id"),
+        ("category_id", truth.merged, "category id"),
+    ):
+        by_text = {id_text(i, truth.source): i for i in own}
+        given = [field_of(row, key, row_name(source, index)) for index, row in enumerate(value)]
+        columns[key] = [by_text[text] for text in Ids(by_text, what).find(given, source, key)]
+    annotations = Annotations(truth)
+    naming = [row.get("ann_id", row.get("annotation_id")) is not None for row in value]
+    if any(naming) and not all(naming):
+        thing = f"{row_name(source, naming.index(False))}, ann_id"
+        raise InputError.about(thing, "an annotation, as in other rows", "none", "name it in every row")
+    keys: list[Any] = []
+    found = []
     for index, row in enumerate(value):
-        thing = row_name(source, index)
-        ann_id = row.get("ann_id", row.get("annotation_id"))
-        category = truth.merged[row["category_id"]]
-        if ann_id is not None:
-            annotation = truth.annotations.get(ann_id)
-            if annotation is None or annotation["image_id"] != row["image_id"]:
-                raise InputError.about(
-                    f"{thing}, ann_id",
-                    f"an annotation of image {row['image_id']}",
-                    show(ann_id),
-                    "the ground truth may be of another split or data set",
-                )
-            if (ann_id, category) in seen:
-                raise InputError.about(
-                    thing,
-                    "one row for each annotation and class",
-                    f"annotation {ann_id} a second time, first in row {seen[ann_id, category] + 1}",
-                    "remove one of the two",
-                )
-            seen[ann_id, category] = index
-        box = row.get("bbox") or None
-        detections.append(
+        thing, image_id = row_name(source, index), columns["image_id"][index]
+        category = truth.merged[columns["category_id"][index]]
+        ann_id = annotations.find(row.get("ann_id", row.get("annotation_id")), image_id, f"{thing}, ann_id")
+        keys.append(index if ann_id is None else (ann_id, category))
+        found.append(
             Detection(
-                image_id=row["image_id"],
+                image_id=image_id,
                 category_id=category,
-                score=check_score(row["score"], f"{thing}, score"),
-                bbox=None if box is None else check_box(box, f"{thing}, bbox"),
-                segmentation=_mask_of(row, truth, thing),
+                score=check_number(field_of(row, "score", thing), f"{thing}, score"),
+                bbox=None if row.get("bbox") in (None, []) else check_box(row["bbox"], f"{thing}, bbox"),
+                segmentation=None,
                 ann_id=ann_id,
             )
         )
-    return detections
+    kept = once(value, keys, source, "annotation and class", "ann_id")
+    return [
+        replace(found[n], segmentation=_mask_of(value[n], found[n].image_id, truth, row_name(source, n)))
+        if masks or found[n].bbox is None
+        else found[n]
+        for n in kept
+    ]
 
 
-def _mask_of(row: Mapping[str, Any], truth: CocoTruth, thing: str) -> dict[str, Any] | None:
+class Annotations:
+    """The annotations of a truth, by whatever spells their ids."""
+
+    def __init__(self, truth: CocoTruth) -> None:
+        self.truth, self.by_text = truth, {id_text(i, truth.source): i for i in truth.annotations}
+        self.ids = Ids(self.by_text, "annotation id")
+
+    def find(self, value: Any, image_id: Any, thing: str) -> Any:
+        """The truth's own id of an annotation of this picture; None for None. Raises InputError."""
+        if value is None:
+            return None
+        own = self.by_text.get(self.ids.spell(value, thing))
+        if own is None or self.truth.annotations[own]["image_id"] != image_id:
+            raise InputError.about(
+                thing,
+                f"an annotation of image {image_id}",
+                show(value),
+                "the ground truth may be of another split or data set",
+            )
+        return own
+
+
+def _mask_of(row: Mapping[str, Any], image_id: Any, truth: CocoTruth, thing: str) -> dict[str, Any]:
     """A predicted mask as pycocotools wants it; an empty mask is allowed (it overlaps nothing)."""
     segmentation = row.get("segmentation")
     if not segmentation:
-        return None
+        raise InputError.about(
+            f"{thing}, segmentation", "a mask", show(segmentation), "or a box, to compare boxes"
+        )
     from pycocotools import mask as coco_mask
 
-    height, width = _size(truth.images[row["image_id"]], truth.source)
+    height, width = _size(truth.images[image_id], truth.source)
     check_segmentation(segmentation, height, width, f"{thing}, segmentation")
     if isinstance(segmentation, list):
         return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))

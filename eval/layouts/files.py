@@ -6,11 +6,15 @@ Several published files hold JSON lines under the name `.json` (POPE), so the su
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
 
+ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PathOrValue = Path | str | list[Any] | dict[str, Any]
 
 
@@ -47,11 +51,18 @@ def read_json(source: PathOrValue) -> Any:
 
     Raises:
         InputError: the file is missing, empty, ends in the middle (a run that was stopped while writing) or
-            is not JSON; the sentence names file and line.
+            is not JSON, or holds half a surrogate pair; the sentence names file and line, or the place.
     """
     if not isinstance(source, str | Path):
         return source
     text = read_text(source)
+    value = _parse(source, text)
+    if ESCAPED_SURROGATE.search(text):  # pairs are written so too, as is every character of a smiley
+        refuse_lone_surrogates(value, str(source))
+    return value
+
+
+def _parse(source: Path | str, text: str) -> Any:
     if Path(source).suffix != ".jsonl":
         try:
             return json.loads(text)
@@ -61,7 +72,30 @@ def read_json(source: PathOrValue) -> Any:
             first = text.lstrip().partition("\n")[0]
             if not (error.msg == "Extra data" or _is_json(first)):
                 raise _broken(source, error, text) from error
+        except ValueError as error:  # an integer of more than 4,300 digits
+            raise InputError.about(str(source), "JSON", str(error)[:80]) from error
     return _read_lines(source, text)
+
+
+def refuse_lone_surrogates(value: Any, name: str) -> None:
+    """Raises InputError naming the first text that is no Unicode: nothing could write or tokenise it."""
+    for place, text in _texts(value, name):
+        if LONE_SURROGATE.search(text):
+            raise InputError.about(place, "Unicode", f"half a surrogate pair in {show(text)}", "repair it")
+
+
+def _texts(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """(place, text) of all strings in a value; of a list at the top, places are rows."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(key, str):
+                yield place, key
+            yield from _texts(inner, f"{place}, {key!r}"[:200], depth + 1)
+    elif isinstance(value, list | tuple):
+        for n, inner in enumerate(value):
+            yield from _texts(inner, row_name(place, n) if depth == 0 else f"{place}, {n + 1}", depth + 1)
 
 
 def _is_json(line: str) -> bool:

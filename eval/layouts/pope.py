@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eval.layouts.fields import Ids, field_of, has_rows, id_text, once, words_of
 from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
-from eval.layouts.rows import Prediction, check_complete, check_known, check_unique
+from eval.layouts.rows import Prediction
 from rgpt.errors import InputError
 
 
@@ -28,41 +29,34 @@ def read_questions(source: PathOrValue) -> list[YesNoQuestion]:
         raise InputError.about(name_of(source), "POPE questions", show(value), "name such a file")
     questions = []
     for index, row in enumerate(value):
-        if not isinstance(row, Mapping) or not {"question_id", "text", "label"} <= set(row):
-            raise InputError.about(
-                row_name(source, index), "question_id, text and label", show(row), "name a POPE question file"
-            )
-        if row["label"] not in ("yes", "no"):
-            raise InputError.about(f"{row_name(source, index)}, label", "yes or no", show(row["label"]))
-        questions.append(
-            YesNoQuestion(
-                str(row["question_id"]), str(row.get("image", "")), row["text"], row["label"] == "yes"
-            )
-        )
-    check_unique((q.id for q in questions), source, "question_id")
-    return questions
+        thing = row_name(source, index)
+        label = words_of(row, "label", thing)
+        if label not in ("yes", "no"):
+            raise InputError.about(f"{thing}, label", "yes or no", show(label))
+        id_ = id_text(field_of(row, "question_id", thing), f"{thing}, question_id")
+        text = words_of(row, "text", thing)
+        questions.append(YesNoQuestion(id_, str(row.get("image", "")), text, label == "yes"))
+    kept = once(value, [q.id for q in questions], source, "question_id", "question_id")
+    return [questions[n] for n in kept]
 
 
 def are_answers(value: Any) -> bool:
     """Whether a parsed file is a POPE answer file."""
-    return isinstance(value, list) and all(
-        isinstance(row, Mapping) and {"question", "answer"} <= set(row) for row in value
-    )
+    return has_rows(value, "question", "answer")
 
 
-def read_answers(
-    value: list[Any], questions: list[YesNoQuestion], source: PathOrValue, subset: bool = False
-) -> list[Prediction]:
+def read_answers(value: list[Any], questions: list[YesNoQuestion], source: PathOrValue) -> list[Prediction]:
     """Answers with the ids of their questions.
 
-    Matched by `question_id` where every row has one, otherwise by position; either way the question's words
+    Matched by `question_id` where any row has one, otherwise by position; either way the question's words
     must be the same, which finds an answer file of another split.
     """
     by_id = {q.id: q for q in questions}
-    if all("question_id" in row for row in value):
-        ids = [str(row["question_id"]) for row in value]
-        check_unique(ids, source, "question_id")
-        check_known(ids, by_id, source, "question_id")
+    places = list(range(len(value)))
+    if has_rows(value, "question_id"):
+        given = [field_of(row, "question_id", row_name(source, n)) for n, row in enumerate(value)]
+        ids = Ids(by_id, "question_id").find(given, source, "question_id")
+        places = once(value, ids, source, "question_id", "question_id")
     else:
         if len(value) > len(questions):
             raise InputError.about(
@@ -72,17 +66,16 @@ def read_answers(
                 "the ground truth may be of another split",
             )
         ids = [q.id for q in questions[: len(value)]]
-    check_complete(set(ids), [q.id for q in questions], source, subset)
     read = []
-    for index, (id_, row) in enumerate(zip(ids, value, strict=True)):
-        if not isinstance(row["answer"], str):
-            raise InputError.about(f"{row_name(source, index)}, answer", "words", show(row["answer"]))
-        if str(row["question"]).strip() != by_id[id_].text.strip():
+    for index in places:
+        row, thing, question = value[index], row_name(source, index), by_id[ids[index]]
+        answer = words_of(row, "answer", thing, empty=True)
+        if words_of(row, "question", thing).strip() != question.text.strip():
             raise InputError.about(
-                row_name(source, index),
-                f"the question {by_id[id_].text!r}",
+                f"{thing}, question",
+                f"the question {question.text!r}",
                 show(row["question"]),
                 "the ground truth may be of another split",
             )
-        read.append(Prediction(id_, row["answer"], row["answer"], None, {}, None, row))
+        read.append(Prediction(thing, question.id, answer, answer, None, {}, None, row))
     return read

@@ -10,20 +10,22 @@ An item that failed has the key `failed` with a sentence, and no answer. `score`
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from eval.layouts.fields import Ids, as_object, check_number, field_of, id_text, once
 from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
 from rgpt.errors import InputError
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answered item. `answer` is the parsed answer, `raw_answer` what the model wrote."""
+    """One answered item. `answer` is the parsed answer, `raw_answer` what the model wrote; `place` is what
+    messages call the row."""
 
+    place: str
     id: str
     answer: str
     raw_answer: str
@@ -49,51 +51,21 @@ def read_predictions(source: PathOrValue) -> Any:
 
 
 def are_rows(value: Any) -> bool:
-    """Whether a parsed file has the form above."""
-    return isinstance(value, list) and all(
+    """Whether a parsed file has the form above: some row has an id and an answer."""
+    return isinstance(value, list) and any(
         isinstance(row, Mapping) and "id" in row and not {"answer", "raw_answer", "failed"}.isdisjoint(row)
         for row in value
     )
 
 
-def check_score(value: Any, thing: str, *, unit: bool = False) -> float:
-    """A finite number, or InputError; with `unit`, one in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError.about(thing, "a finite number", show(value), "repair the run that wrote it")
-    if unit and not -1e-9 <= value <= 1 + 1e-6:
+def check_score(value: Any, thing: str) -> float:
+    """A probability, or InputError."""
+    value = check_number(value, thing)
+    if not -1e-9 <= value <= 1 + 1e-6:
         raise InputError.about(
             thing, "a probability in [0, 1]", show(value), "write likelihoods, not logarithms"
         )
-    return float(value)
-
-
-def check_unique(ids: Iterable[str], source: PathOrValue, what: str = "id") -> None:
-    """Raises InputError naming the first id that comes a second time, and both rows."""
-    seen: dict[str, int] = {}
-    for index, id_ in enumerate(ids):
-        if id_ in seen:
-            raise InputError.about(
-                row_name(source, index),
-                f"one row for each {what}",
-                f"{what} {id_} a second time, first in row {seen[id_] + 1}",
-                "remove one of the two",
-            )
-        seen[id_] = index
-
-
-def check_known(ids: Iterable[str], known: Collection[str], source: PathOrValue, what: str = "id") -> None:
-    """Raises InputError when predictions name items that the ground truth does not have."""
-    ids = list(ids)
-    unknown = [(index, id_) for index, id_ in enumerate(ids) if id_ not in known]
-    if unknown:
-        index, id_ = unknown[0]
-        how_many = "none" if len(unknown) == len(ids) else f"{len(ids) - len(unknown)} of {len(ids)}"
-        raise InputError.about(
-            row_name(source, index),
-            f"{what}s of the ground truth's {len(known)}",
-            f"{what} {id_}, and {how_many} known in all",
-            "the ground truth may be of another split or data set",
-        )
+    return value
 
 
 def check_complete(ids: Collection[str], wanted: Collection[str], source: PathOrValue, subset: bool) -> None:
@@ -108,40 +80,47 @@ def check_complete(ids: Collection[str], wanted: Collection[str], source: PathOr
         )
 
 
-def read_rows(value: list[Any], source: PathOrValue) -> list[Prediction]:
-    """Checked rows, in file order. Raises InputError on duplicate ids, NaN scores and wrong types."""
+def read_rows(
+    value: list[Any], source: PathOrValue, known: Collection[str] | None = None, what: str = "id"
+) -> list[Prediction]:
+    """Checked rows, in file order, of repeats the first.
+
+    Args:
+        known: the ground truth's ids, which the rows' are spelled as; None: not known yet.
+        what: what an id names, for messages.
+
+    Raises:
+        InputError: unknown ids, rows of one id that differ, NaN scores, wrong types.
+    """
     read = [_read_row(row, row_name(source, index)) for index, row in enumerate(value)]
-    check_unique((p.id for p in read), source)
-    return read
+    ids = [p.id for p in read] if known is None else Ids(known, what).find([p.id for p in read], source)
+    return [replace(read[place], id=ids[place]) for place in once(value, ids, source)]
 
 
-def _read_row(row: Mapping[str, Any], thing: str) -> Prediction:
-    id_, failed = row["id"], row.get("failed")
-    if isinstance(id_, bool) or not isinstance(id_, int | str) or not str(id_).strip():
-        raise InputError.about(f"{thing}, id", "a number or words", show(id_), "name the item")
+def _read_row(row: Any, thing: str) -> Prediction:
+    id_, failed = id_text(field_of(row, "id", thing), f"{thing}, id"), row.get("failed")
     if failed is not None and (not isinstance(failed, str) or not failed.strip()):
         raise InputError.about(f"{thing}, failed", "a sentence", show(failed), "say why")
     answer = row.get("answer", row.get("raw_answer"))
     raw = row.get("raw_answer", answer)
     if failed is None:
-        if raw is None or not isinstance(raw, str):
+        if not isinstance(raw, str):
             raise InputError.about(
                 f"{thing}, raw_answer", "a string", show(raw), "or record the item as failed"
             )
         if answer is not None and not isinstance(answer, str | int | bool):
             raise InputError.about(f"{thing}, answer", "a string", show(answer))
-    score, scores = row.get("score"), row.get("scores") or {}
+    score, scores = row.get("score"), row.get("scores")
     if score is not None:
-        score = check_score(score, f"{thing}, score", unit=True)
-    if not isinstance(scores, Mapping):
-        raise InputError.about(f"{thing}, scores", "an object", show(scores))
-    scores = {str(k): check_score(v, f"{thing}, score of {k!r}", unit=True) for k, v in scores.items()}
+        score = check_score(score, f"{thing}, score")
+    listed = as_object({} if scores is None else scores, f"{thing}, scores")
     return Prediction(
-        id=str(id_),
+        place=thing,
+        id=id_,
         answer="" if answer is None or failed else str(answer),
         raw_answer="" if failed else str(raw),
         score=score,
-        scores=scores,
+        scores={str(k): check_score(v, f"{thing}, scores, {k!r}") for k, v in listed.items()},
         failed=failed,
         row=row,
     )

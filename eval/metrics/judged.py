@@ -66,8 +66,9 @@ def multiple_choice(answers: Sequence[str], truths: Sequence[str], kinds: Sequen
     right: dict[str, list[bool]] = defaultdict(list)
     for answer, truth, kind in zip(answers, truths, kinds, strict=True):
         right[kind].append(answer.strip().lower() == truth.strip().lower())
+    correct, total = sum(sum(v) for v in right.values()), len(answers)
     return {
-        "correct": sum(sum(v) for v in right.values()),
-        "total": sum(len(v) for v in right.values()),
-        "per_type": {k: (sum(v), len(v)) for k, v in right.items()},
+        "accuracy": correct / total if total else None,
+        "correct": correct,
+        "per_type": {k: {"n": len(v), "accuracy": sum(v) / len(v)} for k, v in right.items()},
     }

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from eval.metrics.referring import Corners, box_iou
-from rgpt.errors import InputError
 
 Scored = tuple[float, Corners]
 
@@ -49,27 +47,3 @@ def voc_ap(
             area += (recall - reached) * max(precision for _, precision in curve[position:])
             reached = recall
     return area
-
-
-def read_voc_folder(
-    truths: Path, detections: Path
-) -> tuple[dict[str, list[Corners]], dict[str, list[Scored]]]:
-    """Text files, one a picture: `class x y w h` and `class score x y w h`, in pixels, one class."""
-    expected: dict[str, list[Corners]] = {}
-    found: dict[str, list[Scored]] = {}
-    for folder in (truths, detections):
-        if not folder.is_dir():
-            raise InputError.about(str(folder), "a folder", "none")
-    for path in sorted(truths.glob("*.txt")):
-        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
-        expected[path.stem] = [_box(row[1:]) for row in rows]
-    for path in sorted(detections.glob("*.txt")):
-        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
-        found[path.stem] = [(float(row[1]), _box(row[2:])) for row in rows]
-    return expected, found
-
-
-def _box(xywh: Sequence[str]) -> Corners:
-    """Corners as the published figures were computed: x2 = x + w, to which `box_iou` adds the last pixel."""
-    x, y, w, h = map(float, xywh)
-    return x, y, x + w, y + h

@@ -21,22 +21,16 @@ def average_precision(
     """
     if iou_type not in ("bbox", "segm"):
         raise InputError.about("iou_type", "bbox or segm", show(iou_type))
+    if iou_type == "segm":
+        truth.check_masks()
     rows = []
     for d in detections:
         row: dict[str, Any] = {"image_id": d.image_id, "category_id": d.category_id, "score": d.score}
-        if iou_type == "segm":
-            if d.segmentation is None:
-                raise InputError.about("iou_type segm", "masks in every row", "a row without", "use bbox")
+        if iou_type == "segm" or d.bbox is None:
             row["segmentation"] = d.segmentation
         else:
-            row["bbox"] = d.bbox if d.bbox is not None else _box_of(d.segmentation)
+            row["bbox"] = d.bbox
         rows.append(row)
     evaluate = lvis_ap if truth.is_lvis else coco_ap
     result = evaluate(truth.as_dataset(), rows, iou_type)
     return {**result.stats, "iou_type": iou_type, "evaluator": "lvis" if truth.is_lvis else "coco"}, result
-
-
-def _box_of(rle: Any) -> list[float]:
-    from pycocotools import mask as coco_mask
-
-    return [float(v) for v in coco_mask.toBbox(rle)]

@@ -6,23 +6,28 @@ COCO's AP by pycocotools; LVIS's federated AP where the ground truth is LVIS.
 
 A picture without a row is refused, one with an empty list of detections is not; a failed one found nothing.
 COCO results say nothing of pictures without detections: all of the ground truth's count.
+
+`voc` and `voc-11-point` are PASCAL VOC's two rules, on folders of text files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
-from eval.layouts.coco import CocoTruth, Detection, are_results, read_results
+from eval.layouts.coco import CocoTruth, Detection, are_results, read_results, read_truth
+from eval.layouts.fields import id_text
 from eval.layouts.files import PathOrValue, name_of, row_name, show
-from eval.layouts.rows import are_rows, check_complete, check_known, read_predictions, read_rows
+from eval.layouts.rows import are_rows, check_complete, read_predictions, read_rows
+from eval.layouts.voc import read_voc_folders
+from eval.metrics.voc import voc_ap
 from eval.scorers.average_precision import average_precision
 from eval.scorers.options import DEFAULTS, Options
-from eval.scorers.region_classification import read_restricted
+from eval.scorers.region_classification import pictures_of
 from rgpt.errors import InputError
 
-PROTOCOLS = ("generalised",)
+PROTOCOLS = ("generalised", "voc", "voc-11-point")
+USES = frozenset({"ids", "subset", "iou_type", "base", "iou"})
 
 
 def score(
@@ -34,16 +39,19 @@ def score(
         InputError: files of the wrong layout, of another split, incomplete, NaN scores, unknown base names,
             masks that are wanted and missing.
     """
-    truth = read_restricted(gt, options)
-    value = read_predictions(predictions)
-    if options.ids is not None and isinstance(value, list):
-        value = [row for row in value if isinstance(row, Mapping) and str(row.get("image_id")) in options.ids]
-    failed, n = 0, len(truth.images)
-    if are_results(value):
-        found = read_results(value, truth, predictions)
-    elif are_rows(value):
-        answered, failed, truth, found = _from_rows(value, truth, predictions, options)
-        n = answered
+    if protocol in ("voc", "voc-11-point"):
+        return _voc(gt, predictions, protocol, options)
+    options.refuse("iou", "AP here is the mean over IoU 0.5 to 0.95")
+    truth, value = read_truth(gt), read_predictions(predictions)
+    kept, masks = pictures_of(truth, options), options.iou_type == "segm"
+    failed, n = 0, len(kept)
+    if are_rows(value):
+        answered, failed, found = _from_rows(value, truth, predictions, options, kept)
+        truth, n = truth.restricted(answered), len(answered)
+    elif are_results(value):
+        options.refuse("subset", "COCO results say nothing of pictures without detections")
+        found = [d for d in read_results(value, truth, predictions, masks) if d.image_id in kept]
+        truth = truth.restricted(kept)
     else:
         raise InputError.about(
             name_of(predictions),
@@ -79,30 +87,58 @@ def base_and_novel(truth: CocoTruth, base: tuple[str, ...]) -> dict[str, set[int
 
 
 def _from_rows(
-    value: list[Any], truth: CocoTruth, source: PathOrValue, options: Options
-) -> tuple[int, int, CocoTruth, list[Detection]]:
-    """(pictures, failed, the truth of these pictures, detections in the order of picture ids)."""
-    rows = read_rows(value, source)
-    ids = {str(i): i for i in truth.images}
-    check_known((row.id for row in rows), ids, source, "image id")
-    check_complete({row.id for row in rows}, list(ids), source, options.subset)
-    listed: list[Any] = []
-    of_row: dict[str, list[Any]] = {}
-    for index, row in enumerate(rows):
+    value: list[Any], truth: CocoTruth, source: PathOrValue, options: Options, kept: set[Any]
+) -> tuple[set[Any], int, list[Detection]]:
+    """(the pictures answered, how many of them failed, detections in the order of the truth's pictures)."""
+    ids = {id_text(i, truth.source): i for i in truth.images}
+    rows = {row.id: row for row in read_rows(value, source, ids, "image id")}
+    check_complete(rows, [text for text, i in ids.items() if i in kept], source, options.subset)
+    found: list[Detection] = []
+    for text, i in ids.items():  # whatever ties is in one order, whichever order the rows had
+        if text not in rows or i not in kept:
+            continue
+        row = rows[text]
+        thing = f"{row.place}, detections"
         own = [] if row.failed else row.row.get("detections")
-        if (
-            not isinstance(own, list)
-            or not are_results(own)
-            or any(d["image_id"] != ids[row.id] for d in own)
-        ):
+        if not isinstance(own, list) or (own and not are_results(own)):
             raise InputError.about(
-                f"{row_name(source, index)}, detections",
-                f"a list of COCO results of picture {row.id}",
+                thing,
+                f"a list of COCO results of picture {text}",
                 show(own),
                 "predict with eval.run detection, or record the picture as failed",
             )
-        of_row[row.id] = own
-    for id_ in ids:  # whatever ties is in one order, whichever order the rows had
-        listed += of_row.get(id_, [])
-    truth = truth.restricted([ids[row.id] for row in rows])
-    return len(rows), sum(row.failed is not None for row in rows), truth, read_results(listed, truth, source)
+        detections = read_results(own, truth, thing, options.iou_type == "segm")
+        for place, detection in enumerate(detections):
+            if detection.image_id != i:
+                raise InputError.about(
+                    f"{row_name(thing, place)}, image_id",
+                    f"COCO results of picture {text}",
+                    show(detection.image_id),
+                )
+        found += detections
+    answered = {ids[text] for text in rows} & kept
+    return answered, sum(row.failed is not None and ids[row.id] in kept for row in rows.values()), found
+
+
+def _voc(gt: PathOrValue, predictions: PathOrValue, protocol: str, options: Options) -> dict[str, Any]:
+    """VOC's AP at one IoU, the mean over classes. Raises InputError."""
+    for name in ("ids", "subset", "iou_type", "base"):
+        options.refuse(name, f"{protocol} scores whole folders of boxes")
+    if not 0 < options.iou <= 1:
+        raise InputError.about("--iou", "more than 0, at most 1", str(options.iou), "use 0.5")
+    truths, found = read_voc_folders(gt, predictions)
+    points = 11 if protocol == "voc-11-point" else None
+    per_class: dict[str, dict[str, Any]] = {}
+    for name, pictures in sorted(truths.items()):
+        ap = voc_ap(pictures, found.get(name, {}), options.iou, points)
+        per_class[name] = {"n": sum(map(len, pictures.values())), "AP": ap}
+    aps = [row["AP"] for row in per_class.values()]
+    return {
+        "AP": sum(aps) / len(aps) if aps else None,
+        "iou": options.iou,
+        "per_class": per_class,
+        "detections": sum(len(boxes) for pictures in found.values() for boxes in pictures.values()),
+        "n": len({picture for pictures in truths.values() for picture in pictures}),
+        "failed": 0,
+        "protocol": protocol,
+    }

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from eval.layouts.files import PathOrValue
+from eval.layouts.fields import Ids
+from eval.layouts.files import PathOrValue, name_of
 from eval.layouts.judged import read_dlc_judged, read_dlc_questions
-from eval.layouts.rows import check_complete, check_known
+from eval.layouts.rows import check_complete
 from eval.metrics.judged import dlc_scores
 from eval.scorers.options import DEFAULTS, Options
 from rgpt.errors import InputError
 
 PROTOCOLS = ("judged",)
+USES = frozenset({"ids", "subset"})
 
 
 def score(
@@ -23,25 +25,30 @@ def score(
 ) -> dict[str, Any]:
     """`pos`, `neg`, `avg`, `recognised`. Raises InputError."""
     verdicts, failed = read_dlc_judged(predictions)
-    if options.ids is not None:
-        check_known(sorted(options.ids), verdicts, "the given ids")
-        verdicts = {i: v for i, v in verdicts.items() if i in options.ids}
-    if gt is not None:
+    if gt is None:
+        options.refuse("subset", "without --gt every record counts")
+        kept = options.chosen(verdicts)
+    else:
         questions = read_dlc_questions(gt)
-        check_known(verdicts, questions, predictions, "annotation id")
-        wanted = [i for i in questions if options.ids is None or i in options.ids]
-        check_complete(verdicts, wanted, predictions, options.subset)
+        own = dict(
+            zip(verdicts, Ids(questions, "annotation id").find(list(verdicts), predictions), strict=True)
+        )
+        verdicts = {own[i]: v for i, v in verdicts.items()}
+        failed = {own[i]: why for i, why in failed.items()}
+        kept = options.chosen(questions)
+        check_complete(verdicts, kept, predictions, options.subset)
         for id_, verdict in verdicts.items():
             kinds = [q["type"] for q in questions[id_]]
             asked = (kinds.count("positive"), kinds.count("negative"))
             judged = (len(verdict.positives), len(verdict.negatives))
             if asked != judged and id_ not in failed:
                 raise InputError.about(
-                    f"id {id_}",
+                    f"{name_of(predictions)}, id {id_}, positives and negatives",
                     f"{asked[0]} positive and {asked[1]} negative verdicts",
                     f"{judged[0]} and {judged[1]}",
                     "the questions may be of another version",
                 )
+    verdicts = {i: verdicts[i] for i in kept if i in verdicts}
     ordered = [verdicts[i] for i in sorted(verdicts)]  # sums do not depend on the order of the file
     return {
         **dlc_scores(ordered),

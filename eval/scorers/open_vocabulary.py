@@ -7,19 +7,20 @@ lack.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from eval.layouts.answers import are_answer_rows, read_answer_rows
 from eval.layouts.coco import is_coco, read_truth
-from eval.layouts.files import PathOrValue, name_of, read_json, show
-from eval.layouts.rows import are_rows, check_complete, check_known, read_predictions, read_rows
+from eval.layouts.fields import field_of, has_rows, id_text, list_of
+from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
+from eval.layouts.rows import are_rows, check_complete, read_predictions, read_rows
 from eval.metrics.semantic import plain_answer, plain_name, semantic_iou, semantic_similarity
 from eval.scorers.embedders import USUAL, load_embedder
 from eval.scorers.options import DEFAULTS, Options
 from rgpt.errors import InputError
 
 PROTOCOLS = ("osprey",)
+USES = frozenset({"ids", "subset", "embedder"})
 
 
 def score(
@@ -30,12 +31,14 @@ def score(
     said: dict[str, str] = {}
     failed: set[str] = set()
     if are_rows(value):
-        rows = read_rows(value, predictions)
-        check_known((r.id for r in rows), names, predictions)
+        rows = read_rows(value, predictions, names)
         said = {r.id: r.raw_answer for r in rows}
         failed = {r.id for r in rows if r.failed}
     elif are_answer_rows(value) and is_coco(read_json(gt)):
-        said = {str(a.ann_id): a.text for a in read_answer_rows(value, read_truth(gt), predictions)}
+        said = {
+            id_text(a.ann_id, name_of(gt)): a.text
+            for a in read_answer_rows(value, read_truth(gt), predictions)
+        }
     else:
         raise InputError.about(
             name_of(predictions),
@@ -43,11 +46,11 @@ def score(
             show(value),
             "eval/README.md shows the layouts",
         )
-    if options.ids is not None:
-        check_known(sorted(options.ids), names, "the given ids")
-        names = {i: n for i, n in names.items() if i in options.ids}
-    check_complete(said, names, predictions, options.subset)
-    asked = [i for i in names if i in said]
+    wanted = options.chosen(names)
+    check_complete(said, wanted, predictions, options.subset)
+    asked = [i for i in wanted if i in said]
+    if not asked:
+        raise InputError.about(name_of(predictions), "at least one answered item", "none", "check the ids")
     answers, truths = [plain_answer(said[i]) for i in asked], [plain_name(names[i]) for i in asked]
     ious = [semantic_iou(a, t) for a, t in zip(answers, truths, strict=True)]
     similarities: list[float] | None = None
@@ -78,10 +81,20 @@ def _names(gt: PathOrValue) -> dict[str, str]:
     if is_coco(value):
         truth = read_truth(value)
         return {
-            str(i): truth.name(a["category_id"]) for i, a in truth.annotations.items() if not a["iscrowd"]
+            id_text(i, name_of(gt)): truth.name(a["category_id"])
+            for i, a in truth.annotations.items()
+            if not a["iscrowd"]
         }
-    if isinstance(value, list) and all(
-        isinstance(v, Mapping) and {"id", "categories"} <= set(v) for v in value
-    ):
-        return {f"{v['id']}/{n}": name for v in value for n, name in enumerate(v["categories"])}
+    if has_rows(value, "id", "categories"):
+        found = {}
+        for index, row in enumerate(value):
+            thing = row_name(gt, index)
+            picture = id_text(field_of(row, "id", thing), f"{thing}, id")
+            for n, name in enumerate(list_of(row, "categories", thing)):
+                if not isinstance(name, str) or not name.strip():
+                    raise InputError.about(f"{thing}, categories", "names", show(name))
+                if f"{picture}/{n}" in found:
+                    raise InputError.about(f"{thing}, id", "every picture once", f"{picture} twice")
+                found[f"{picture}/{n}"] = name
+        return found
     raise InputError.about(name_of(gt), "a COCO-format or Osprey file", show(value))

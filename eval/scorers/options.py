@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from eval.layouts.fields import Ids
+from rgpt.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Options:
         base: names a detector was trained with: AP of these and of the others apart.
     """
 
-    ids: frozenset[str] | None = None
+    ids: Sequence[Any] | None = None
     subset: bool = False
     split: str | None = None
     tokenised: bool = False
@@ -36,6 +39,32 @@ class Options:
     instances: Path | str | None = None
     iou: float = 0.5
     base: tuple[str, ...] | None = None
+
+    def chosen(self, known: Iterable[str], what: str = "id") -> list[str]:
+        """Those of the known ids that `ids` names, all without it. Raises InputError: unknown ids, none."""
+        known = list(known)
+        if self.ids is None:
+            return known
+        named = set(Ids(known, what).find(self.ids, "the given ids"))
+        if not named:
+            raise InputError.about("--ids", "at least one id", "none", "leave it out to score all")
+        return [id_ for id_ in known if id_ in named]
+
+    def refuse(self, name: str, why: str) -> None:
+        """Raises InputError when an option was given that these files leave without effect."""
+        default = next(f.default for f in fields(self) if f.name == name)
+        if getattr(self, name) != default:
+            raise unused(name, why)
+
+
+def unused(name: str, why: str) -> InputError:
+    """What is said of an option that would change nothing."""
+    return InputError(f"{as_written(name)} has no effect: {why}; leave it out.")
+
+
+def as_written(name: str) -> str:
+    """An option as the command line has it."""
+    return f"--{name.replace('_', '-')}"
 
 
 DEFAULTS = Options()

@@ -11,13 +11,14 @@ from typing import Any
 
 from eval.layouts import pope
 from eval.layouts.files import PathOrValue, name_of, show
-from eval.layouts.rows import Prediction, are_rows, check_complete, check_known, read_predictions, read_rows
+from eval.layouts.rows import Prediction, are_rows, check_complete, read_predictions, read_rows
 from eval.metrics.yes_no import pope_answer, yes_no_scores
 from eval.scorers.options import DEFAULTS, Options
 from rgpt.errors import InputError
 from rgpt.prompts import parse_yes_no
 
 PROTOCOLS = ("author-script", "strict", "scored")
+USES = frozenset({"ids", "subset"})
 
 
 def score(
@@ -26,16 +27,11 @@ def score(
     """accuracy, precision, recall, f1, yes_ratio, tp, fp, tn, fn. Raises InputError."""
     protocol = protocol or PROTOCOLS[0]
     questions, value = pope.read_questions(gt), read_predictions(predictions)
-    if options.ids is not None:
-        questions = [q for q in questions if q.id in options.ids]
+    by_question = {q.id: q for q in questions}
     if are_rows(value):
-        rows = read_rows(value, predictions)
-        if options.ids is not None:
-            rows = [r for r in rows if r.id in options.ids]
-        check_known((r.id for r in rows), {q.id for q in questions}, predictions, "question_id")
-        check_complete({r.id for r in rows}, [q.id for q in questions], predictions, options.subset)
+        rows = read_rows(value, predictions, by_question, "question_id")
     elif pope.are_answers(value):
-        rows = pope.read_answers(value, questions, predictions, options.subset)
+        rows = pope.read_answers(value, questions, predictions)
     else:
         raise InputError.about(
             name_of(predictions),
@@ -43,8 +39,10 @@ def score(
             show(value),
             "eval/README.md shows the layouts",
         )
+    wanted = options.chosen(by_question, "question_id")
     by_id = {r.id: r for r in rows}
-    asked = [q for q in questions if q.id in by_id]
+    check_complete(by_id, wanted, predictions, options.subset)
+    asked = [by_question[i] for i in wanted if i in by_id]
     answers = [_answer(by_id[q.id], protocol) for q in asked]
     failed = sum(by_id[q.id].failed is not None for q in asked)
     scores = yes_no_scores([q.label for q in asked], answers)
@@ -62,7 +60,7 @@ def _answer(row: Prediction, protocol: str) -> bool | None:
     scores = {parse_yes_no(name): likelihood for name, likelihood in row.scores.items()}
     if not {True, False} <= set(scores):
         raise InputError.about(
-            f"id {row.id}",
+            f"{row.place}, scores",
             "scores of yes and of no under the protocol scored",
             show(dict(row.scores)),
             "predict with --protocol scored, or choose another protocol",

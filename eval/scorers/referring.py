@@ -11,28 +11,40 @@ from __future__ import annotations
 from typing import Any
 
 from eval.layouts.files import PathOrValue
-from eval.layouts.referring import read_answers, read_expressions
-from eval.layouts.rows import check_complete, check_known
+from eval.layouts.referring import are_shikra, read_answers, read_expressions, read_shikra
+from eval.layouts.rows import check_complete, read_predictions
 from eval.metrics.referring import referring_scores
 from eval.scorers.options import DEFAULTS, Options
 from rgpt.errors import InputError
 
 PROTOCOLS = ("continuous", "plus-one")
+USES = frozenset({"ids", "subset", "split", "instances", "iou"})
 
 
 def score(
-    gt: PathOrValue, predictions: PathOrValue, protocol: str | None = None, options: Options = DEFAULTS
+    gt: PathOrValue | None, predictions: PathOrValue, protocol: str | None = None, options: Options = DEFAULTS
 ) -> dict[str, Any]:
     """`accuracy`, `precision_at_1`, `mean_iou`, `no_match`, `unparsed`. Raises InputError."""
     if not 0 < options.iou <= 1:
         raise InputError.about("iou", "more than 0, at most 1", str(options.iou), "use 0.5")
-    expressions = read_expressions(gt, options.split, options.instances)
-    answers = read_answers(predictions, expressions)
-    if options.ids is not None:
-        check_known(sorted(options.ids), expressions, "the given ids")
-        expressions = {i: e for i, e in expressions.items() if i in options.ids}
-    check_complete(answers, expressions, predictions, options.subset)
-    asked = [i for i in expressions if i in answers]
+    value = read_predictions(predictions)
+    shikra = are_shikra(value)
+    if gt is None:
+        if not shikra:
+            raise InputError.about("ground truth of referring", "a file", "none", "give --gt")
+        options.refuse("instances", "the file has boxes")
+        options.refuse("split", "the file has one")
+    expressions = None if gt is None else read_expressions(gt, options.split, options.instances)
+    if shikra:
+        if protocol == "plus-one":
+            raise InputError.about("protocol", "continuous", "plus-one", "Shikra's boxes are fractions")
+        expressions, answers = read_shikra(value, expressions, predictions)
+    else:
+        assert expressions is not None
+        answers = read_answers(value, expressions, predictions)
+    wanted = options.chosen(expressions)
+    check_complete(answers, wanted, predictions, options.subset)
+    asked = [i for i in wanted if i in answers]
     pixel = 1.0 if protocol == "plus-one" else 0.0
     truths = [expressions[i].box for i in asked]
     scores = referring_scores(truths, [answers[i] for i in asked], options.iou, pixel)

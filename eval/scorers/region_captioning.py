@@ -11,12 +11,13 @@ from typing import Any
 
 from eval.layouts.captions import read_hypotheses, read_references
 from eval.layouts.files import PathOrValue
-from eval.layouts.rows import check_complete, check_known
+from eval.layouts.rows import check_complete
 from eval.metrics.captions import caption_scores, require_java
 from eval.scorers.options import DEFAULTS, Options
 from rgpt.errors import InputError
 
 PROTOCOLS = ("pycocoevalcap",)
+USES = frozenset({"ids", "subset", "split", "tokenised"})
 
 
 def score(
@@ -25,15 +26,11 @@ def score(
     """`Bleu_1`…`Bleu_4`, `METEOR`, `ROUGE_L`, `CIDEr`, `ids`, `items` (scores by id). Raises InputError."""
     require_java()
     references = read_references(gt, options.split)
-    if options.ids is not None:
-        check_known(sorted(options.ids), references, "the given ids")
-        references = {i: r for i, r in references.items() if i in options.ids}
-    hypotheses, failed = read_hypotheses(predictions)
-    if options.ids is not None:
-        hypotheses = {i: h for i, h in hypotheses.items() if i in options.ids}
-    check_known(hypotheses, references, predictions)
-    check_complete(hypotheses, references, predictions, options.subset)
-    references = {i: r for i, r in references.items() if i in hypotheses}
+    hypotheses, failed = read_hypotheses(predictions, references)
+    wanted = options.chosen(references)
+    check_complete(hypotheses, wanted, predictions, options.subset)
+    references = {i: references[i] for i in wanted if i in hypotheses}
+    hypotheses = {i: hypotheses[i] for i in references}
     if not references:
         raise InputError.about("items", "at least one", "none", "check ids and split")
     scores, items = caption_scores(references, hypotheses, options.tokenised)

@@ -15,7 +15,7 @@ Names outside the vocabulary give no detection and are counted in `dropped`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +30,17 @@ from eval.layouts.coco import (
     read_truth,
     size_of,
 )
+from eval.layouts.fields import Ids, id_text
 from eval.layouts.files import PathOrValue, name_of, show
-from eval.layouts.rows import are_rows, check_complete, check_known, read_predictions, read_rows
+from eval.layouts.rows import are_rows, check_complete, read_predictions, read_rows
+from eval.metrics.detection import id_order
 from eval.scorers.average_precision import average_precision
 from eval.scorers.options import DEFAULTS, Options
 from rgpt.errors import InputError
 from rgpt.prompts import normalise_answer
 
 PROTOCOLS = ("scored", "author-script", "coco")
+USES = frozenset({"ids", "subset", "iou_type", "detections_a_region"})
 CONFUSIONS = 50
 
 
@@ -45,7 +48,7 @@ CONFUSIONS = 50
 class Answer:
     """What was said of one annotation. `ranked`: (name, score), best first; empty when the item failed."""
 
-    ann_id: int
+    ann_id: Any
     right: bool
     ranked: tuple[tuple[str, float], ...]
     failed: bool = False
@@ -59,9 +62,8 @@ def score(
     Raises:
         InputError: files of the wrong layout, of another split, incomplete, with duplicates or NaN scores.
     """
-    truth, value = read_restricted(gt, options), read_predictions(predictions)
-    if options.ids is not None and isinstance(value, list):
-        value = [row for row in value if isinstance(row, Mapping) and str(row.get("image_id")) in options.ids]
+    truth, value = read_truth(gt), read_predictions(predictions)
+    kept = pictures_of(truth, options)
     if are_rows(value):
         protocol = protocol or "scored"
         answers = _from_rows(value, truth, protocol, predictions)
@@ -72,7 +74,10 @@ def score(
             for a in read_answer_rows(value, truth, predictions)
         ]
     elif are_results(value):
-        return _score_results(value, truth, protocol or "coco", predictions, options)
+        options.refuse("detections_a_region", "COCO results are detections already")
+        found = read_results(value, truth, predictions, masks=options.iou_type == "segm")
+        found = [d for d in found if d.image_id in kept]
+        return _score_results(found, truth.restricted(kept), protocol or "coco", predictions, options)
     else:
         raise InputError.about(
             name_of(predictions),
@@ -84,16 +89,17 @@ def score(
         raise InputError.about(
             "protocol coco", "COCO results", "rows of answers", "give scored or author-script"
         )
-    return _score_answers(answers, truth, protocol, predictions, options)
+    options.refuse("iou_type", "rows of answers speak of the ground truth's boxes")
+    if protocol != "scored":
+        options.refuse("detections_a_region", f"under {protocol} each region has one name")
+    answers = [a for a in answers if truth.annotations[a.ann_id]["image_id"] in kept]
+    return _score_answers(answers, truth.restricted(kept), protocol, predictions, options)
 
 
-def read_restricted(gt: PathOrValue, options: Options) -> CocoTruth:
-    """The ground truth, of the pictures `options.ids` only. Raises InputError."""
-    truth = read_truth(gt)
-    if options.ids is None:
-        return truth
-    check_known(sorted(options.ids), {str(i) for i in truth.images}, "the given ids", "image id")
-    return truth.restricted([i for i in truth.images if str(i) in options.ids])
+def pictures_of(truth: CocoTruth, options: Options) -> set[Any]:
+    """The pictures that count, all without `options.ids`. Raises InputError."""
+    by_text = {id_text(i, truth.source): i for i in truth.images}
+    return {by_text[text] for text in options.chosen(by_text, "image id")}
 
 
 def _judge(
@@ -106,18 +112,19 @@ def _judge(
 
 
 def _from_rows(value: list[Any], truth: CocoTruth, protocol: str, source: PathOrValue) -> list[Answer]:
-    rows = read_rows(value, source)
-    ids = {str(i): i for i, a in truth.annotations.items() if not a["iscrowd"]}
-    check_known((r.id for r in rows), ids, source, "annotation id")
+    ids = {id_text(i, truth.source): i for i, a in truth.annotations.items() if not a["iscrowd"]}
+    rows = read_rows(value, source, ids, "annotation id")
+    images = Ids({id_text(i, truth.source) for i in truth.images}, "image id")
     answers = []
     for row in rows:
-        annotation = truth.annotations[ids[row.id]]
-        gt_name = truth.name(annotation["category_id"])
-        if "image_id" in row.row and str(row.row["image_id"]) != str(annotation["image_id"]):
+        thing, annotation = row.place, truth.annotations[ids[row.id]]
+        gt_name, stated = truth.name(annotation["category_id"]), row.row.get("image_id")
+        own = id_text(annotation["image_id"], truth.source)
+        if stated is not None and images.spell(stated, f"{thing}, image_id") != own:
             raise InputError.about(
-                f"{name_of(source)}, id {row.id}",
-                f"image {annotation['image_id']}",
-                f"image {row.row['image_id']}",
+                f"{thing}, image_id",
+                f"image {own}",
+                f"image {stated}",
                 "the ground truth may be of another split or data set",
             )
         if row.failed:
@@ -133,7 +140,7 @@ def _from_rows(value: list[Any], truth: CocoTruth, protocol: str, source: PathOr
             answers.append(Answer(ids[row.id], ranked[0][0] == gt_name, ranked))
         elif row.score is None:
             raise InputError.about(
-                f"{name_of(source)}, id {row.id}",
+                f"{thing}, score",
                 "a score under the protocol scored",
                 "none",
                 "predict with --protocol scored, or score with --protocol author-script",
@@ -149,10 +156,14 @@ def _score_answers(
     wanted = [i for i, a in truth.annotations.items() if not a["iscrowd"]]
     asked = {a.ann_id for a in answers}
     check_complete(asked, wanted, source, options.subset)
+    if not asked:
+        raise InputError.about(name_of(source), "at least one answered region", "none", "check the ids")
     if len(asked) < len(wanted):
         truth = truth.with_annotations(asked)
     if protocol == "scored":  # whatever ties is in one order, whichever order the rows had
-        answers = sorted(answers, key=lambda a: (truth.annotations[a.ann_id]["image_id"], a.ann_id))
+        answers = sorted(
+            answers, key=lambda a: [id_order(v) for v in (truth.annotations[a.ann_id]["image_id"], a.ann_id)]
+        )
     top = options.detections_a_region if protocol == "scored" else 1
     detections, dropped = [], 0
     for answer in answers:
@@ -178,9 +189,8 @@ def _score_answers(
 
 
 def _score_results(
-    value: list[Any], truth: CocoTruth, protocol: str, source: PathOrValue, options: Options
+    detections: list[Detection], truth: CocoTruth, protocol: str, source: PathOrValue, options: Options
 ) -> dict[str, Any]:
-    detections = read_results(value, truth, source)
     if protocol == "author-script":
         detections = [
             Detection(d.image_id, d.category_id, 1.0, d.bbox, d.segmentation, d.ann_id) for d in detections
@@ -188,14 +198,17 @@ def _score_results(
     elif protocol == "scored":
         detections = sorted(
             detections,
-            key=lambda d: (d.image_id, d.ann_id or 0, d.category_id, d.bbox or [], str(d.segmentation)),
+            key=lambda d: [
+                *(id_order(v) for v in (d.image_id, -1 if d.ann_id is None else d.ann_id, d.category_id)),
+                (d.bbox or [], str(d.segmentation)),
+            ],
         )
     scores: dict[str, Any] = {"accuracy": None, "per_class": {}}
     n = len(detections)
-    if all(d.ann_id is not None for d in detections):  # a classification of given boxes
-        best: dict[int, Detection] = {}
-        for d in detections:
-            assert d.ann_id is not None
+    named = [d for d in detections if d.ann_id is not None]
+    if named and len(named) == len(detections):  # a classification of given boxes
+        best: dict[Any, Detection] = {}
+        for d in named:
             if d.ann_id not in best or d.score > best[d.ann_id].score:
                 best[d.ann_id] = d
         answers = [
@@ -211,6 +224,8 @@ def _score_results(
         if len(best) < len(wanted):
             truth = truth.with_annotations(best)
         scores, n = _tables(answers, truth), len(answers)
+    else:
+        options.refuse("subset", "COCO results say nothing of what was not found")
     scores |= _ap(detections, truth, options.iou_type, scores["per_class"])
     return scores | {"detections": len(detections), "n": n, "failed": 0, "protocol": protocol}
 

@@ -59,20 +59,45 @@ CASES: dict[str, tuple[str, Any, Any, str]] = {
     "rows twice": (
         "region_classification",
         TRUTH,
-        [*ROWS, ROWS[2]],
-        "row 25.* a second time, first in row 3",
+        [*ROWS, ROWS[2] | {"score": 0.123}],
+        "row 25.* another one of id 102, first in row 3",
     ),
     "results twice": (
         "region_classification",
         TRUTH,
-        [*RESULTS, RESULTS[2]],
-        "a second time, first in row 3",
+        [*RESULTS, RESULTS[2] | {"score": 0.6}],
+        "another one .* first in row 3",
     ),
-    "answers twice": ("region_classification", TRUTH, ANSWERS * 2, "a second time, first in row 1"),
-    "questions twice": ("pope", QUESTIONS, [*POPE_ROWS, POPE_ROWS[0]], "id 1 a second time"),
-    "picks twice": ("referring", EXPRESSIONS, [*PICKS, PICKS[0]], "id 1 a second time"),
-    "reviews twice": ("ferret_bench", None, REVIEWS * 2, "refer_desc/1 a second time"),
-    "truth twice": ("pope", [*QUESTIONS, QUESTIONS[0]], POPE, "question_id 1 a second time"),
+    "answers twice": (
+        "region_classification",
+        TRUTH,
+        [*ANSWERS, *but(ANSWERS, text="cat")],
+        "another one .* first in row 1",
+    ),
+    "questions twice": (
+        "pope",
+        QUESTIONS,
+        [*POPE_ROWS, *but(POPE_ROWS[:1], raw_answer="no")],
+        "another one of id 1",
+    ),
+    "picks twice": (
+        "referring",
+        EXPRESSIONS,
+        [*PICKS, *but(PICKS[:1], raw_answer="Region [2].")],
+        "another one of id 1",
+    ),
+    "reviews twice": (
+        "ferret_bench",
+        None,
+        [*REVIEWS, *but(REVIEWS, tuple=[1, 1])],
+        "another one .* refer_desc/1",
+    ),
+    "truth twice": (
+        "pope",
+        [*QUESTIONS, *but(QUESTIONS[:1], label="no")],
+        POPE,
+        "another one of question_id 1",
+    ),
     "annotations twice": (
         "region_classification",
         {**TRUTH, "annotations": TRUTH["annotations"][:1] * 2},
@@ -85,7 +110,7 @@ CASES: dict[str, tuple[str, Any, Any, str]] = {
         "region_classification",
         TRUTH,
         but(ROWS, scores={"dog": math.nan}),
-        "of 'dog'.* nan",
+        "scores, 'dog': .* nan",
     ),
     "NaN in results": ("region_classification", TRUTH, but(RESULTS, score=math.nan), "score: .* got nan"),
     "infinite box": ("region_classification", TRUTH, but(RESULTS, bbox=[0, 0, math.inf, 1]), "got inf"),
@@ -121,7 +146,7 @@ CASES: dict[str, tuple[str, Any, Any, str]] = {
     "captions as boxes": ("region_classification", TRUTH, [{"image_id": 1, "caption": "x"}], "README"),
     "boxes as truth": ("region_classification", RESULTS, ROWS, "a COCO instances file"),
     "not judged": ("dlc_bench", None, {"5": "a long description"}, "eval.judge dlc_bench"),
-    "not reviewed": ("ferret_bench", None, [{"caption": "x"}], "eval.judge ferret_bench"),
+    "not reviewed": ("ferret_bench", None, [{"caption": "x"}], "eval.judge"),
     "an answer of no type": (
         "pope",
         QUESTIONS,
@@ -252,11 +277,18 @@ MASKS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("what", MASKS)
 def test_a_mask_that_would_cost_memory_is_refused_before_it_is_decoded(what: str) -> None:
     mask, said = MASKS[what]
-    truth = TRUTH | {"images": [{**i, "width": SIDE, "height": SIDE} for i in TRUTH["images"]]}
-    for gt, rows in (
-        (truth, but(RESULTS, segmentation=mask)),
-        ({**truth, "annotations": but(truth["annotations"], segmentation=mask)}, RESULTS),
-    ):
+    whole = {"size": [SIDE, SIDE], "counts": [0, SIDE * SIDE]}
+    results = [row | {"segmentation": whole} for row in RESULTS]
+    truth = TRUTH | {
+        "images": [{**i, "width": SIDE, "height": SIDE} for i in TRUTH["images"]],
+        "annotations": [a | {"segmentation": whole} for a in TRUTH["annotations"]],
+    }
+    broken = {**truth, "annotations": but(truth["annotations"], segmentation=mask)}
+    for gt, rows in ((truth, but(results, segmentation=mask)), (broken, results)):
         with pytest.raises(InputError) as refused:
-            score_task("region_classification", gt, rows)
+            score_task("region_classification", gt, rows, iou_type="segm")
         assert said in str(refused.value) and "segmentation" in str(refused.value)
+        boxes = score_task(
+            "region_classification", gt, rows
+        )  # where boxes are compared, no mask is looked at
+        assert boxes == score_task("region_classification", TRUTH, RESULTS)

@@ -183,7 +183,7 @@ def test_masks_and_a_subset() -> None:
         x, y, w, h = a["bbox"]
         a["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
     rows = oracle(truth)
-    with pytest.raises(InputError, match="iou_type segm: expected masks in every row"):
+    with pytest.raises(InputError, match="row 1, detections, row 1, segmentation: expected a mask"):
         score_task("detection", truth, rows, iou_type="segm")
     for own in rows:
         for d in own["detections"]:
@@ -205,7 +205,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ([row(1, found(1, 10, [0, 0, 5, 5], float("nan")))], {"subset": True}, "expected a finite number"),
     ([row(1, found(1, 10, [0, 0, -5, 5], 0.5))], {"subset": True}, "w, h of at least 0"),
     ([row(99)], {"subset": True}, "image id 99"),
-    ([row(1), row(1)], {"subset": True}, "id 1 a second time"),
+    ([row(1), row(1) | {"failed": "x"}], {"subset": True}, "another one of id 1, first in row 1"),
     ([row(1)], {"subset": True, "base": ("dgo",)}, "base names: expected some of the 4 names"),
     ([row(1)], {"subset": True, "iou_type": "keypoints"}, "iou_type: expected bbox or segm"),
     ([row(1)], {"subset": True, "protocol": "scored"}, "protocol of detection: expected generalised"),

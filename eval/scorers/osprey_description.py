@@ -1,0 +1,19 @@
+"""Osprey's detailed descriptions: `gt` is the folder with `questions.json`. One protocol, `judged`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eval.layouts.files import PathOrValue
+from eval.layouts.judged import read_osprey_questions
+from eval.scorers.options import DEFAULTS, Options
+from eval.scorers.reviews import PROTOCOLS as PROTOCOLS
+from eval.scorers.reviews import USES as USES
+from eval.scorers.reviews import score_reviews
+
+
+def score(
+    gt: PathOrValue | None, predictions: PathOrValue, protocol: str | None = None, options: Options = DEFAULTS
+) -> dict[str, Any]:
+    """`relative_score` (percent), `per_category`. Raises InputError."""
+    return score_reviews(read_osprey_questions, gt, predictions, options)
