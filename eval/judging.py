@@ -177,7 +177,7 @@ def ferret_judge(gt: Path | str, instructions: Path | str | None = None) -> tupl
 
 
 def osprey_judge(gt: Path | str, instructions: Path | str | None = None) -> tuple[Questions, JudgeOne]:
-    """Osprey's descriptions: `gt` is the folder; `rule.json` lies in it or beside it, or is `instructions`."""
+    """Osprey's descriptions: `gt` is the folder; `rule.json` lies in it, beside it, or is `instructions`."""
     folder = Path(gt).resolve()
     return _review(read_osprey_questions(gt), _rules(instructions, folder, folder.parent))
 

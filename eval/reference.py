@@ -7,9 +7,9 @@ A list is JSON, one record a comparison:
       "expected": {"pos": 0.51, "neg": 0.83, "avg": 0.67},
       "source": "NVlabs/describe-anything, evaluation/README.md"}]
 
-`score` names the arguments of `eval.score` (`task`, `gt`, `predictions`, `protocol`, `ids`, …), with paths that
-are looked for in each DIR. `expected` holds keys of the result (`per_class.dog.AP` goes inside) and figures as
-published: 0.51, 67.951 as "67.951%", 34 of 69 as "34/69", COCO's -1 where there was nothing to measure. A
+`score` names the arguments of `eval.score` (`task`, `gt`, `predictions`, `protocol`, `ids`, …), with paths
+that are looked for in each DIR. `expected` holds keys of the result (`per_class.dog.AP` goes inside) and
+figures as published: 0.51, 67.951 percent as "67.951%", 34 of 69 as "34/69", -1 for nothing to measure. A
 figure is reproduced when it agrees to every digit given: rounded or cut to that many decimals, or within 1e-12
 where it is stated in full. In place of a path, `gt` and `predictions` may be the parsed content, or
 

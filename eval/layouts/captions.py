@@ -144,7 +144,9 @@ def google_expressions(
     for id_, annotation in annotations.items():
         thing = f"{name}, annotation {id_}"
         keys = [id_text(v, f"{thing}, refexp_ids") for v in list_of(annotation, "refexp_ids", thing)]
-        pairs = [(key, field_of(expressions, key, f"{name}, refexps")) for key in keys]
+        if missing := [key for key in keys if key not in expressions]:
+            raise InputError.about(f"{thing}, refexp_ids", "some of the file's refexps", missing[0])
+        pairs = [(key, expressions[key]) for key in keys]
         found.append((str(id_), thing, annotation, pairs))
     return found
 

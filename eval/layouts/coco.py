@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.layouts.fields import Ids, check_number, field_of, has_rows, id_text, once
+from eval.layouts.fields import WHOLE, Ids, check_number, field_of, has_rows, id_text, list_of, once, words_of
 from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
+from eval.metrics.detection import id_order
 from rgpt.errors import InputError
 from rgpt.formats.coco import as_meant
 from rgpt.regions.rle import decompress
@@ -39,11 +40,11 @@ class CocoTruth:
     """Ground truth by id. Categories of the same cleaned name are one (the smallest id stands for all)."""
 
     source: str
-    images: Mapping[int, Mapping[str, Any]]
-    annotations: Mapping[int, Mapping[str, Any]]
-    categories: Mapping[int, Mapping[str, Any]]
+    images: Mapping[Any, Mapping[str, Any]]
+    annotations: Mapping[Any, Mapping[str, Any]]
+    categories: Mapping[Any, Mapping[str, Any]]
     is_lvis: bool
-    merged: Mapping[int, int] = field(default_factory=dict)
+    merged: Mapping[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def id_of_name(self) -> dict[str, int]:
@@ -52,14 +53,18 @@ class CocoTruth:
     def name(self, category_id: int) -> str:
         return clean_name(self.categories[category_id]["name"])
 
-    def check_masks(self) -> None:
-        """Raises InputError naming the first annotation whose mask cannot be compared."""
+    def with_masks(self) -> CocoTruth:
+        """The same with every mask as an RLE. Raises InputError naming the first that cannot be compared."""
+        found = {}
         for id_, annotation in self.annotations.items():
             thing = f"{self.source}, annotation {id_}, segmentation"
-            size = _size(self.images[annotation["image_id"]], self.source)
-            if not annotation.get("segmentation"):
-                raise InputError.about(thing, "a mask", "none", "compare boxes: --iou-type bbox")
-            check_segmentation(annotation["segmentation"], *size, thing)
+            segmentation = annotation.get("segmentation")
+            if not segmentation:
+                raise InputError.about(thing, "a mask", show(segmentation), "compare boxes: --iou-type bbox")
+            height, width = _size(self.images[annotation["image_id"]], self.source)
+            check_segmentation(segmentation, height, width, thing)
+            found[id_] = {**annotation, "segmentation": _rle(segmentation, height, width)}
+        return replace(self, annotations=found)
 
     def restricted(self, image_ids: Collection[int]) -> CocoTruth:
         """The same with these images only."""
@@ -92,7 +97,7 @@ def is_coco(value: Any) -> bool:
 
 
 def read_truth(source: PathOrValue) -> CocoTruth:
-    """Read and check an instances file. LVIS is known by `neg_category_ids` and `frequency`.
+    """Read and check an instances file. LVIS is known by `neg_category_ids`.
 
     Raises:
         InputError: not such a file, ids given twice, or annotations that name unknown images or categories.
@@ -109,60 +114,126 @@ def read_truth(source: PathOrValue) -> CocoTruth:
     value = as_meant(value, name)
     images = _by_id(value["images"], f"{name}, images")
     categories = _by_id(value["categories"], f"{name}, categories")
-    merged: dict[int, int] = {}
-    first: dict[str, int] = {}
-    for id_ in sorted(categories):
-        merged[id_] = first.setdefault(clean_name(str(categories[id_].get("name"))), id_)
+    for id_, category in categories.items():
+        words_of(category, "name", f"{name}, category {id_}")
+    merged: dict[Any, Any] = {}
+    first: dict[str, Any] = {}
+    for id_ in sorted(categories, key=id_order):
+        merged[id_] = first.setdefault(clean_name(categories[id_]["name"]), id_)
+    own = {
+        key: (Ids(by_text, f"{key[:-3]} id"), by_text)
+        for key, by_text in (
+            ("image_id", {id_text(i, name): i for i in images}),
+            ("category_id", {id_text(i, name): i for i in categories}),
+        )
+    }
     annotations = {}
     for id_, annotation in _by_id(value["annotations"], f"{name}, annotations").items():
         thing = f"{name}, annotation {id_}"
-        for key, known in (("image_id", images), ("category_id", categories)):
-            if annotation.get(key) not in known:
+        meant = {}
+        for key, (ids, by_text) in own.items():
+            meant[key] = by_text.get(ids.spell(field_of(annotation, key, thing), f"{thing}, {key}"))
+            if meant[key] is None:
                 raise InputError.about(
-                    f"{thing}, {key}", f"one of the file's {len(known)}", show(annotation.get(key))
+                    f"{thing}, {key}", f"one of the file's {len(by_text)}", show(annotation[key])
                 )
         box = check_box(annotation.get("bbox"), f"{thing}, bbox")
+        area = annotation.get("area")
+        crowd = annotation.get("iscrowd")
+        if crowd not in (None, 0, 1, "0", "1"):
+            raise InputError.about(f"{thing}, iscrowd", "0 or 1", show(crowd))
         annotations[id_] = {
             **annotation,
+            "image_id": meant["image_id"],
             "bbox": box,
-            "area": annotation.get("area", box[2] * box[3]),
-            "iscrowd": annotation.get("iscrowd", 0),
-            "category_id": merged[annotation["category_id"]],
+            "area": _mask_area(annotation, images[meant["image_id"]], box, name, thing)
+            if area is None
+            else check_number(area, f"{thing}, area"),
+            "iscrowd": int(crowd or 0),
+            "category_id": merged[meant["category_id"]],
         }
-    is_lvis = any("neg_category_ids" in i for i in images.values()) and all(
-        "frequency" in c for c in categories.values()
-    )
-    kept = {i: c for i, c in categories.items() if merged[i] == i}
+    is_lvis = any("neg_category_ids" in i for i in images.values())
     if is_lvis:  # lists of verified absence must speak of the merged categories too
+        for id_, category in categories.items():
+            if (frequency := field_of(category, "frequency", f"{name}, category {id_}")) not in (
+                "r",
+                "c",
+                "f",
+            ):
+                raise InputError.about(f"{name}, category {id_}, frequency", "r, c or f", show(frequency))
         lists = ("neg_category_ids", "not_exhaustive_category_ids")
         images = {
-            i: {**v, **{k: [merged.get(c, c) for c in v.get(k, ())] for k in lists}}
+            i: {**v, **{k: _of_image(v, k, own["category_id"], merged, name) for k in lists}}
             for i, v in images.items()
         }
+    kept = {i: c for i, c in categories.items() if merged[i] == i}
     return CocoTruth(name, images, annotations, kept, is_lvis, merged)
 
 
-def _by_id(listed: Any, thing: str) -> dict[int, dict[str, Any]]:
-    if not isinstance(listed, list) or not all(isinstance(v, Mapping) and "id" in v for v in listed):
+def _mask_area(
+    annotation: Mapping[str, Any], image: Mapping[str, Any], box: list[float], name: str, thing: str
+) -> float:
+    """The area that an annotation does not state, in square pixels: its mask's, or its box's."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return box[2] * box[3]
+    from pycocotools import mask as coco_mask
+
+    height, width = _size(image, name)
+    check_segmentation(segmentation, height, width, f"{thing}, segmentation")
+    rle = _rle(segmentation, height, width)
+    return float(coco_mask.area(rle))
+
+
+def _of_image(
+    image: Mapping[str, Any],
+    key: str,
+    own: tuple[Ids, Mapping[str, Any]],
+    merged: Mapping[Any, Any],
+    name: str,
+) -> list[Any]:
+    """The categories that LVIS lists for a picture, the file's own ids. Raises InputError."""
+    thing, (ids, by_text) = f"{name}, image {image['id']}", own
+    found = []
+    for id_ in list_of(image, key, thing):
+        if (text := ids.spell(id_, f"{thing}, {key}")) not in by_text:
+            raise InputError.about(f"{thing}, {key}", f"some of the file's {len(by_text)}", show(id_))
+        found.append(merged[by_text[text]])
+    return found
+
+
+def _by_id(listed: Any, thing: str) -> dict[Any, dict[str, Any]]:
+    """Rows by id; whole numbers are ints, however each is spelled, where all are. Raises InputError."""
+    if not isinstance(listed, list):
         raise InputError.about(thing, "a list of objects with ids", show(listed))
-    found: dict[int, dict[str, Any]] = {}
-    for value in listed:
-        if value["id"] in found:
-            raise InputError.about(thing, "every id once", f"{value['id']} twice", "remove one of the two")
-        found[value["id"]] = dict(value)
+    rows = [row_name(thing, index) for index in range(len(listed))]
+    texts = [
+        id_text(field_of(value, "id", row), f"{row}, id") for value, row in zip(listed, rows, strict=True)
+    ]
+    numbers = Ids(texts).numbers
+    found: dict[Any, dict[str, Any]] = {}
+    for value, text in zip(listed, texts, strict=True):
+        id_ = text if isinstance(value["id"], str) and not numbers else int(text)
+        if id_ in found:
+            raise InputError.about(thing, "every id once", f"{id_} twice", "remove one of the two")
+        found[id_] = {**value, "id": id_}
     return found
 
 
 def _size(image: Mapping[str, Any], source: str) -> tuple[int, int]:
-    """(height, width) of an image record in pixels, or InputError."""
-    size = image.get("height"), image.get("width")
-    if not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= LONGEST_SIDE for v in size):
-        raise InputError.about(
-            f"{source}, image {image['id']}",
-            f"height and width from 1 to {LONGEST_SIDE} pixels",
-            show(list(size)),
-        )
-    return size  # type: ignore[return-value]
+    """(height, width) of an image record in pixels, or InputError. 100.0 and "100" are 100."""
+    size = []
+    for side in ("height", "width"):
+        number = WHOLE.fullmatch(str(image.get(side)))
+        pixels = int(f"{number[1]}{number[2]}") if number and len(number[2]) < 9 else 0
+        if isinstance(image.get(side), bool) or not 0 < pixels <= LONGEST_SIDE:
+            raise InputError.about(
+                f"{source}, image {image['id']}, {side}",
+                f"1 to {LONGEST_SIDE} pixels",
+                show(image.get(side)),
+            )
+        size.append(pixels)
+    return size[0], size[1]
 
 
 def check_box(value: Any, thing: str) -> list[float]:
@@ -240,7 +311,9 @@ def read_results(
         )
     kept = once(value, keys, source, "annotation and class", "ann_id")
     return [
-        replace(found[n], segmentation=_mask_of(value[n], found[n].image_id, truth, row_name(source, n)))
+        replace(
+            found[n], segmentation=_mask_of(value[n], found[n].image_id, truth, row_name(source, n), masks)
+        )
         if masks or found[n].bbox is None
         else found[n]
         for n in kept
@@ -269,22 +342,30 @@ class Annotations:
         return own
 
 
-def _mask_of(row: Mapping[str, Any], image_id: Any, truth: CocoTruth, thing: str) -> dict[str, Any]:
+def _mask_of(
+    row: Mapping[str, Any], image_id: Any, truth: CocoTruth, thing: str, masks: bool
+) -> dict[str, Any]:
     """A predicted mask as pycocotools wants it; an empty mask is allowed (it overlaps nothing)."""
     segmentation = row.get("segmentation")
+    if not segmentation and not masks:
+        raise InputError.about(f"{thing}, bbox", "a box, or a mask", show(row.get("bbox")))
     if not segmentation:
         raise InputError.about(
             f"{thing}, segmentation", "a mask", show(segmentation), "or a box, to compare boxes"
         )
-    from pycocotools import mask as coco_mask
-
     height, width = _size(truth.images[image_id], truth.source)
     check_segmentation(segmentation, height, width, f"{thing}, segmentation")
+    return _rle(segmentation, height, width)
+
+
+def _rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """A checked mask as pycocotools wants it."""
+    from pycocotools import mask as coco_mask
+
     if isinstance(segmentation, list):
         return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-    if isinstance(segmentation["counts"], list):
-        return dict(coco_mask.frPyObjects(segmentation, height, width))
-    return dict(segmentation)
+    whole = {"size": [height, width], "counts": segmentation["counts"]}  # 80.0 is not 80 to pycocotools
+    return dict(coco_mask.frPyObjects(whole, height, width)) if isinstance(whole["counts"], list) else whole
 
 
 def check_segmentation(segmentation: Any, height: int, width: int, thing: str) -> None:

@@ -84,18 +84,17 @@ def refuse_lone_surrogates(value: Any, name: str) -> None:
             raise InputError.about(place, "Unicode", f"half a surrogate pair in {show(text)}", "repair it")
 
 
-def _texts(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """(place, text) of all strings in a value; of a list at the top, places are rows."""
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(place, text) of all strings in a value."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            if isinstance(key, str):
-                yield place, key
-            yield from _texts(inner, f"{place}, {key!r}"[:200], depth + 1)
+            yield place, str(key)
+            yield from _texts(inner, f"{place}, {key}")
     elif isinstance(value, list | tuple):
         for n, inner in enumerate(value):
-            yield from _texts(inner, row_name(place, n) if depth == 0 else f"{place}, {n + 1}", depth + 1)
+            yield from _texts(inner, row_name(place, n))
 
 
 def _is_json(line: str) -> bool:

@@ -1,7 +1,7 @@
 """GAR-Bench's VQA [A]: questions with lettered choices, and what a model answered.
 
-    {"image", "mask_rles", "question": "… <Prompt0> …", "choices": ["A. …", …], "answer": "B", "type": "color",
-     "model_output": "B"}
+    {"image", "mask_rles", "question": "… <Prompt0> …", "choices": ["A. …", …], "answer": "B",
+     "type": "color", "model_output": "B"}
 
 The file of answers is the file of questions with `model_output`; an item is its row's number, from 1.
 """

@@ -106,7 +106,10 @@ def _read_row(row: Any, thing: str) -> Prediction:
     if failed is None:
         if not isinstance(raw, str):
             raise InputError.about(
-                f"{thing}, raw_answer", "a string", show(raw), "or record the item as failed"
+                f"{thing}, {'answer' if 'answer' in row and 'raw_answer' not in row else 'raw_answer'}",
+                "a string",
+                show(raw),
+                "or record the item as failed",
             )
         if answer is not None and not isinstance(answer, str | int | bool):
             raise InputError.about(f"{thing}, answer", "a string", show(answer))

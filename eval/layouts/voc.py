@@ -1,4 +1,4 @@
-"""Folders of text files, one a picture: `class x y w h`, and with `class score x y w h` detections, in pixels."""
+"""Folders of text files, one a picture, in pixels: `class x y w h`, of detections `class score x y w h`."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def coco_ap(
 
     Args:
         truth: a COCO dictionary; it is changed (hand over a copy).
-        detections: `{image_id, category_id, score, bbox [x, y, w, h] px}`, or `segmentation` (an RLE) in place
-            of the box, which "segm" needs and "bbox" takes the box and the size of.
+        detections: `{image_id, category_id, score, bbox [x, y, w, h] px}`, or `segmentation` (an RLE) instead
+            of the box: "segm" compares it, "bbox" takes box and size from it.
         image_ids: evaluate these images only.
     """
     from pycocotools.coco import COCO
@@ -188,9 +188,9 @@ def _indexed(
         found.append({**numbered(detection, n), "bbox": box, "area": area, "iscrowd": 0})
     expected = [numbered(annotation, n) for n, annotation in enumerate(truth["annotations"], start=1)]
     made = []
-    for annotations in (expected, found):
+    for listed in (expected, found):
         index = coco_class()
-        index.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+        index.dataset = {"info": {}, "images": images, "annotations": listed, "categories": categories}
         index.createIndex()
         made.append(index)
     return made[0], made[1]

@@ -22,7 +22,7 @@ def average_precision(
     if iou_type not in ("bbox", "segm"):
         raise InputError.about("iou_type", "bbox or segm", show(iou_type))
     if iou_type == "segm":
-        truth.check_masks()
+        truth = truth.with_masks()
     rows = []
     for d in detections:
         row: dict[str, Any] = {"image_id": d.image_id, "category_id": d.category_id, "score": d.score}

@@ -1,4 +1,4 @@
-"""MDVP-Bench: `gt` is the file of one domain, such as `natural_brief_caption_box.json`. One protocol, `judged`."""
+"""MDVP-Bench: `gt` is one domain's file, `natural_brief_caption_box.json`. One protocol, `judged`."""
 
 from __future__ import annotations
 

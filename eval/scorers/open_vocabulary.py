@@ -79,7 +79,7 @@ def _names(gt: PathOrValue) -> dict[str, str]:
     """
     value = read_json(gt)
     if is_coco(value):
-        truth = read_truth(value)
+        truth = read_truth(gt)
         return {
             id_text(i, name_of(gt)): truth.name(a["category_id"])
             for i, a in truth.annotations.items()

@@ -54,9 +54,7 @@ def test_what_counts_as_reproduced(published: float | str, ours: float | None, s
     assert Figure("set", "name", published, ours).reproduced is same
 
 
-QUESTIONS = [
-    {"question_id": n, "text": f"Is there a {n}?", "label": ["yes", "no"][n % 2]} for n in range(4)
-]
+QUESTIONS = [{"question_id": n, "text": f"Is there a {n}?", "label": ["yes", "no"][n % 2]} for n in range(4)]
 RECORD = {
     "id": "mine",
     "score": {
