@@ -10,8 +10,8 @@ A list is JSON, one record a comparison:
 `score` names the arguments of `eval.score` (`task`, `gt`, `predictions`, `protocol`, `ids`, …), with paths
 that are looked for in each DIR. `expected` holds keys of the result (`per_class.dog.AP` goes inside) and
 figures as published: 0.51, 67.951 percent as "67.951%", 34 of 69 as "34/69", -1 for nothing to measure. A
-figure is reproduced when it agrees to every digit given: rounded or cut to that many decimals, or within 1e-12
-where it is stated in full. In place of a path, `gt` and `predictions` may be the parsed content, or
+figure is reproduced when it agrees to every digit given: rounded or cut to that many decimals, or within
+1e-12 where it is stated in full. In place of a path, `gt` and `predictions` may be the parsed content, or
 
     {"each": FILE, "id": KEY, "answer": KEY}    answers made of the rows of a file, or with "words" one answer
     {"first": FILE}, {"rest": FILE}             the first reference of every id that has several; the others

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from eval import judge, judging
 from eval.judging import chosen, two_marks
@@ -217,3 +218,119 @@ def test_a_missing_rule_is_named(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "rule.json").write_text("{}")
     with pytest.raises(InputError, match="the rule of refer_desc"):
         judging.ferret_judge(shared_data / "ferret_bench" / "refer_caption", tmp_path / "rule.json")
+
+
+@pytest.fixture
+def osprey(tmp_path: Path) -> Path:
+    """Two questions about one picture, in the shape of Osprey's description files."""
+    own = [{"question_id": n, "image": "a.jpg", "category": "description"} for n in (0, 1)]
+    files = {
+        "questions.json": [row | {"text": f"Describe <region> {row['question_id']}."} for row in own],
+        "answers.json": [row | {"text": f"reference {row['question_id']}"} for row in own],
+        "prompt.json": [{"question_id": 0, "image": "a.jpg", "prompt": "chair: [0.1,0.2,0.3,0.4]"}],
+        "rule.json": {"description": {"role": "Assistant", "prompt": "two values please"}},
+        "said.json": [row | {"text": f"a chair {row['question_id']}"} for row in own],
+    }
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    return tmp_path
+
+
+def test_osprey_descriptions_are_judged_and_scored(osprey: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend({"reference 0": "8 6\nfine", "reference 1": "9 3"})
+    monkeypatch.setattr(judge, "open_backend", lambda spec: backend)
+    files = [
+        "--gt",
+        str(osprey),
+        "--predictions",
+        str(osprey / "said.json"),
+        "--out",
+        str(osprey / "out.jsonl"),
+    ]
+    command = ["osprey_description", *files, "--judge", "openai:fake"]
+    assert judge.main(command) == 0
+    scores = score_task("osprey_description", osprey, osprey / "out.jsonl")
+    assert (scores["relative_score"], scores["n"]) == (pytest.approx(100 * 4.5 / 8.5), 2)
+    text = next(text for text, _ in backend.asked if "reference 1" in text)
+    parts = ["[Context]\nchair", "[Question]\nDescribe", "reference 1", "a chair 1", "two values please"]
+    assert sorted(parts, key=text.index) == parts
+    assert judge.main([*command, "--images", str(osprey)]) == 2, "its judge sees no pictures"
+
+
+def test_osprey_files_that_do_not_belong_together(osprey: Path) -> None:
+    (osprey / "answers.json").write_text(json.dumps([{"question_id": 0, "text": "x"}]))
+    with pytest.raises(InputError, match="answers.json: expected question_id 1"):
+        judging.osprey_judge(osprey)
+
+
+MDVP = [
+    {"image_name": "a.png", "question": "Describe each.", "question_id": 7, "dataset_name": "natural_box",
+     "gt_answers": "<Region 1>:a cat\n<Region 2>:a dog", "bbox": [[2, 2, 20, 20], [30, 10, 20, 30]]},
+    {"image_name": "a.png", "question": "Describe each.", "question_id": 7, "dataset_name": "natural_box",
+     "gt_answers": "<Mark 1>:a cat", "points": [[5, 5]]},
+]  # fmt: skip
+
+
+@pytest.fixture
+def mdvp(tmp_path: Path) -> Path:
+    Image.new("RGB", (64, 48), "white").save(tmp_path / "a.png")
+    (tmp_path / "natural_box.json").write_text(json.dumps(MDVP))
+    results = [
+        {"image_name": q["image_name"], "question_id": 7, "question": q["question"]}
+        | {"answer": q["gt_answers"], "prediction": f"said {n}"}
+        for n, q in enumerate(MDVP)
+    ]
+    (tmp_path / "said.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+class Looking(FakeBackend):
+    """Keeps the pictures that it was shown."""
+
+    def complete(self, messages: list[dict[str, Any]], **options: Any) -> Completion:
+        image, text = messages[0]["content"]
+        self.asked.append((text["text"], image["image"]))
+        return Completion("6 9" if "said 0" in text["text"] else "5 5", 1, 1, "stop")
+
+
+def test_mdvp_is_judged_by_the_marked_picture(
+    mdvp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = Looking({})
+    monkeypatch.setattr(judge, "open_backend", lambda spec: backend)
+    gt = str(mdvp / "natural_box.json")
+    files = ["--gt", gt, "--predictions", str(mdvp / "said.json"), "--out", str(mdvp / "out.jsonl")]
+    command = ["mdvp_bench", *files, "--judge", "openai:fake"]
+    assert judge.main(command) == 2
+    assert "--images: expected the folder" in capsys.readouterr().err
+    assert judge.main([*command, "--images", str(mdvp)]) == 0
+    scores = score_task("mdvp_bench", gt, mdvp / "out.jsonl")
+    assert (scores["n"], scores["relative_score"]) == (2, pytest.approx(100 * 7 / 5.5))
+    assert all(picture.getcolors() != [(64 * 48, (255, 255, 255))] for _, picture in backend.asked)
+    assert "It is a photograph." in backend.asked[0][0] and "<Region 2>:a dog" in "".join(
+        text for text, _ in backend.asked
+    )
+
+
+def test_mdvp_results_of_another_file(mdvp: Path) -> None:
+    questions, _ = judging.mdvp_judge(mdvp / "natural_box.json", images=mdvp)
+    rows = json.loads((mdvp / "said.json").read_text())
+    rows[1]["answer"] = "a horse"
+    (mdvp / "said.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="row 2, answer: .* it may be of another file"):
+        judge.read_answers("mdvp_bench", mdvp / "said.json", questions)
+
+
+def test_the_published_files_of_both(shared_data: Path) -> None:
+    questions, judge_one = judging.osprey_judge(shared_data / "osprey_description")
+    prompts: list[Any] = []
+    row = judge_one(
+        next(iter(questions)), "A chair.", None, lambda text, retry: prompts.append(text) or "7 5"
+    )
+    assert row["tuple"] == [7, 5] and "rattan" in prompts[0]
+    folder = shared_data / "mdvp_bench" / "natural_brief_caption"
+    questions, judge_one = judging.mdvp_judge(
+        folder / "natural_brief_caption_box.json", images=folder / "images"
+    )
+    judge_one(next(iter(questions)), "<Region 1>:a bus", None, lambda p, retry: prompts.append(p) or "7 5")
+    assert [part["type"] for part in prompts[1]] == ["image", "text"]

@@ -260,3 +260,96 @@ def test_ferret_bench() -> None:
 
 def test_scores_can_be_written_as_json() -> None:
     assert json.loads(json.dumps(score_task("dlc_bench", QA, judged(True, [1, 1], [1]))))["avg"] == 1
+
+
+# ------------------------------------------------------------------------------------------------ GAR's VQA
+
+CHOICES = [
+    {
+        "question": f"{n}?",
+        "choices": ["A. red", "B. blue"],
+        "answer": "AB"[n % 2],
+        "type": ["colour", "shape"][n > 2],
+    }
+    for n in range(5)
+]
+
+
+def test_multiple_choice() -> None:
+    said = ["A", "b ", "A.", "A", "(A) red"]
+    published = [q | {"model_output": s} for q, s in zip(CHOICES, said, strict=True)]
+    scores = score_task("gar_vqa", None, published)
+    assert (scores["correct"], scores["n"], scores["accuracy"]) == (2, 5, 0.4)
+    assert scores["per_type"]["colour"] == {"n": 3, "accuracy": 2 / 3}
+    assert score_task("gar_vqa", CHOICES, published) == scores
+    assert score_task("gar_vqa", CHOICES, published, "letter")["correct"] == 4
+    rows = [{"id": n, "raw_answer": s} for n, s in enumerate(said, start=1)]
+    rows[0] = {"id": 1, "failed": "no picture"}
+    scores = score_task("gar_vqa", CHOICES, rows)
+    assert (scores["correct"], scores["failed"]) == (1, 1)
+    assert score_task("gar_vqa", CHOICES, rows, ids=[2])["accuracy"] == 1
+    with pytest.raises(InputError, match="row 2, answer: expected B, got 'A'"):
+        score_task("gar_vqa", CHOICES, [published[0], published[0]])
+    with pytest.raises(InputError, match="and --gt"):
+        score_task("gar_vqa", None, rows)
+
+
+# ------------------------------------------------------------------------------------------------ Shikra
+
+ASKED = [
+    {
+        "img_path": "a.jpg",
+        "expression": f"the {n}",
+        "bbox": [10 * n, 10, 10 * n + 50, 60],
+        "width": 200,
+        "height": 100,
+    }
+    for n in range(3)
+]
+TARGETS = [
+    f"Answer: [{n / 20:.3f},0.300,{n / 20 + 0.25:.3f},0.550] ." for n in range(3)
+]  # padded to 200 x 200
+
+
+def test_shikras_predictions_need_no_ground_truth() -> None:
+    preds = [TARGETS[0], "[0.050,0.300,0.180,0.550]", "two: [0.1,0.3,0.35,0.55] or [0.0,0.0,0.1,0.1]"]
+    rows = [{"pred": p, "target": t} for p, t in zip(preds, TARGETS, strict=True)]
+    scores = score_task("referring", None, rows)
+    assert (scores["precision_at_1"], scores["unparsed"], scores["n"]) == (pytest.approx(2 / 3), 1, 3)
+    assert score_task("referring", ASKED, rows) == scores
+    with pytest.raises(InputError, match="row 1, target: expected the box of 'the 0'.*another split"):
+        score_task("referring", ASKED, rows[1:], subset=True)
+    with pytest.raises(InputError, match="got none for 1"):
+        score_task("referring", ASKED, rows[:2])
+    with pytest.raises(InputError, match="row 1, target: expected one box"):
+        score_task("referring", None, [{"pred": "x", "target": "y"}])
+
+
+def test_rec_files_have_fractions_or_pixels_not_both() -> None:
+    shares = [
+        row | {"bbox": [v / (200, 100)[k % 2] for k, v in enumerate(row["bbox"])]}
+        for row in ASKED  # type: ignore
+    ]
+    assert score_task("referring", shares, ASKED)["precision_at_1"] == 1
+    with pytest.raises(InputError, match="row 2, bbox: expected pixels as in most rows, got fractions"):
+        score_task("referring", [ASKED[0], shares[1], ASKED[2]], ASKED)
+    tiny = [row | {"bbox": [0, 0, 1, 1]} for row in ASKED[:1]]  # a model may say anything
+    assert score_task("referring", ASKED, [*tiny, *ASKED[1:]])["precision_at_1"] == pytest.approx(2 / 3)
+
+
+# ------------------------------------------------------------------------------------------------ VOC
+
+
+def test_vocs_average_precision_of_folders(tmp_path: Path) -> None:
+    for name, lines in (("gt/a", ["cat 0 0 9 9", "dog 20 20 9 9"]), ("gt/b", ["cat 0 0 9 9"])):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "a.txt").write_text("cat 0.9 0 0 9 9\ndog 0.8 40 40 9 9\n")
+    scores = score_task("detection", tmp_path / "gt", tmp_path / "found", "voc")
+    assert (scores["AP"], scores["per_class"]["cat"]["AP"], scores["n"]) == (0.25, 0.5, 2)
+    (tmp_path / "found" / "a.txt").write_text("cat 0.9 0 0 9\n")
+    with pytest.raises(InputError, match=r"a\.txt:1: expected class score x y w h in pixels, got 'cat 0.9"):
+        score_task("detection", tmp_path / "gt", tmp_path / "found", "voc-11-point")
+    with pytest.raises(InputError, match="--base has no effect"):
+        score_task("detection", tmp_path / "gt", tmp_path / "found", "voc", base=("cat",))
