@@ -9,6 +9,7 @@ from typing import Any
 
 from eval import recognizers
 from eval.score import read_base
+from eval.scorers.options import unused
 from eval.tasks import drawn as scenes
 from eval.tasks.base import Task
 from eval.tasks.detection import Detection
@@ -181,9 +182,28 @@ def check_files(data: str, images: Path | None, pictures_in_data: bool = False) 
         raise InputError.about("--images", "the folder of the pictures", str(images), "name it")
 
 
+ONLY_DRAWN = {"count": 500, "setting": "random"}
+"""Options that only drawn scenes have, with their defaults; a data set has the others."""
+ONLY_FILES = ("images", "instances", "split")
+
+
+def check_idle(args: argparse.Namespace) -> None:
+    """Refuse options that would change nothing. Raises InputError."""
+    given = vars(args)
+    if given.get("data", DRAWN) == DRAWN:
+        idle = [name for name in ONLY_FILES if given.get(name) is not None and args.task != "shapes"]
+        why = "drawn scenes bring their own"
+    else:
+        idle = [name for name, usual in ONLY_DRAWN.items() if given.get(name, usual) != usual]
+        why = f"--data {given['data']} is no drawn scenes"
+    if idle:
+        raise unused(idle[0], why)
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse what makes no sense, before any work. `args.model` is one model."""
     recognizers.check(args)
+    check_idle(args)
     if args.count < 1 or args.seed < 0:
         raise InputError(f"--count {args.count} and --seed {args.seed}: expected at least 1 and at least 0.")
     if args.threads < 1 or args.count > 1_000_000:

@@ -98,7 +98,9 @@ class Referring(Task):
             yield Picture(image_id, path, tuple(id_ for id_, _ in own), make)
 
     def _rows(self) -> Iterator[Picture]:
-        read_expressions(self.data)  # checks ids and boxes
+        read_expressions(
+            self.data, self.split, self.instances
+        )  # checks ids and boxes; takes neither of the two
         value = read_json(self.data)
         by_image: dict[str, list[Mapping[str, Any]]] = {}
         for row in [value] if isinstance(value, Mapping) else value:

@@ -259,7 +259,7 @@ def test_osprey_descriptions_are_judged_and_scored(osprey: Path, monkeypatch: py
 
 def test_osprey_files_that_do_not_belong_together(osprey: Path) -> None:
     (osprey / "answers.json").write_text(json.dumps([{"question_id": 0, "text": "x"}]))
-    with pytest.raises(InputError, match="answers.json: expected question_id 1"):
+    with pytest.raises(InputError, match=r"answers\.json: expected question_id 1"):
         judging.osprey_judge(osprey)
 
 
@@ -317,7 +317,7 @@ def test_mdvp_results_of_another_file(mdvp: Path) -> None:
     rows = json.loads((mdvp / "said.json").read_text())
     rows[1]["answer"] = "a horse"
     (mdvp / "said.json").write_text(json.dumps(rows))
-    with pytest.raises(InputError, match="row 2, answer: .* it may be of another file"):
+    with pytest.raises(InputError, match=r"row 2, answer: .* it may be of another file"):
         judge.read_answers("mdvp_bench", mdvp / "said.json", questions)
 
 

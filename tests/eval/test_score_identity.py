@@ -276,3 +276,26 @@ def test_an_option_without_effect_on_the_command_line(
     ):
         assert main([*files, *option]) == 2
         assert f"{option[0]} has no effect: pope uses --ids, --subset only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "option"),
+    [
+        ("shapes", "--images"),
+        ("shapes", "--split"),
+        ("questions.json", "--count"),
+        ("questions.json", "--setting"),
+    ],
+)
+def test_eval_run_refuses_what_only_the_other_data_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, option: str
+) -> None:
+    from eval import run
+
+    (tmp_path / "questions.json").write_text(json.dumps(QUESTIONS))
+    task = ["referring"] if option == "--split" else ["pope"]
+    value = {"--images": str(tmp_path), "--split": "val", "--count": "3", "--setting": "popular"}[option]
+    source = data if data == "shapes" else str(tmp_path / data)
+    folder = [] if data == "shapes" else ["--images", str(tmp_path)]
+    assert run.main([*task, "--data", source, *folder, option, value]) == 2
+    assert f"{option} has no effect" in capsys.readouterr().err

@@ -317,7 +317,7 @@ def test_shikras_predictions_need_no_ground_truth() -> None:
     scores = score_task("referring", None, rows)
     assert (scores["precision_at_1"], scores["unparsed"], scores["n"]) == (pytest.approx(2 / 3), 1, 3)
     assert score_task("referring", ASKED, rows) == scores
-    with pytest.raises(InputError, match="row 1, target: expected the box of 'the 0'.*another split"):
+    with pytest.raises(InputError, match=r"row 1, target: expected the box of 'the 0'.*another split"):
         score_task("referring", ASKED, rows[1:], subset=True)
     with pytest.raises(InputError, match="got none for 1"):
         score_task("referring", ASKED, rows[:2])
