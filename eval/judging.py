@@ -19,7 +19,6 @@ from eval.layouts.judged import (
     read_osprey_questions,
 )
 from eval.metrics.judged import DlcVerdict
-from eval.tasks.base import picture_path
 from rgpt.backends import image_part, text_part
 from rgpt.errors import InputError
 from rgpt.regions import Box, Point, Region
@@ -192,7 +191,7 @@ def mdvp_judge(
         raise InputError.about("--images", "the folder of the pictures", str(images), "the judge sees them")
     rule, folder = read_text(instructions) if instructions else MDVP_RULE, Path(images)
     for id_, question in questions.items():
-        if not picture_path(folder, question["image"]).is_file():
+        if not (folder / question["image"]).is_file():
             raise InputError.about(f"{gt}, {id_}, image_name", f"a picture in {folder}", question["image"])
         domain = next((v for k, v in MDVP_CONTEXTS.items() if question["category"].startswith(k)), "")
         question["context"] = domain

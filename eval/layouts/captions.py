@@ -115,7 +115,7 @@ def _from_value(value: Any, name: str) -> dict[str, list[str]]:
             for id_, thing, _, pairs in google_expressions(value, name)
         }
     if isinstance(value, Mapping) and isinstance(value.get("annotations"), list):  # COCO captions
-        value = value["annotations"]
+        value, name = value["annotations"], f"{name}, annotations"
     elif isinstance(value, Mapping):
         for id_, listed in value.items():
             if not isinstance(listed, str | list):
@@ -203,7 +203,7 @@ def read_hypotheses(
     value = read_json(source)
     if are_rows(value):
         rows = read_rows(value, source, known)
-        return {r.id: r.answer for r in rows}, {r.id: r.failed for r in rows if r.failed}
+        return {r.id: r.words() for r in rows}, {r.id: r.failed for r in rows if r.failed}
     if isinstance(value, Mapping) and isinstance(value.get("predictions"), list):
         value = value["predictions"]
     if isinstance(value, Mapping):

@@ -34,6 +34,13 @@ class Prediction:
     failed: str | None
     row: Mapping[str, Any] = field(repr=False)
 
+    def words(self) -> str:
+        """The answer; as the model wrote it where nothing was parsed. Raises InputError for a number."""
+        answer = self.row.get("answer")
+        if answer is not None and not isinstance(answer, str) and not self.failed:
+            raise InputError.about(f"{self.place}, answer", "words", show(answer))
+        return self.raw_answer if answer is None else self.answer
+
 
 def predictions_file(source: PathOrValue) -> PathOrValue:
     """A folder stands for the `predictions.jsonl` in it."""
@@ -111,8 +118,8 @@ def _read_row(row: Any, thing: str) -> Prediction:
                 show(raw),
                 "or record the item as failed",
             )
-        if answer is not None and not isinstance(answer, str | int | bool):
-            raise InputError.about(f"{thing}, answer", "a string", show(answer))
+        if answer is not None and (isinstance(answer, bool) or not isinstance(answer, str | int)):
+            raise InputError.about(f"{thing}, answer", "words or a number", show(answer))
     score, scores = row.get("score"), row.get("scores")
     if score is not None:
         score = check_score(score, f"{thing}, score")

@@ -124,18 +124,19 @@ def _voc(gt: PathOrValue, predictions: PathOrValue, protocol: str, options: Opti
     """VOC's AP at one IoU, the mean over classes. Raises InputError."""
     for name in ("ids", "subset", "iou_type", "base"):
         options.refuse(name, f"{protocol} scores whole folders of boxes")
-    if not 0 < options.iou <= 1:
-        raise InputError.about("--iou", "more than 0, at most 1", str(options.iou), "use 0.5")
+    iou = 0.5 if options.iou is None else options.iou
+    if not 0 < iou <= 1:
+        raise InputError.about("--iou", "more than 0, at most 1", str(iou), "use 0.5")
     truths, found = read_voc_folders(gt, predictions)
     points = 11 if protocol == "voc-11-point" else None
     per_class: dict[str, dict[str, Any]] = {}
     for name, pictures in sorted(truths.items()):
-        ap = voc_ap(pictures, found.get(name, {}), options.iou, points)
+        ap = voc_ap(pictures, found.get(name, {}), iou, points)
         per_class[name] = {"n": sum(map(len, pictures.values())), "AP": ap}
     aps = [row["AP"] for row in per_class.values()]
     return {
         "AP": sum(aps) / len(aps) if aps else None,
-        "iou": options.iou,
+        "iou": iou,
         "per_class": per_class,
         "detections": sum(len(boxes) for pictures in found.values() for boxes in pictures.values()),
         "n": len({picture for pictures in truths.values() for picture in pictures}),

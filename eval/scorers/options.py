@@ -25,7 +25,7 @@ class Options:
         detections_a_region: under `scored`, how many of a region's best names become detections.
         embedder: folder or hub id of a sentence embedding model, "none", or a function from texts to rows.
         instances: the COCO instances file that holds the boxes of a RefExp or refs file.
-        iou: a referred box is found at this IoU or more.
+        iou: a box is found at this IoU or more; None: 0.5.
         base: names a detector was trained with: AP of these and of the others apart.
     """
 
@@ -37,7 +37,7 @@ class Options:
     detections_a_region: int = 1
     embedder: str | Callable[[Sequence[str]], np.ndarray[Any, Any]] | None = None
     instances: Path | str | None = None
-    iou: float = 0.5
+    iou: float | None = None
     base: tuple[str, ...] | None = None
 
     def chosen(self, known: Iterable[str], what: str = "id") -> list[str]:

@@ -25,8 +25,9 @@ def score(
     gt: PathOrValue | None, predictions: PathOrValue, protocol: str | None = None, options: Options = DEFAULTS
 ) -> dict[str, Any]:
     """`accuracy`, `precision_at_1`, `mean_iou`, `no_match`, `unparsed`. Raises InputError."""
-    if not 0 < options.iou <= 1:
-        raise InputError.about("iou", "more than 0, at most 1", str(options.iou), "use 0.5")
+    iou = 0.5 if options.iou is None else options.iou
+    if not 0 < iou <= 1:
+        raise InputError.about("iou", "more than 0, at most 1", str(iou), "use 0.5")
     value = read_predictions(predictions)
     shikra = are_shikra(value)
     if gt is None:
@@ -47,9 +48,9 @@ def score(
     asked = [i for i in wanted if i in answers]
     pixel = 1.0 if protocol == "plus-one" else 0.0
     truths = [expressions[i].box for i in asked]
-    scores = referring_scores(truths, [answers[i] for i in asked], options.iou, pixel)
+    scores = referring_scores(truths, [answers[i] for i in asked], iou, pixel)
     return scores | {
-        "iou": options.iou,
+        "iou": iou,
         "n": len(asked),
         "failed": sum(answers[i].failed is not None for i in asked),
         "protocol": protocol or PROTOCOLS[0],

@@ -146,7 +146,7 @@ def _from_rows(value: list[Any], truth: CocoTruth, protocol: str, source: PathOr
                 "predict with --protocol scored, or score with --protocol author-script",
             )
         else:
-            answers.append(Answer(ids[row.id], *_judge(row.answer, gt_name, row.score, protocol)))
+            answers.append(Answer(ids[row.id], *_judge(row.words(), gt_name, row.score, protocol)))
     return answers
 
 
