@@ -235,10 +235,9 @@ class Session:
             raise InputError(
                 f"regions holds {len(regions)} entries for {len(questions)} questions: give one each."
             )
-        limit, size = self.processor.max_length, None
+        limit, image = self.processor.max_length, self._image
+        size = None if image is None else (image.height, image.width)
         history: list[dict[str, Any]] = []
-        if self._image is not None:
-            size = self._image.height, self._image.width
         for turn in self.turns:
             history.append(self._message(turn.question, turn.regions))
             history.append({"role": "assistant", "content": turn.answer})

@@ -103,14 +103,15 @@ class TrainingSet(torch.utils.data.Dataset):
 
     def conversation(self, sample: Sample, chance: random.Random) -> Conversation:
         """A sample's tokens, labels, picture and regions. Raises InputError."""
-        features, opened, regions = None, None, None
-        sizes = []
+        picture: Any = None
+        sizes: list[tuple[int, int]] = []
+        regions: list[Region] | None = None
         if sample.image is not None:
             if self.features is not None:
-                features, (width, height) = self.features.get(str(sample.image))
+                picture, (width, height) = self.features.get(str(sample.image))
             else:
-                opened = open_image(sample.image)
-                width, height = opened.size
+                picture = open_image(sample.image)
+                width, height = picture.size
             sizes = [(height, width)]
             regions = [shown_as(region, self.region_form, chance, height, width) for region in sample.regions]
         conversation = self.processor.tokenize_chat(
@@ -123,6 +124,6 @@ class TrainingSet(torch.utils.data.Dataset):
             truncation=self.truncation,
         )
         if sample.image is not None:
-            picture = features if opened is None else self.processor.pixels(opened)
-            conversation.pictures, conversation.cached = [picture], opened is None
+            conversation.cached = self.features is not None
+            conversation.pictures = [picture if conversation.cached else self.processor.pixels(picture)]
         return conversation

@@ -149,7 +149,7 @@ class Tokenizing:
                 f"({names}): draw that region or change the number."
             )
         placed = {key: place_region(number_of(key), item, len(pictures)) for key, item in regions.items()}
-        opened = [item if isinstance(item, tuple) else as_picture(item) for item in pictures]
+        opened: list[Any] = [item if isinstance(item, tuple) else as_picture(item) for item in pictures]
         sizes = [item if isinstance(item, tuple) else (item.height, item.width) for item in opened]
         ids, labels = self._ids(text, spans if learn else None, add_special_tokens)
         limit = max_length or self.max_length
