@@ -104,7 +104,8 @@ def load(
         model = model.to(device)
         _align(model)
     # What was trained last says it best; a layer that says nothing has seen what its base has.
-    said = (read_about(folder) for folder in (*reversed(layers), path))
+    folders: list[str | Path] = [*reversed(layers), path]
+    said = map(read_about, folders)
     model.about = next((about for about in said if about != About()), About())
     return model.eval(), processor
 

@@ -112,7 +112,7 @@ class Tokenizing:
         text: str,
         mentions: Sequence[Key],
         pictures: Sequence[Any],
-        regions: Mapping[Key, Any],
+        regions: Mapping[Any, Any],
         spans: Sequence[tuple[int, int]] = (),
         *,
         add_special_tokens: bool = False,
