@@ -11,6 +11,7 @@ Sizes are (height, width); points are pixels, x right, y down.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from PIL import Image
 
 from rgpt.errors import InputError
 from rgpt.regions import RLE, Box, Mask, Polygon
+from rgpt.regions.image import without_large_text
 
 Size = tuple[int, int]
 ANOTHER_SIZE = "size is not the picture's"
@@ -54,13 +56,21 @@ class PictureHeader:
 def read_header(path: Path | str) -> PictureHeader | None:
     """The header without decoding a pixel; None when there is no readable picture."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            if image.format == "TIFF" and orientation in _SIDEWAYS:
-                width, height = height, width  # Pillow exchanges a TIFF's sides when it reads the header
+        return _header(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass
+    try:  # as `open_image` does: texts too long for Pillow are no reason to give the pixels up
+        return _header(io.BytesIO(without_large_text(Path(path).read_bytes())))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _header(source: Path | str | io.BytesIO) -> PictureHeader:
+    with Image.open(source) as image:
+        width, height = image.size
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if image.format == "TIFF" and orientation in _SIDEWAYS:
+            width, height = height, width  # Pillow exchanges a TIFF's sides when it reads the header
     return PictureHeader((height, width), orientation if orientation in range(1, 9) else 1)
 
 

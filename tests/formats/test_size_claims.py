@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from rgpt.errors import InputError
 from rgpt.formats.size_claims import (
@@ -143,3 +143,10 @@ def test_a_turned_picture_in_a_smaller_copy() -> None:
 )
 def test_a_size_by_any_spelling(height: object, width: object, size: tuple | None) -> None:
     assert claimed_size(height, width) == size
+
+
+def test_a_png_with_long_texts_has_a_size(tmp_path: Path) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("prompt", "a" * 3_000_000, zip=True)
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png", pnginfo=texts)
+    assert upright_size(tmp_path / "a.png") == (20, 30)
