@@ -222,7 +222,8 @@ def _check_inside(number: int, regions: Sequence[Region], header: PictureHeader,
         except InputError as error:
             findings.problem(number, "region outside its picture", f"region {n}: {error}")
             continue
-        findings.notes[REACHES_PAST] += not fits(x, y, header.upright)
+        if not fits(x, y, header.upright):
+            findings.notes[REACHES_PAST] += 1
 
 
 def _reach(region: Region) -> tuple[float, float]:

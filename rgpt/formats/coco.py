@@ -67,9 +67,17 @@ def id_key(value: Any) -> str | None:
     if isinstance(value, str):
         number = _NUMBER.fullmatch(value)
         return number.group(1) if number else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return str(int(value)) if value == int(value) else str(value)
+    if isinstance(value, float) and not value.is_integer():
+        return str(value) if math.isfinite(value) else None
+    try:
+        return str(int(value))
+    except ValueError:  # thousands of digits
+        return None
+
+
+_CROWD = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
 def is_crowd(annotation: Mapping[str, Any]) -> bool:
@@ -377,7 +385,7 @@ class CocoFile:
 
     def _id(self, value: dict[str, Any], field: str, row: str) -> str:
         key = id_key(value.get(field))
-        if key is None:
+        if key is None or not key.isprintable():
             actual = "nothing" if field not in value else json.dumps(value[field])[:40]
             raise InputError.about(
                 f"{row}, {field}", "a number or a text", actual, "check that it is in COCO's layout"
@@ -554,8 +562,9 @@ class _Speller(NamedTuple):
             found = self.own[listed].get(id_key(annotation.get(field)))
             if found is not None and type(found) is not type(annotation[field]):
                 changes[field] = found
-        if "iscrowd" in annotation and annotation["iscrowd"] not in (0, 1):
-            changes["iscrowd"] = int(is_crowd(annotation))
+        flag = _CROWD.get(str(annotation.get("iscrowd", 0)).strip().lower())
+        if flag is not None and annotation.get("iscrowd", 0) != flag:
+            changes["iscrowd"] = flag  # what is no spelling of it stays, and is refused where it counts
         size = self.sizes.get(id_key(annotation.get("image_id")))
         if size is not None:
             self._outline(annotation.get("segmentation"), size, changes)
