@@ -400,6 +400,8 @@ def test_damaged_captions_are_read_as_before_or_named(layout: str) -> None:
             references, (said, failed) = found
             if set(references) - set(said):
                 return  # the scorer refuses an id without a caption
+            if damage.side == "gt" and damage.what == "value" and len(damage.path) == 1:
+                return  # words in place of a list of them are one reference
             lost = damage.what == "row lost"
             assert (references, failed) == (expected[0], expected[1][1]), damage
             assert said == expected[1][0] or (lost and said.items() < expected[1][0].items()), damage
