@@ -79,8 +79,9 @@ def convert(folder: Path, regions: int, workers: int) -> tuple[float, float, flo
 
     Raises SystemExit when it fails or loses a region.
     """
-    out = folder / "out"
-    command = [sys.executable, "-m", "data_recipes.visual_genome", "--images", str(folder), "--out", str(out)]
+    out, images = folder / "out", folder / "images"
+    images.mkdir(exist_ok=True)  # empty: pictures still to come
+    command = [sys.executable, "-m", "data_recipes.visual_genome", "--images", str(images), "--out", str(out)]
     command += ["--annotations", str(folder / "region_descriptions.json")]
     command += ["--image-data", str(folder / "image_data.json"), "--workers", str(workers)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

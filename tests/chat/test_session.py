@@ -223,7 +223,7 @@ def test_a_failure_in_the_model_leaves_no_turn_and_no_half_cache(
         {"temperature": float("nan")},
         {"temperature": -1.0},
         {"temperature": float("inf")},
-        {"top_p": 0.0},
+        {"top_p": -0.1},
         {"seed": 2**70},
         {"max_new_tokens": 0},
         {"choices": []},

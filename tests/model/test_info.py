@@ -103,7 +103,7 @@ def test_memory_stays_small() -> None:
     "arguments, words",
     [
         ([], "model"),
-        (["./nowhere"], "cannot be opened"),
+        (["./nowhere"], "there is no folder ./nowhere"),
         (["paper", "--length", "5000"], "--length is 5000 but the context holds 1 to 4096"),
         (["paper", "--length", "0"], "--length is 0"),
         (["paper", "--batch", "0"], "--batch is 0"),
