@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from rgpt.errors import InputError
 from rgpt.model import assemble_keys as keys
+from rgpt.model.assemble_head import check_head, text_prefixes
 from rgpt.model.assemble_library import LibraryWeights, on_meta, published_class, resized_tower
 from rgpt.model.assemble_openclip import PREFIX, open_clip_tower
 from rgpt.model.assemble_plan import (
@@ -44,7 +45,6 @@ from rgpt.model.assemble_sources import FileWeights, MemoryWeights, Source, find
 from rgpt.model.assemble_text import load_tokenizer
 from rgpt.model.assemble_tower import default_layer, patch_grid, picture_settings, token_grid, tower_output
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.language_head import check_head, text_prefixes
 
 
 def assemble_llava(name: str, out: str | Path, options: Options | None = None) -> Assembled:

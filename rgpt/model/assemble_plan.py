@@ -35,7 +35,7 @@ from rgpt.model.assemble_text import choose_template, end_ids, with_placeholders
 from rgpt.model.assemble_tower import empty_model, expected_shapes, fresh_layers, grown_rows
 from rgpt.model.assemble_write import Entry, new_model_folder, shard_bytes, torch_dtype, write_shards
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.language_head import vocabulary_names
+from rgpt.model.modeling_regiongpt import vocabulary_names
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
 
 PROVENANCE = "provenance.json"

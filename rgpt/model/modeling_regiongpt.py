@@ -30,7 +30,6 @@ from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.feature_map import as_map, build_refinement, is_frozen, tower_features
 from rgpt.model.generation import RegionGenerationMixin
 from rgpt.model.geometry import RegionGeometry
-from rgpt.model.language_head import finish_logits, vocabulary_names
 from rgpt.model.projection import (
     Connector,
     fold_blocks,
@@ -376,9 +375,29 @@ class RegionGPTForConditionalGeneration(RegionGenerationMixin, RegionGPTPreTrain
         )
 
 
+def finish_logits(logits: Tensor, text_config: Any) -> Tensor:
+    """`[..., V]` logits of the head -> of the model: scaled (Granite, Cohere) or softly capped (Gemma 2)."""
+    if (divisor := getattr(text_config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (factor := getattr(text_config, "logit_scale", None)) is not None:
+        logits = logits * factor
+    if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def vocabulary_names(model: Any) -> tuple[str, ...]:
+    """Weights of a RegionGPT with one row a token: the only ones that may have more rows than in a source."""
+    table = model.get_input_embeddings().weight
+    (embedding,) = (name for name, value in model.model.language_model.named_parameters() if value is table)
+    return (f"model.language_model.{embedding}", "lm_head.weight", "lm_head.bias")
+
+
 __all__ = [
     "RegionGPTForConditionalGeneration",
     "RegionGPTImageFeatures",
     "RegionGPTModel",
     "RegionGPTPreTrainedModel",
+    "finish_logits",
+    "vocabulary_names",
 ]

@@ -14,8 +14,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
 from rgpt.model.assemble import assemble_parts
-from rgpt.model.language_head import finish_logits
 from rgpt.model.loading import load
+from rgpt.model.modeling_regiongpt import finish_logits
 from rgpt.regions import Box
 from tests.model.checkpoints import make_clip
 from tests.model.tiny_models import make_tokenizer
@@ -119,7 +119,7 @@ def test_a_step_after_the_head_that_is_not_known_is_refused(
 ) -> None:
     """Without what `finish_logits` knows, Granite is a model with logits of its own."""
     save("granite", tmp_path / "llm")
-    monkeypatch.setattr("rgpt.model.language_head.finish_logits", lambda logits, config: logits)
+    monkeypatch.setattr("rgpt.model.assemble_head.finish_logits", lambda logits, config: logits)
     with pytest.raises(InputError, match="does more after its head"):
         assemble_parts(clip, str(tmp_path / "llm"), tmp_path / "out")
 

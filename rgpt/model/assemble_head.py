@@ -1,4 +1,4 @@
-"""From the language model's last hidden states to logits, as the model's source computes them.
+"""Whether a language model's logits are what `finish_logits` makes of them, and where its weights go.
 
 A causal language model is a body, a linear head, and in some families a step after the head. Body and head
 are taken over as modules; the step is in no weight: whoever drops it gets other likelihoods, and no error.
@@ -16,17 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from rgpt.errors import InputError
-
-
-def finish_logits(logits: Tensor, text_config: Any) -> Tensor:
-    """`[..., V]` logits of the head -> of the model: scaled (Granite, Cohere) or softly capped (Gemma 2)."""
-    if (divisor := getattr(text_config, "logits_scaling", None)) is not None:
-        logits = logits / divisor
-    if (factor := getattr(text_config, "logit_scale", None)) is not None:
-        logits = logits * factor
-    if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+from rgpt.model.modeling_regiongpt import finish_logits
 
 
 @dataclass
@@ -94,13 +84,6 @@ def check_head(model: PreTrainedModel, label: str) -> bool:
             "likelihoods would come out wrong: choose another language model."
         )
     return bias
-
-
-def vocabulary_names(model: Any) -> tuple[str, ...]:
-    """Weights of a RegionGPT with one row a token: the only ones that may have more rows than in a source."""
-    table = model.get_input_embeddings().weight
-    (embedding,) = (name for name, value in model.model.language_model.named_parameters() if value is table)
-    return (f"model.language_model.{embedding}", "lm_head.weight", "lm_head.bias")
 
 
 def text_prefixes(model: PreTrainedModel) -> list[tuple[str, str]]:
