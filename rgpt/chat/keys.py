@@ -42,10 +42,11 @@ class Keys:
     @property
     def can_branch(self) -> bool:
         """Whether many continuations may stand in one row: plain attention that takes a mask of our own."""
-        attention = self.model.config.get_text_config()._attn_implementation
-        return attention in ("sdpa", "eager") and all(
-            type(layer) is DynamicLayer for layer in self.cache.layers
-        )
+        text = self.model.config.get_text_config()
+        # ALiBi reads distances off a mask of rows and columns, and takes no other.
+        plain = text.model_type != "bloom" and not getattr(text, "alibi", False)
+        plain = plain and text._attn_implementation in ("sdpa", "eager")
+        return plain and all(type(layer) is DynamicLayer for layer in self.cache.layers)
 
     def prefill(self, prompt: Conversation) -> Tensor:
         """Read a prompt, as far as it was not read yet; the logits `[V]` of what follows it."""

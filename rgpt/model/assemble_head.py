@@ -18,6 +18,9 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from rgpt.errors import InputError
 from rgpt.model.modeling_regiongpt import finish_logits
 
+OWN_CACHE = ("minimax",)
+"""Families that take a cache of their own kind only."""
+
 
 @dataclass
 class _Hidden(MoeModelOutputWithPast):
@@ -51,7 +54,7 @@ def check_head(model: PreTrainedModel, label: str) -> bool:
     """
     config, head, table = model.config, model.get_output_embeddings(), model.get_input_embeddings()
     width = int(config.hidden_size)
-    if "past_key_values" not in signature(model.forward).parameters:
+    if config.model_type in OWN_CACHE or "past_key_values" not in signature(model.forward).parameters:
         raise InputError(
             f"{label} ({config.model_type}) keeps a state in place of keys and values, so that nothing it "
             "read can be taken back, as a conversation needs: choose another language model."
