@@ -82,6 +82,17 @@ def write_json(path: Path | str, value: Any, indent: int = 1) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def check_writable(folder: Path | str) -> None:
+    """Raises InputError unless this is a folder, or can become one, and may be written."""
+    folder = Path(folder)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        actual = "a folder that may not be written" if there.is_dir() else "a file"
+        raise InputError.about(
+            f"folder {str(folder)!r}", "one to write into", f"{actual} at {str(there)!r}", "name another"
+        )
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -30,7 +30,8 @@ class Collator:
     `[1, K]` what they predict. There is no attention mask: attention is causal, so the padding on the right
     is seen by nobody.
 
-    Besides: `bad`, the bad samples, and `counts`: samples, tokens (without padding), pictures.
+    Besides: `bad`, the bad samples, and `counts`: samples and how many of them were cut, tokens (without
+    padding), pictures.
 
     A batch of bad samples only is one row without labels: the ranks of a run must take the same steps.
     """
@@ -43,6 +44,7 @@ class Collator:
         bad = [item for item in items if isinstance(item, BadSample)]
         counts = {
             "samples": len(good),
+            "cut": sum(item.cut for item in good),
             "tokens": sum(map(len, good)),
             "pictures": sum(len(item.pictures) for item in good),
         }

@@ -15,23 +15,54 @@ import torch
 from torch import Tensor
 
 from rgpt.data.mixture import Draw
-from rgpt.data.sample_files import SampleFile
+from rgpt.data.sample_files import FileChanged, SampleFile
 from rgpt.data.schema import Sample
-from rgpt.errors import InputError
+from rgpt.errors import ContextLengthError, InputError
+from rgpt.formats.jsonl import BrokenLine
 from rgpt.model import RegionGPTProcessor
-from rgpt.model.conversation import Conversation
+from rgpt.model.conversation import IGNORED, Conversation
 from rgpt.regions import Region, open_image
 
 REGION_FORMS = ("given", "box", "mixed")
 """How training shows a region: as it is written, as its bounding box, or one of the two at random [A]."""
 
 
+BAD_KINDS = ("broken line", "odd record", "picture", "too long", "unlearned", "other")
+"""Why a sample cannot be used, to count by; `unlearned`: none of its tokens would be learned."""
+
+
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that could not be used, and the sentence that says why."""
+    """A sample that could not be used, and the sentence that says why.
+
+    Attributes:
+        kind: one of `BAD_KINDS`.
+        fatal: its file is no longer what it was: nothing in it can be trusted.
+    """
 
     id: str
     reason: str
+    kind: str = "other"
+    fatal: bool = False
+
+
+class UnusablePicture(InputError):
+    """A sample's picture cannot be read, or has no features in the cache."""
+
+
+class NothingLearned(InputError):
+    """None of a sample's tokens would be learned."""
+
+
+def kind_of(error: InputError) -> str:
+    """The one of `BAD_KINDS` that an error about a sample is."""
+    kinds: dict[type[InputError], str] = {
+        BrokenLine: "broken line",
+        UnusablePicture: "picture",
+        ContextLengthError: "too long",
+        NothingLearned: "unlearned",
+    }
+    return next((kind for each, kind in kinds.items() if isinstance(error, each)), "other")
 
 
 class PictureFeatures(Protocol):
@@ -93,13 +124,25 @@ class TrainingSet(torch.utils.data.Dataset):
         self.features = features
 
     def __getitem__(self, draw: Draw) -> Conversation | BadSample:
-        where = f"{self.files[draw.source].path}, sample {draw.row + 1}"
         try:
             sample = self.files[draw.source][draw.row]
-            where = f"{self.files[draw.source].path}, sample {sample.id}"
+        except InputError as error:
+            kind = "broken line" if isinstance(error, BrokenLine) else "odd record"
+            said = " ".join(str(error).split())
+            return BadSample(self.name(draw), said, kind, isinstance(error, FileChanged))
+        try:
             return self.conversation(sample, random.Random(f"{self.seed} {tuple(draw)}"))
         except InputError as error:
-            return BadSample(where, " ".join(str(error).split()))
+            where = f"{self.files[draw.source].path}, sample {sample.id}"
+            return BadSample(where, " ".join(str(error).split()), kind_of(error))
+
+    def name(self, draw: Draw) -> str:
+        """How messages call a sample: its file, and its id where that can be read."""
+        file = self.files[draw.source]
+        try:
+            return f"{file.path}, sample {file[draw.row].id}"
+        except InputError:
+            return f"{file.path}, sample number {draw.row + 1}"
 
     def conversation(self, sample: Sample, chance: random.Random) -> Conversation:
         """A sample's tokens, labels, picture and regions. Raises InputError."""
@@ -107,11 +150,14 @@ class TrainingSet(torch.utils.data.Dataset):
         sizes: list[tuple[int, int]] = []
         regions: list[Region] | None = None
         if sample.image is not None:
-            if self.features is not None:
-                picture, (width, height) = self.features.get(str(sample.image))
-            else:
-                picture = open_image(sample.image)
-                width, height = picture.size
+            try:
+                if self.features is not None:
+                    picture, (width, height) = self.features.get(str(sample.image))
+                else:
+                    picture = open_image(sample.image)
+                    width, height = picture.size
+            except InputError as error:
+                raise UnusablePicture(str(error)) from error
             sizes = [(height, width)]
             regions = [shown_as(region, self.region_form, chance, height, width) for region in sample.regions]
         conversation = self.processor.tokenize_chat(
@@ -123,6 +169,14 @@ class TrainingSet(torch.utils.data.Dataset):
             max_length=self.max_length,
             truncation=self.truncation,
         )
+        # The first token is predicted by nothing.
+        if not (conversation.labels[1:] != IGNORED).any():
+            raise NothingLearned(
+                "nothing in it is learned: no answer begins within max_length."
+                if conversation.cut
+                else "nothing in it is learned: the chat template marks no words of the assistant "
+                "({% generation %})."
+            )
         if sample.image is not None:
             conversation.cached = self.features is not None
             conversation.pictures = [picture if conversation.cached else self.processor.pixels(picture)]

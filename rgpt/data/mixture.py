@@ -61,6 +61,14 @@ class Mixture:
                     str(weight),
                     "leave the file out instead",
                 )
+        for number, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
+            if not round(size * weight):
+                raise InputError.about(
+                    f"weight of data file {number + 1}",
+                    f"one that gives at least one of its {size} samples an epoch",
+                    str(weight),
+                    "make it larger, or leave the file out",
+                )
         self.sizes, self.weights = list(sizes), list(weights)
         self.batch_size, self.seed, self.lengths = batch_size, seed, lengths
         self.samples_per_epoch = sum(
@@ -138,5 +146,9 @@ class MicroBatches:
         for step in range(self.steps):
             batch = self.mixture.batch(step)
             for number in range(self.accumulation):
-                first = (number * self.ranks + self.rank) * self.size
-                yield batch[first : first + self.size]
+                yield self.of_step(batch, number)
+
+    def of_step(self, batch: list[Draw], number: int) -> list[Draw]:
+        """Micro-batch `number` of a step's batch, as this rank reads it."""
+        first = (number * self.ranks + self.rank) * self.size
+        return batch[first : first + self.size]

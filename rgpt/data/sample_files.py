@@ -6,6 +6,7 @@ samples: a file of a million samples costs a few megabytes, in every worker.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -19,10 +20,14 @@ from tqdm import tqdm
 
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.errors import InputError
-from rgpt.formats.jsonl import parse_line
+from rgpt.formats.jsonl import BrokenLine, parse_line
 from rgpt.formats.llava import LlavaRecord, read_llava
 
 KINDS = ("jsonl", "llava")
+
+
+class FileChanged(InputError):
+    """A file is no longer what it was when it was opened."""
 
 
 class SampleFile:
@@ -34,15 +39,17 @@ class SampleFile:
             LLaVA's.
         images: the folder that LLaVA's picture paths start from; default: the file's own.
         check: make every sample once, so that a wrong line stops the run before it begins.
+        keep_bad: with `check`, go on after a sample that is wrong; it raises again when it is asked for.
 
     Attributes:
         characters: `[n]` int64, letters of the conversation: a cheap stand-in for its length in tokens.
         has_picture: `[n]` bool.
         notes: (with `check`) what was mended in LLaVA's records, and how often.
+        keys: with `check`, `[n]` int64 that tell samples apart by picture path and text.
 
     Raises:
         InputError: when the file is missing or empty, or (with `check`) at the first sample that is wrong,
-            naming file and line.
+            naming file and line; with `keep_bad` only when all of them are.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class SampleFile:
         images: Path | str | None = None,
         check: bool = True,
         progress: bool = False,
+        keep_bad: bool = False,
     ) -> None:
         self.path = Path(path)
         self.kind = kind or ("llava" if self.path.suffix == ".json" else "jsonl")
@@ -68,7 +76,9 @@ class SampleFile:
                 repr(str(self.images)),
                 "give the folder that picture paths start from",
             )
+        self._size = self.path.stat().st_size
         self._bytes: mmap.mmap | None = None
+        self._open: int | None = None
         lines = (
             self.kind == "jsonl"
             or self._map()[:64].decode("latin-1").lstrip("\xef\xbb\xbf \t\r\n")[:1] == "{"
@@ -81,19 +91,31 @@ class SampleFile:
         self.characters = np.zeros(len(spans), np.int64)
         self.has_picture = np.zeros(len(spans), bool)
         self.notes = Counter[str]()
+        self.keys = np.zeros(len(spans), np.int64)
+        bad: list[InputError] = []
         numbers = tqdm(
             range(len(spans)), desc=f"reading {self.path.name}", disable=not progress, mininterval=2
         )
         for number in numbers:
             if check:
-                sample, notes = self._read(number)
+                try:
+                    sample, notes = self._read(number)
+                except InputError as error:
+                    if not keep_bad:
+                        raise
+                    bad.append(error)
+                    continue
                 self.notes += notes
+                self.keys[number] = _key(sample)
                 self.characters[number] = sum(len(turn.question) + len(turn.answer) for turn in sample.turns)
                 self.has_picture[number] = sample.image is not None
             else:
                 raw = self._raw(number)
                 self.characters[number] = len(raw)
                 self.has_picture[number] = b'"image"' in raw and b'"image": null' not in raw
+        self._bytes = None  # a file that is cut short while it is mapped would end the process
+        if len(bad) == len(spans):
+            raise InputError(f"all {len(bad)} samples are bad, the first: {bad[0]}")
         if progress:
             for note, count in self.notes.items():
                 tqdm.write(f"{self.path}: {count} times: {note}", file=sys.stderr)
@@ -113,11 +135,19 @@ class SampleFile:
                 return Sample.from_json(value, self.path.parent), Counter()
             record = read_llava(value)
             return sample_from_llava(record, self.images, number), record.notes
+        except FileChanged:
+            raise
         except InputError as error:
-            raise InputError(f"{self.path}:{self.line(number)}: {error}") from error
+            kind = BrokenLine if isinstance(error, BrokenLine) else InputError
+            raise kind(f"{self.path}:{self.line(number)}: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bytes": None}  # an open map does not travel to a worker
+        # What is open does not travel to a worker.
+        return {**self.__dict__, "_bytes": None, "_open": None}
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_open") is not None:
+            os.close(self._open)  # type: ignore[arg-type]
 
     def _map(self) -> mmap.mmap:
         if self._bytes is None:
@@ -130,11 +160,29 @@ class SampleFile:
         return self._bytes
 
     def _raw(self, number: int) -> bytes:
-        return self._map()[self._starts[number] : self._ends[number]]
+        """Raises FileChanged when the file is no longer as long as it was."""
+        start, end = int(self._starts[number]), int(self._ends[number])
+        if self._bytes is not None:
+            return self._bytes[start:end]
+        return self._bytes_at(start, end - start)
+
+    def _bytes_at(self, start: int, length: int) -> bytes:
+        if self._open is None:
+            self._open = os.open(self.path, os.O_RDONLY)
+        size = os.fstat(self._open).st_size
+        data = os.pread(self._open, length, start) if size == self._size else b""
+        if len(data) != length:
+            raise FileChanged.about(
+                f"data {str(self.path)!r}",
+                f"the {self._size:,} bytes it had when it was opened",
+                f"{size:,}",
+                "put it back as it was",
+            )
+        return data
 
     def line(self, number: int) -> int:
         """The line of the file on which a sample begins, from 1."""
-        return self._map()[: self._starts[number]].count(b"\n") + 1
+        return self._bytes_at(0, int(self._starts[number])).count(b"\n") + 1
 
     def _jsonl_spans(self) -> list[tuple[int, int]]:
         data, spans, start = self._map(), [], 0
@@ -178,6 +226,12 @@ class SampleFile:
             position = skip(position, ",]") + 1
             if text[position - 1] == "]":
                 return spans
+
+
+def _key(sample: Sample) -> int:
+    picture = None if sample.image is None else os.path.realpath(sample.image)
+    digest = hashlib.blake2b(repr((picture, sample.turns)).encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def sample_from_llava(record: LlavaRecord, images: Path, number: int) -> Sample:

@@ -13,6 +13,10 @@ from typing import Any
 from rgpt.errors import InputError
 
 
+class BrokenLine(InputError):
+    """A line that is not one JSON value in UTF-8."""
+
+
 def numbered_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
     """(number, line) of every line that is not blank, counted from 1; memory does not grow with the file."""
     with open(path, "rb") as stream:
@@ -22,7 +26,7 @@ def numbered_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_line(line: bytes) -> Any:
-    """The value of a line. Raises InputError when it is not UTF-8 or not one JSON value."""
+    """The value of a line. Raises BrokenLine, an InputError, when it is not UTF-8 or not one JSON value."""
     try:
         return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -32,4 +36,4 @@ def parse_line(line: bytes) -> Any:
 
 
 def _wrong(expected: str, actual: str, fix: str) -> InputError:
-    return InputError.about("line", expected, actual, fix)
+    return BrokenLine.about("line", expected, actual, fix)

@@ -48,6 +48,7 @@ class Conversation:
         pictures: of each picture `[3, S, S]` pixels or `[C, h, w]` tower features; None where the model has
             it already.
         cached: whether the pictures are features.
+        cut: whether its end was cut off to fit.
     """
 
     input_ids: Tensor
@@ -58,6 +59,7 @@ class Conversation:
     places: list[int] = field(default_factory=list)
     pictures: list[Tensor | None] = field(default_factory=list)
     cached: bool = False
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.input_ids)

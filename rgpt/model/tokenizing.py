@@ -153,14 +153,15 @@ class Tokenizing:
         sizes = [item if isinstance(item, tuple) else (item.height, item.width) for item in opened]
         ids, labels = self._ids(text, spans if learn else None, add_special_tokens)
         limit = max_length or self.max_length
-        if limit is not None and len(ids) > limit:
+        cut = limit is not None and len(ids) > limit
+        if cut:
             if not truncation:
                 raise ContextLengthError(
                     f"the prompt has {len(ids)} tokens but the context holds {limit}: "
                     "shorten the text or leave out pictures or turns."
                 )
             if np.isin(ids[limit:], (self.image_token_id, self.region_token_id)).any():
-                raise InputError(
+                raise ContextLengthError(
                     f"cutting the prompt of {len(ids)} tokens to {limit} would cut a picture or a "
                     "region out: shorten the text before it."
                 )
@@ -173,6 +174,7 @@ class Tokenizing:
             mentions=[order[key] for key in mentions],
             places=[place for place, _ in placed.values()],
             pictures=[None] * len(pictures),
+            cut=cut,
         )
         if placed:
             weights = []

@@ -200,7 +200,7 @@ def test_counts_and_bad_samples_travel_with_the_batch(mix: SampleFile) -> None:
     bad = BadSample("x", "why")
     batch = Collator(0)([*made[:4], bad])
     assert batch["bad"] == [bad]
-    assert batch["counts"] == {"samples": 4, "tokens": sum(map(len, made[:4])), "pictures": 3}
+    assert batch["counts"] == {"samples": 4, "cut": 0, "tokens": sum(map(len, made[:4])), "pictures": 3}
     assert "pixel_values" not in Collator(0)([made[0]])
 
 
