@@ -7,7 +7,7 @@ Paths are relative to the folder the command runs in.
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from rgpt.errors import InputError
+from rgpt.formats.plain_yaml import parse_yaml
 
 METHODS = ("full", "lora", "qlora")
 CHOICES = {
@@ -28,6 +29,7 @@ CHOICES = {
     "packing": ("none", "rows", "one-row"),
     "region_form": ("given", "box", "mixed"),
     "on_bad_sample": ("stop", "skip"),
+    "on_nonfinite": ("stop", "skip"),
 }
 
 
@@ -74,8 +76,16 @@ class Run:
     batch_size: samples a step over all processes; accumulation follows from it and `micro_batch_size`.
     lr, connector_lr: of everything, and of refinement, connector and region projector where it differs.
     packing: `rows` (short samples share a row), `one-row` (for FlashAttention), `none`.
+    on_bad_sample: `stop` or `skip` (and count) a sample that cannot be read or of which nothing is learned.
+    on_nonfinite: `stop` at a loss or gradient that is not finite, or `skip` the update of such a step, of at
+        most `nonfinite_in_a_row` in a row.
     features: a folder of `rgpt cache-features`, in place of running the tower.
     deepspeed: a JSON of scripts/deepspeed; null trains without it.
+    save_every, save_minutes: a checkpoint every so many steps, and also when the last one is so old.
+    keep_best: the result is that of the step with the least held-out loss, kept in `best/` meanwhile.
+    early_stop: end after so many looks at the held-out samples in a row without a smaller loss.
+    leave_seconds: what SIGTERM or Ctrl-C gives a run to save a checkpoint in (Slurm and Kubernetes kill after
+        30 seconds).
     peak_tflops: of one device, for the share of it that is used (MFU); known GPUs need none.
     """
 
@@ -106,6 +116,8 @@ class Run:
     packing: str = "rows"
     group_by_length: bool = True
     on_bad_sample: str = "stop"
+    on_nonfinite: str = "stop"
+    nonfinite_in_a_row: int = 3
     features: str | None = None
     gradient_checkpointing: bool = False
     attention: str | None = None
@@ -114,6 +126,10 @@ class Run:
     seed: int = 0
     log_every: int = 10
     save_every: int = 500
+    save_minutes: float | None = None
+    keep_best: bool = False
+    early_stop: int | None = None
+    leave_seconds: float = 25.0
     keep: int = 2
     peak_tflops: float | None = None
 
@@ -134,7 +150,11 @@ class Run:
 
 
 # What may differ between a run and its continuation: nothing that changes which sample is seen when, or how.
-FREE_ON_RESUME = {"held_out", "workers", "log_every", "save_every", "keep", "peak_tflops", "on_bad_sample"}
+FREE_ON_RESUME = {
+    "held_out", "workers", "log_every", "save_every", "keep", "peak_tflops", "on_bad_sample", "on_nonfinite",
+    "nonfinite_in_a_row", "micro_batch_size", "save_minutes", "leave_seconds",
+    "keep_best", "early_stop",
+}  # fmt: skip
 
 
 def read_run(path: Path | str, overrides: Sequence[str] = ()) -> Run:
@@ -145,14 +165,18 @@ def read_run(path: Path | str, overrides: Sequence[str] = ()) -> Run:
     path = Path(path)
     if not path.is_file():
         raise InputError.about(f"run {str(path)!r}", "an existing YAML file", "none")
-    values = _yaml(path.read_text(encoding="utf-8"), str(path))
+    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise InputError.about(f"run {str(path)!r}", "key: value lines", type(values).__name__, "see a run")
+    given: set[str] = set()
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise InputError.about("override", "key=value", repr(override), "write it without blanks")
-        _put(values, key, _yaml(text, override))
+        if key in given:
+            _refuse(f"override {key}", "each key once", override, "command line")
+        given.add(key)
+        _put(values, key, parse_yaml(text, override))
     return run_from(values, str(path))
 
 
@@ -170,20 +194,44 @@ def run_from(values: Mapping[str, Any], where: str = "run") -> Run:
         "log_every",
         "save_every",
         "keep",
+        "nonfinite_in_a_row",
+        "early_stop",
     ):
         value = getattr(run, name)
         if value is not None and value < 1:
             _refuse(name, "at least 1", value, where)
-    for name in ("epochs", "lr", "connector_lr", "max_grad_norm", "peak_tflops"):
+    for name in (
+        "epochs",
+        "lr",
+        "connector_lr",
+        "max_grad_norm",
+        "peak_tflops",
+        "save_minutes",
+        "leave_seconds",
+    ):
         value = getattr(run, name)
-        if value is not None and not 0 < value < float("inf"):
+        if value is not None and not value > 0:
             _refuse(name, "a number above 0", value, where)
     if not 0 <= run.warmup < 1:
         _refuse("warmup", "a share of the steps from 0 to below 1", run.warmup, where)
     if run.weight_decay < 0 or run.workers < 0 or run.seed < 0:
         _refuse("weight_decay, workers and seed", "nothing below 0", "a negative number", where)
+    for number, item in enumerate(run.data):
+        if item.weight <= 0:
+            _refuse(f"data.{number}.weight", "a number above 0", item.weight, where)
+    if run.held_out is not None:
+        for name, least in (("every", 1), ("samples", 1), ("answers", 0)):
+            if getattr(run.held_out, name) < least:
+                _refuse(f"held_out.{name}", f"at least {least}", getattr(run.held_out, name), where)
+    for name in ("rank", "alpha"):
+        if getattr(run.lora, name) < 1:
+            _refuse(f"lora.{name}", "at least 1", getattr(run.lora, name), where)
+    if not 0 <= run.lora.dropout < 1:
+        _refuse("lora.dropout", "a share from 0 to below 1", run.lora.dropout, where)
     if not run.data:
         _refuse("data", "at least one file", "none", where)
+    if run.held_out is None and (run.keep_best or run.early_stop):
+        _refuse("keep_best and early_stop", "held_out, whose loss they go by", "none", where)
     if run.objective == "names" and run.stage != "align":
         _refuse("objective", "answers in stage tune: names trains no language model", run.objective, where)
     if run.method != "full" and run.stage == "align":
@@ -212,13 +260,8 @@ def check_files(run: Run, processes: int = 1) -> None:
             _missing(f"images of {name}", images, "an existing folder")
     if run.held_out and Path(run.held_out.path).resolve() in {Path(i.path).resolve() for i in run.data}:
         _refuse("held_out", "a file that is not trained on", run.held_out.path, "run")
-    if run.deepspeed is not None:
-        if not Path(run.deepspeed).is_file():
-            _missing("deepspeed", run.deepspeed, "one of scripts/deepspeed/*.json")
-        try:
-            json.loads(Path(run.deepspeed).read_text(encoding="utf-8"))
-        except ValueError as error:
-            _refuse("deepspeed", "JSON", f"{run.deepspeed}: {error}", "run")
+    if run.deepspeed is not None and not Path(run.deepspeed).is_file():
+        _missing("deepspeed", run.deepspeed, "one of scripts/deepspeed/*.json")
     if run.features is not None and not (Path(run.features) / "cache.json").is_file():
         raise InputError.about(
             "features",
@@ -256,7 +299,7 @@ def _check_base(run: Run) -> None:
 def stage_of(model: str) -> str | None:
     """The stage whose run wrote this folder, from the run.yaml beside the weights."""
     path = Path(model) / "run.yaml"
-    values = _yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    values = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
     return values.get("stage") if isinstance(values, dict) else None
 
 
@@ -265,10 +308,13 @@ def refuse_other_run(run: Run, saved: Path) -> None:
     # A setting younger than the run had its default.
     no_default = dataclasses.MISSING
     before = {item.name: item.default for item in dataclasses.fields(Run) if item.default is not no_default}
-    before |= _yaml(saved.read_text(encoding="utf-8"), str(saved))
+    before |= parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
     now = dataclasses.asdict(run)
+    free = FREE_ON_RESUME - (
+        {"micro_batch_size"} if run.objective == "names" else set()
+    )  # its contrast is in it
     changed = sorted(
-        key for key in set(before) | set(now) if before.get(key) != now.get(key) and key not in FREE_ON_RESUME
+        key for key in set(before) | set(now) if before.get(key) != now.get(key) and key not in free
     )
     if changed:
         raise InputError.about(
@@ -280,13 +326,6 @@ def refuse_other_run(run: Run, saved: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- plain values
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is not YAML ({' '.join(str(error).split())[:160]}); repair it.") from error
 
 
 def _put(values: Any, key: str, value: Any) -> None:
@@ -336,11 +375,13 @@ def _typed(hint: Any, value: Any, name: str, where: str) -> Any:
         return _build(hint, value, f"{where}, {name}")
     if hint is float and isinstance(value, str):
         try:  # YAML 1.1 reads 2e-5 as text
-            return float(value)
+            value = float(value)
         except ValueError:
             _refuse(name, "a number", value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        _refuse(name, "a finite number", value, where)
     if type(value) is not hint:
         _refuse(name, f"a value of type {hint.__name__}", value, where)
     return value

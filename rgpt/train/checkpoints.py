@@ -1,8 +1,8 @@
 """Checkpoints, whole or not at all.
 
-A checkpoint is written into a hidden folder; when every process has finished, a list of its files is written,
-everything is flushed to the disk, and the folder takes its name in one step. What a kill leaves behind has no
-name that anybody looks for.
+A checkpoint is written into a hidden folder; when every process has finished, a list of its files with their
+hashes is written, everything is flushed to the disk, and the folder takes its name in one step. What a kill
+leaves behind has no name that anybody looks for.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rgpt.errors import InputError
 from rgpt.files import flush
+from rgpt.train.inputs import digest_of
 
 MANIFEST = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -27,9 +29,13 @@ def staging(folder: Path, step: int) -> Path:
 
 def publish(partial: Path, target: Path, **facts: object) -> None:
     """Give a finished checkpoint its name: list, flush, rename."""
-    files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-    for name in files:
-        flush(partial / name)
+    paths = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+    with ThreadPoolExecutor(4) as threads:
+        files = dict(
+            zip([str(p.relative_to(partial)) for p in paths], threads.map(digest_of, paths), strict=True)
+        )
+    for path in paths:
+        flush(path)
     manifest = partial / MANIFEST
     manifest.write_text(json.dumps({**facts, "files": files}, indent=1) + "\n", encoding="utf-8")
     flush(manifest)
@@ -44,40 +50,61 @@ def complete(folder: Path) -> list[Path]:
     found = []
     for path in folder.glob("checkpoint-*"):
         match = _NAME.fullmatch(path.name)
-        if match and _is_whole(path):
+        if match and _fault(path, hashes=False) is None:
             found.append((int(match.group(1)), path))
     return [path for _, path in sorted(found)]
 
 
 def newest(folder: Path, processes: int) -> Path | None:
-    """The newest whole checkpoint. Raises InputError when another number of processes wrote its shards."""
-    checkpoints = complete(folder)
-    if not checkpoints:
-        return None
-    facts = json.loads((checkpoints[-1] / MANIFEST).read_text(encoding="utf-8"))
-    if facts.get("sharded") and facts.get("processes") != processes:
-        raise InputError.about(
-            f"--resume from {checkpoints[-1]}",
-            f"{facts.get('processes')} processes, which wrote its shards",
-            str(processes),
-            "start as many",
-        )
-    return checkpoints[-1]
+    """The newest whole checkpoint, by the hashes of its files; those passed over are said.
+
+    Raises InputError when another number of processes wrote its shards.
+    """
+    named = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    for path in sorted(named, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        fault = _fault(path, hashes=True)
+        if fault is not None:
+            print(f"{path} is passed over: {fault}", flush=True)
+            continue
+        facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if facts.get("sharded") and facts.get("processes") != processes:
+            raise InputError.about(
+                f"--resume from {path}",
+                f"{facts.get('processes')} processes, which wrote its shards",
+                str(processes),
+                "start as many",
+            )
+        return path
+    return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what kills have left half written or half removed."""
+    for path in [*folder.glob(".partial-*"), *folder.glob(".old-*")]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def tidy(folder: Path, keep: int) -> None:
     """Remove half-written checkpoints and all but the newest `keep` whole ones."""
-    for path in [*folder.glob(".partial-*"), *folder.glob(".old-*")]:
-        shutil.rmtree(path, ignore_errors=True)
+    remove_leftovers(folder)
     for path in complete(folder)[:-keep]:
         old = path.with_name(f".old-{path.name}")
         os.replace(path, old)  # a kill while it is being removed must not leave half of it under its name
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_whole(path: Path) -> bool:
+def _fault(path: Path, hashes: bool) -> str | None:
+    """What is wrong with a checkpoint; None for nothing."""
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all((path / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
+        for name, facts in files.items():
+            facts = {"size": facts} if isinstance(facts, int) else facts  # before there were hashes
+            if (path / name).stat().st_size != facts["size"]:
+                return f"{name} has another size than when it was written"
+            if hashes and "sha256" in facts and digest_of(path / name) != facts:
+                return f"{name} holds something else than what was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    return None

@@ -28,11 +28,11 @@ def held_out_loss(
     model: Any,
     rows: TrainingSet,
     collator: Collator,
-    count: int,
+    numbers: Sequence[int],
     size: int,
     summed: Callable[[Any, dict[str, Any]], tuple[Tensor, int]] | None = None,
 ) -> float:
-    """Mean loss a learned token over the first `count` samples, `size` at a time.
+    """Mean loss a learned token over the samples of these row numbers, `size` at a time.
 
     `summed` is another loss of (model, batch): its sum, and what to divide by.
 
@@ -40,8 +40,8 @@ def held_out_loss(
     """
     device = next(model.parameters()).device
     total, tokens = 0.0, 0
-    for start in range(0, count, size):
-        items = [rows[Draw(0, row)] for row in range(start, min(start + size, count))]
+    for start in range(0, len(numbers), size):
+        items = [rows[Draw(0, row)] for row in numbers[start : start + size]]
         batch = collator([item for item in items if not isinstance(item, BadSample)])
         inputs = model_inputs(batch, device)
         loss, learned = (summed or _answer_loss)(model, inputs)

@@ -25,8 +25,10 @@ class Record(TrainerCallback):
         self._shown: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # a checkpoint's state holds those of the run before it
         if state.is_world_process_zero:
             record.cut_log(self.folder / "log.jsonl", state.global_step)
+            record.cut_log(self.folder / "answers.jsonl", state.global_step)
             self._bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.title, unit="step", mininterval=1
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -59,12 +60,14 @@ def cut_log(path: Path, step: int) -> None:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a row. JSON has no NaN: numbers that are not finite are left out."""
+    row = {key: value for key, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """The loss by step, training and held out, as a PNG."""
+    """The loss by step, training and held out, as a PNG; lines where a step was passed over."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -75,6 +78,9 @@ def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker="o" if key != "loss" else None, ms=3)
+    for number, row in enumerate(row for row in rows if "nonfinite" in row):
+        label = None if number else "not finite, passed over"
+        axes.axvline(row["step"], color="red", lw=0.8, ls=":", label=label)
     axes.set(title=title, xlabel="step", ylabel="loss a token (nats)")
     axes.grid(alpha=0.3)
     if axes.lines:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import random
@@ -18,12 +19,16 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rgpt.errors import InputError
-from rgpt.files import sole_writer, write_json, write_text
+from rgpt.files import LEFT_OVER, check_writable, sole_writer, write_json, write_text
 from rgpt.train import checkpoints, record
-from rgpt.train.arguments import DataFile, Run, check_files, read_run, refuse_other_run
+from rgpt.train.arguments import DataFile, HeldOut, Run, check_files, read_run, refuse_other_run
+from rgpt.train.environment import check_environment, deepspeed_config
+from rgpt.train.inputs import FILE as INPUTS
+from rgpt.train.leaving import Left, command_to_continue, leaving
+from rgpt.train.model_card import model_card
 
 if TYPE_CHECKING:
     from rgpt.data.dataset import TrainingSet
@@ -31,67 +36,105 @@ if TYPE_CHECKING:
     from rgpt.data.sample_files import SampleFile
 
 
-def train(run: Run, resume: bool = False) -> Path:
+def train(run: Run, resume: bool = False, accept_changed_data: bool = False) -> Path:
     """Train as `run` says; returns the folder of the result. Every process of a launch calls this.
 
+    Args:
+        resume: go on with the run in `out`; where there is none, begin, and say so.
+        accept_changed_data: go on although data, base or DeepSpeed settings are no longer what they were.
+
     Raises:
-        InputError: before any training, for whatever cannot work.
+        InputError: before any training, for whatever cannot work; later, for whatever ends it.
+        Left: it was asked to leave, and has saved a checkpoint.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    check_files(run, processes)
+    check_run(run, processes)
+    result = Path(run.out) / ("adapter" if run.method != "full" else "delta" if run.delta else "model")
+    if rank == 0:  # it alone looks and writes: another rank could take what it writes for an older run
+        check_folder(run, resume, result)
+    from rgpt.train.endings import one_sentence  # imports torch
+
     with contextlib.ExitStack() as held:
-        checkpoint = open_folder(run, resume, processes, rank, held)
-        result = Path(run.out) / ("adapter" if run.method != "full" else "delta" if run.delta else "model")
+        held.enter_context(one_sentence(Path(run.out)))
         if not resume or not result.is_dir():
-            train_to(run, result, checkpoint, rank, processes)
+            train_to(run, result, Continuation(resume, accept_changed_data), rank, processes, held)
     return result
 
 
-def train_to(run: Run, result: Path, checkpoint: Path | None, rank: int, processes: int) -> None:
-    """What `train` does once the folder is this run's alone, from a checkpoint or from the start."""
+def train_to(
+    run: Run, result: Path, going_on: Continuation, rank: int, processes: int, held: contextlib.ExitStack
+) -> None:
+    """What `train` does where there is something to do."""
     import torch
 
     from rgpt.data.collator import Collator
-    from rgpt.data.mixture import MicroBatches
-    from rgpt.train.trainer import RegionTrainer
+    from rgpt.data.mixture import MicroBatches, Mixture
+    from rgpt.train.endings import gathered, last_checkpoint
+    from rgpt.train.trainer import RegionTrainer, summary
 
     out = Path(run.out)
     random.seed(run.seed)
     torch.manual_seed(run.seed)
 
-    files = [open_file(item.path, item.kind, item.images, rank) for item in run.data]
+    files = [open_file(item, run, rank) for item in run.data]
+    weights = [item.weight for item in run.data]
+    Mixture(
+        [len(file) for file in files], weights, run.batch_size, run.seed
+    )  # refuses before there is a folder
+    held_out_file = None if run.held_out is None else open_file(run.held_out, run, rank)
+    checkpoint = open_folder(run, going_on, result, processes, held) if rank == 0 else None
     model, tower, processor = open_model(run)
-    rows, held_out = training_set(run, files, processor, model, tower, rank)
+    rows, held_out = training_set(run, files, held_out_file, processor, model, tower)
     mixture = mix(run, files, processor.image_tokens)
     steps = run.max_steps or math.ceil(run.epochs * mixture.batches_per_epoch)
     batches = MicroBatches(mixture, steps, run.micro_batch_size, rank, processes)
     collator = Collator(processor.tokenizer.pad_token_id or 0, run.packing)
+    usable = [] if held_out is None else usable_rows(run, held_out)
     if rank == 0:
         say(run, mixture, steps, processes, model, tower)
+        if held_out_file is not None:
+            say_shared(files, held_out_file)
 
+    arguments = hf_arguments(run, steps, processes, batches.accumulation)  # now ranks can speak to each other
+    checkpoint = gathered([checkpoint])[0]
     trainer = RegionTrainer(
-        model,
-        run,
-        hf_arguments(run, steps, batches.accumulation),
-        rows,
-        batches,
-        collator,
-        tower,
-        held_out,
-        callbacks(run, out),
+        model, run, arguments, rows, batches, collator, tower, held_out, usable, callbacks(run, out)
     )
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    save_result(trainer, result)
-    if trainer.samples_skipped:
-        print(f"{trainer.samples_skipped} bad samples were skipped; see {out}/bad_samples.{rank}.jsonl")
+    if checkpoint is not None:
+        trainer.go_on_from(checkpoint)
+    with leaving.deferred(run.leave_seconds, lambda: last_checkpoint(out)):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.finish()
+        save_result(trainer, result)
+    if rank == 0:
+        print(f"{summary(trainer.totals)}; bad ones are in {out}/bad_samples.*.jsonl", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------ the folder
 
+PROVENANCE = ("run.yaml", "versions.json", INPUTS)
 
-def check_folder(run: Run, resume: bool) -> None:
-    """Raises InputError when `out` holds a run and this is not its continuation."""
-    saved = Path(run.out) / "run.yaml"
+
+class Continuation(NamedTuple):
+    """Whether a run is to go on, and whether from other data."""
+
+    resume: bool = False
+    accept_changed_data: bool = False
+
+
+def check_run(run: Run, processes: int) -> None:
+    """Refuse what cannot work before anything is loaded. Raises InputError."""
+    check_files(run, processes)
+    check_environment(run, processes)
+    deepspeed_config(run, processes)
+
+
+def check_folder(run: Run, resume: bool, result: Path | None = None) -> None:
+    """Raises InputError when `out` cannot be written, or holds a run that this is not the continuation of, or
+    something else."""
+    out = Path(run.out)
+    saved = out / "run.yaml"
+    check_writable(out)
     if saved.is_file():
         if not resume:
             raise InputError.about(
@@ -101,48 +144,90 @@ def check_folder(run: Run, resume: bool) -> None:
                 "add --resume to continue it, or name another",
             )
         refuse_other_run(run, saved)
+        if result is not None and result.exists():
+            if not (result / "run.yaml").is_file():
+                raise InputError.about(
+                    str(result), "nothing, or what this run wrote", "something else", "move it away"
+                )
+            refuse_other_run(run, result / "run.yaml")
+    elif out.is_dir():
+        # A kill may have left the first of our own files there.
+        other = [path.name for path in out.iterdir() if path.name[0] != "." and path.name not in PROVENANCE]
+        if other:
+            raise InputError.about(
+                "out",
+                "a new folder, or one that holds a run",
+                f"{run.out!r} with {', '.join(sorted(other))[:80]} and no run.yaml",
+                "name another",
+            )
 
 
-def open_folder(run: Run, resume: bool, processes: int, rank: int, held: contextlib.ExitStack) -> Path | None:
+def open_folder(
+    run: Run, going_on: Continuation, result: Path, processes: int, held: contextlib.ExitStack
+) -> Path | None:
     """Make `out`, or find the checkpoint to continue from; while `held` is open, nobody else writes there.
 
-    Raises InputError.
+    For rank 0 alone. Raises InputError.
     """
+    from rgpt.train.inputs import compare_inputs, inputs_of
+
     out = Path(run.out)
-    if rank == 0:  # it alone looks and writes: another rank could take what it writes for an older run
-        check_folder(run, resume)  # what is wrong in any case, without waiting
-        out.mkdir(parents=True, exist_ok=True)
-        held.enter_context(sole_writer(out))
-        check_folder(run, resume)
-        if not (out / "run.yaml").is_file():
-            (out / "checkpoints").mkdir(exist_ok=True)
-            write_json(out / "versions.json", record.versions())
-            write_text(out / "run.yaml", run.to_yaml())
-    return checkpoints.newest(out / "checkpoints", processes) if resume else None
+    inputs = inputs_of(run)
+    out.mkdir(parents=True, exist_ok=True)
+    held.enter_context(sole_writer(out))
+    check_folder(run, going_on.resume, result)
+    for path in out.glob(LEFT_OVER):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    checkpoints.remove_leftovers(out / "checkpoints")
+    if not (out / "run.yaml").is_file():
+        if going_on.resume:
+            print(f"--resume: {out} holds no run yet; this one begins at its first step", flush=True)
+        write_json(out / "versions.json", record.versions())
+        write_json(out / INPUTS, inputs)
+        write_text(out / "run.yaml", run.to_yaml())
+        (out / "checkpoints").mkdir(exist_ok=True)
+        return None
+    changed = compare_inputs(out, inputs, going_on.accept_changed_data)
+    checkpoint = checkpoints.newest(out / "checkpoints", processes)
+    step = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    print(
+        f"--resume: going on after step {step}, from {checkpoint.name}"
+        if checkpoint
+        else f"--resume: {out} holds no whole checkpoint; its run begins again at the first step",
+        flush=True,
+    )
+    settings = run.to_yaml()
+    facts = {"step": step, "settings": settings, "versions": record.versions(), "changed": changed}
+    record.append(out / "resumes.jsonl", facts)
+    write_text(out / "run.yaml", settings)
+    return checkpoint
 
 
 def save_result(trainer: Any, result: Path) -> None:
-    """The weights, with run.yaml and versions.json beside them, under their name in one step."""
-    partial = result.with_name(f".{result.name}.partial")
-    if trainer.is_world_process_zero():
-        shutil.rmtree(partial, ignore_errors=True)
-    trainer._barrier()
-    trainer.save_model(str(partial))
-    trainer._barrier()
-    if trainer.is_world_process_zero():
-        for name in ("run.yaml", "versions.json"):
+    """The weights, with where they come from and a model card beside them, under their name in one step."""
+    from rgpt.train.trainer import BEST, summary
+
+    def add_provenance(partial: Path) -> None:
+        for name in PROVENANCE:
             shutil.copyfile(result.parent / name, partial / name)
-        os.replace(partial, result)
-    trainer._barrier()
+        inputs = json.loads((partial / INPUTS).read_text(encoding="utf-8"))
+        rows = record.read_log(result.parent / "log.jsonl")
+        card = model_card(trainer.run, inputs, rows, summary(trainer.totals), trainer.best)
+        write_text(partial / "README.md", card)
+
+    trainer.save_whole(result, add_provenance)
+    if trainer.is_world_process_zero():
+        shutil.rmtree(result.parent / BEST, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------ the parts
 
 
-def open_file(path: str, kind: str | None, images: str | None, rank: int) -> SampleFile:
+def open_file(item: DataFile | HeldOut, run: Run, rank: int) -> SampleFile:
     from rgpt.data.sample_files import SampleFile
 
-    return SampleFile(path, kind, images, check=True, progress=rank == 0)
+    keep_bad = run.on_bad_sample == "skip"
+    return SampleFile(item.path, item.kind, item.images, progress=rank == 0, keep_bad=keep_bad)
 
 
 def open_model(run: Run) -> tuple[Any, Any, Any]:
@@ -151,6 +236,7 @@ def open_model(run: Run) -> tuple[Any, Any, Any]:
 
     from rgpt.model import load
     from rgpt.train.adapters import add_adapters, quantization
+    from rgpt.train.endings import not_finite
     from rgpt.train.hidden_tower import hide_tower
     from rgpt.train.name_loss import start_among_words
     from rgpt.train.stages import apply_stage
@@ -169,6 +255,10 @@ def open_model(run: Run) -> tuple[Any, Any, Any]:
     # Loaded before DeepSpeed is told of: it would shard the tower too.
     model: Any
     model, processor = load(run.model, **options)
+    if (name := not_finite(model.named_parameters())) is not None:
+        raise InputError.about(
+            f"model {run.model!r}", "finite weights", f"NaN or infinity in {name}", "use another"
+        )
     tower = hide_tower(model)
     if run.gradient_checkpointing:
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -182,7 +272,12 @@ def open_model(run: Run) -> tuple[Any, Any, Any]:
 
 
 def training_set(
-    run: Run, files: Sequence[SampleFile], processor: Any, model: Any, tower: Any, rank: int
+    run: Run,
+    files: Sequence[SampleFile],
+    held_out: SampleFile | None,
+    processor: Any,
+    model: Any,
+    tower: Any,
 ) -> tuple[TrainingSet, TrainingSet | None]:
     """What is trained on, and what is held out."""
     from rgpt.data.dataset import TrainingSet
@@ -199,10 +294,33 @@ def training_set(
         "chat_template": run.chat_template,
     }
     rows = TrainingSet(files, processor, region_form=run.region_form, features=features, **settings)
-    if run.held_out is None:
-        return rows, None
-    file = open_file(run.held_out.path, run.held_out.kind, run.held_out.images, rank)
-    return rows, TrainingSet([file], processor, **settings)
+    return rows, None if held_out is None else TrainingSet([held_out], processor, **settings)
+
+
+def usable_rows(run: Run, held_out: TrainingSet) -> list[int]:
+    """The held-out samples that are asked for and can be used, as row numbers.
+
+    Raises:
+        InputError: one cannot and bad samples are not to be skipped, or none can.
+    """
+    from rgpt.data.dataset import BadSample
+    from rgpt.data.mixture import Draw
+    from rgpt.train.evaluation import spread
+
+    assert run.held_out is not None
+    count = len(held_out.files[0])
+    wanted = {*range(min(run.held_out.samples, count)), *spread(count, run.held_out.answers, run.seed)}
+    usable, bad = [], []
+    for row in sorted(wanted):
+        item = held_out[Draw(0, row)]
+        (bad if isinstance(item, BadSample) else usable).append(row)
+        if isinstance(item, BadSample) and run.on_bad_sample == "stop":
+            raise InputError(f"held_out: {item.id}: {item.reason}")
+    if not any(row < run.held_out.samples for row in usable):
+        raise InputError("none of the held-out samples can be used: check their pictures and lengths.")
+    if bad:
+        print(f"{len(bad)} of {len(wanted)} held-out samples cannot be used and are left out", flush=True)
+    return usable
 
 
 def mix(run: Run, files: Sequence[SampleFile], image_tokens: int) -> Mixture:
@@ -217,7 +335,7 @@ def mix(run: Run, files: Sequence[SampleFile], image_tokens: int) -> Mixture:
     )
 
 
-def hf_arguments(run: Run, steps: int, accumulation: int) -> Any:
+def hf_arguments(run: Run, steps: int, processes: int, accumulation: int) -> Any:
     """Hugging Face's arguments; made after the model is loaded, because they announce ZeRO-3 to everyone."""
     import torch
     from transformers import TrainingArguments
@@ -226,7 +344,7 @@ def hf_arguments(run: Run, steps: int, accumulation: int) -> Any:
 
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(run.out) / "tensorboard")
     cuda = torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(Path(run.out) / "checkpoints"),
         run_name=Path(run.out).name,
         per_device_train_batch_size=run.micro_batch_size,
@@ -238,7 +356,7 @@ def hf_arguments(run: Run, steps: int, accumulation: int) -> Any:
         max_grad_norm=run.max_grad_norm,
         bf16=run.precision == "bf16",
         use_cpu=not cuda,
-        deepspeed=run.deepspeed,
+        deepspeed=deepspeed_config(run, processes),
         ddp_find_unused_parameters=False,
         logging_steps=run.log_every,
         logging_nan_inf_filter=False,
@@ -252,6 +370,9 @@ def hf_arguments(run: Run, steps: int, accumulation: int) -> Any:
         log_level="error",
         seed=run.seed,
     )
+    # Where a run is not bf16, the library would ask the environment.
+    arguments.mixed_precision = "bf16" if run.precision == "bf16" else "no"
+    return arguments
 
 
 def callbacks(run: Run, out: Path) -> list[Any]:
@@ -282,10 +403,20 @@ def say(run: Run, mixture: Mixture, steps: int, processes: int, model: Any, towe
     print(rate_table(model, groups, hidden, f"stage {run.stage}"), flush=True)
 
 
+def say_shared(files: Sequence[SampleFile], held_out: SampleFile) -> None:
+    """Warn of held-out samples that are trained on: the same picture, by its path, and the same text."""
+    import numpy as np
+
+    shared = int(np.isin(held_out.keys, np.concatenate([file.keys for file in files])).sum())
+    if shared:
+        print(
+            f"warning: {shared} of {len(held_out)} samples in {held_out.path} are trained on too: their loss "
+            "does not say what the model makes of new ones"
+        )
+
+
 def may_be_photographs(item: DataFile) -> bool:
     """Whether nothing says that the samples' pictures were drawn, as the recipe `shapes` does beside them."""
-    import json
-
     try:
         return json.loads(Path(item.path).with_name("report.json").read_text("utf-8"))["recipe"] != "shapes"
     except (OSError, ValueError, TypeError, KeyError):
@@ -295,11 +426,23 @@ def may_be_photographs(item: DataFile) -> bool:
 # ------------------------------------------------------------------------------------------------ command
 
 
+def said_by_all(error: BaseException) -> bool:
+    """Whether every rank raises it, so that one may speak for them."""
+    from rgpt.train.endings import Ended
+
+    return isinstance(error, Ended | Left)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rgpt.train.run", description=__doc__.splitlines()[0])
     parser.add_argument("run", metavar="RUN.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings in place of the file's")
     parser.add_argument("--resume", action="store_true", help="continue from the newest whole checkpoint")
+    parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="with --resume: go on although data, base or DeepSpeed settings have changed, and record it",
+    )
     parser.add_argument("--check", action="store_true", help="check settings and files, then stop")
     parser.add_argument("--stage", choices=("align", "tune"), help="refuse a run of another stage")
     parser.add_argument("--processes", type=int, default=None, help="with --check: how many there will be")
@@ -312,13 +455,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "stage", options.stage, run.stage, "use pretrain.sh for align, finetune.sh for tune"
             )
         if options.check:
-            check_files(run, processes)
+            check_run(run, processes)
             check_folder(run, options.resume)
             return 0
-        result = train(run, options.resume)
-    except InputError as error:
-        print(f"rgpt.train: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 2
+        with leaving.heard(lambda: f"go on with {command_to_continue()}"):
+            result = train(run, options.resume, options.accept_changed_data)
+    except (InputError, Left) as error:
+        if int(os.environ.get("RANK", 0)) == 0 or not said_by_all(error):
+            print(f"rgpt.train: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return error.status if isinstance(error, Left) else 2
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"the result is in {result}")
     return 0

@@ -2,14 +2,24 @@
 
 What is ours: batches come from `MicroBatches` (a pure function of the step, so a resumed run sees the same
 samples), bad samples stop the run or are listed, the loss is the mean over the learned tokens of a whole step
-over all micro-batches and ranks, and a checkpoint gets its name only when every rank has written its part.
+over all micro-batches and ranks, no update is made of a loss or gradient that is not finite, and a checkpoint
+gets its name only when every rank has written its part.
+
+What one rank finds wrong all of them hear of before the update (one small sum a step), so that they end, or
+pass the step over, together.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
+import math
+import os
 import shutil
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,26 +30,36 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rgpt.data.collator import Collator, model_inputs
-from rgpt.data.dataset import BadSample, TrainingSet
+from rgpt.data.dataset import BAD_KINDS, BadSample, TrainingSet
 from rgpt.data.mixture import MicroBatches
-from rgpt.errors import InputError
+from rgpt.files import write_json
 from rgpt.model.bases import base_for, write_base
+from rgpt.model.processing_regiongpt import IGNORED
 from rgpt.train import checkpoints, record
 from rgpt.train.arguments import Run
+from rgpt.train.endings import Ended, gathered, last_checkpoint, not_finite, summed
 from rgpt.train.evaluation import answers, held_out_loss, spread
 from rgpt.train.groups import parameter_groups
 from rgpt.train.hidden_tower import HiddenTower, tower_state
+from rgpt.train.leaving import Left, leaving, let_the_parent_decide
 from rgpt.train.meter import flops_per_token, peak_flops
 from rgpt.train.name_loss import name_loss
 from rgpt.train.stages import STAGES, part_of
 
-COUNTED = ("samples", "tokens", "pictures", "learned")
+COUNTED = ("samples", "tokens", "pictures", "learned", "cut", *BAD_KINDS)
+COUNTS = "counts.json"
+"""In a checkpoint: what was counted up to it, over all ranks, and the best held-out loss."""
+BEST = "best"
+FEW = 1000
+"""Samples after which a run that has learned nothing yet is ended."""
 
 
 class RegionTrainer(Trainer):
-    """See the module. `held_out` is a `TrainingSet` of one file."""
+    """See the module. `held_out` is a `TrainingSet` of one file, `held_out_rows` those of it that are asked
+    for and can be used."""
 
     optimizer: Any
 
@@ -53,6 +73,7 @@ class RegionTrainer(Trainer):
         collator: Collator,
         tower: HiddenTower,
         held_out: TrainingSet | None = None,
+        held_out_rows: Sequence[int] = (),
         callbacks: Any = None,
     ) -> None:
         super().__init__(
@@ -64,15 +85,23 @@ class RegionTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # `Record` does it
-        self.run, self.batches, self.tower = run, batches, tower
+        self.run, self.batches, self.tower, self.held_out_rows = run, batches, tower, held_out_rows
         self.folder = Path(run.out)
         # Named now: what lies there when the run ends may be another model.
         self.base = base_for(run.model, STAGES["align"].trains) if run.delta or run.method != "full" else None
         self._tokenizer = rows.processor.tokenizer
-        self.samples_skipped = 0
         self._handled = -1
+        self.best: tuple[float, int] | None = None  # held-out loss, step
+        self._worse = 0  # looks at held-out samples since
+        self._saved_step, self._saved_at, self._save_due = -1, time.monotonic(), 0.0
         self._staging: str | None = None
-        self._local = dict.fromkeys(COUNTED, 0)
+        # Counted by this rank since the last sum; by all since the last log; by all in all.
+        self._local, self._window, self.totals = (dict.fromkeys(COUNTED, 0.0) for _ in range(3))
+        self._step_losses: list[Tensor] = []
+        self._idle: str | None = None  # why the step that is on makes no update
+        self._in_a_row = 0
+        self._steps_logged = [0, 0]  # since the last log: all, idle
+        self._loss_before = torch.zeros(())
         self._waited, self._since = 0.0, time.perf_counter()
         self._row_tokens = [0, 0]  # tokens of rows, rows: for the average context
 
@@ -88,25 +117,115 @@ class RegionTrainer(Trainer):
             num_workers=self.run.workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if self.run.workers else None,
+            worker_init_fn=let_the_parent_decide,
         )
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: Any) -> Any:
-        started = time.perf_counter()
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        """The micro-batches of a step, and the tokens that all ranks learn from in it (1 where there are
+        none)."""
+        started, counted = time.perf_counter(), dict(self._local)
+        batches = list(itertools.islice(epoch_iterator, num_batches))
         self._waited += time.perf_counter() - started
+        learned, wrong = 0, list[str]()
         for batch in batches:
-            self._meet_bad(batch.pop("bad"))
+            wrong += self._meet_bad(batch.pop("bad"))
             for name, value in batch.pop("counts").items():
                 self._local[name] += value
-            self._local["learned"] += int((batch["shift_labels"] != -100).sum())
+            learned += int((batch["shift_labels"] != IGNORED).sum())
             self._row_tokens[0] += batch["input_ids"].numel()
             self._row_tokens[1] += len(batch["input_ids"])
-        return batches, self._get_num_items_in_batch(batches, device)
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: Any) -> Any:
-        items = super()._get_num_items_in_batch(batch_samples, device)
+        self._local["learned"] += learned
+        facts = summed([learned, bool(wrong), leaving.asked > 0, self._is_save_due()], device)
+        learned_by_all, wrong_anywhere, leave, self._save_due = facts
+        if leave:
+            self._local = counted  # this step will be done by the run that goes on
+            self._leave()
+        if wrong_anywhere:
+            raise Ended(gathered(wrong)[0])
+        self._step_losses.clear()
+        self._in_a_row = self._in_a_row if self._idle == "not finite" else 0
+        self._idle = None if learned_by_all else "nothing to learn"
+        self._steps_logged[0] += 1
+        self._steps_logged[1] += self._idle is not None
+        self._loss_before = self._tr_loss.clone()
         # A step of bad samples only has nothing to learn; 0 / 0 would poison the weights.
-        return items.clamp(min=1) if torch.is_tensor(items) else items
+        return batches, torch.tensor(max(learned_by_all, 1.0), dtype=torch.float32, device=device)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        model.train()
+        with self.compute_loss_context_manager():
+            inputs = self._prepare_inputs(inputs)
+            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        self._step_losses.append(loss.detach())
+        last = self.accelerator.sync_gradients
+        if last:
+            wrong = [n for n, each in enumerate(torch.stack(self._step_losses).tolist()) if each - each != 0]
+            if summed([len(wrong)], loss.device)[0]:
+                self._meet_not_finite("loss", wrong)
+            if self.is_deepspeed_enabled and self._idle is not None:
+                loss = loss * torch.nan  # its engine updates inside `backward`, but never from a NaN
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+        if last and self.is_deepspeed_enabled:
+            if self._idle is None and self.accelerator.optimizer_step_was_skipped:
+                self._meet_not_finite("gradient", range(len(self._step_losses)))
+            if self._idle is not None:
+                self.lr_scheduler.step()  # which the library leaves out: rates belong to steps
+        return torch.zeros_like(loss) if last and self._idle is not None else loss.detach()
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)  # of the gradients summed over ranks: the same on each
+        if self.is_deepspeed_enabled:
+            return norm
+        if self._idle is None and not torch.as_tensor(norm).isfinite():
+            self._meet_not_finite("gradient", range(len(self._step_losses)))
+        if self._idle is not None:
+            self.optimizer.zero_grad()  # without gradients AdamW changes neither weights nor moments
+        return norm
+
+    def _meet_not_finite(self, what: str, micro_batches: Iterable[int]) -> None:
+        """Pass this step over, or end the run. Every rank calls it, with those of its micro-batches in which
+        something is not finite."""
+        self._in_a_row += 1
+        step = self.state.global_step + 1
+        names = gathered(self._not_finite_samples(micro_batches))
+        shown = "; ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
+        about = f"step {step}: the {what} is not finite in {shown}"
+        if self.run.on_nonfinite == "stop":
+            raise Ended(
+                f"{about}: look at these samples, lower lr or max_grad_norm, or set on_nonfinite: skip."
+            )
+        if self._in_a_row > self.run.nonfinite_in_a_row:
+            raise Ended(
+                f"{about}, as before it: {self._in_a_row} steps in a row; lower lr, and go on from an "
+                "earlier checkpoint."
+            )
+        self._idle = "not finite"
+        self._steps_logged[1] += 1
+        self._tr_loss.copy_(self._loss_before)
+        if self.is_world_process_zero():
+            row = {"step": step, "nonfinite": 1, "what": what, "samples_nonfinite": names}
+            record.append(self.folder / "log.jsonl", row)
+
+    def _not_finite_samples(self, micro_batches: Iterable[int]) -> list[str]:
+        """Names of those samples of micro-batches whose own loss is not finite; all where none is alone, or
+        where ranks would have to look together."""
+        batch = self.batches.mixture.batch(self.state.global_step)
+        draws = [draw for number in micro_batches for draw in self.batches.of_step(batch, number)]
+        rows: Any = self.train_dataset
+        found = []
+        if not (self.is_deepspeed_enabled and is_deepspeed_zero3_enabled()):
+            model = self.accelerator.unwrap_model(self.model)
+            with torch.no_grad(), torch.random.fork_rng(), self.compute_loss_context_manager():
+                for draw in draws:
+                    item = rows[draw]
+                    if not isinstance(item, BadSample):
+                        inputs = self._prepare_inputs(self.data_collator([item]))
+                        loss = self.compute_loss(model, inputs, num_items_in_batch=torch.tensor(1.0))
+                        if not loss.isfinite():
+                            found.append(draw)
+        return [rows.name(draw) for draw in found or draws]
 
     def compute_loss(
         self,
@@ -120,15 +239,33 @@ class RegionTrainer(Trainer):
         loss, mentions = name_loss(self.accelerator.unwrap_model(model), inputs, self._tokenizer)
         return loss / max(mentions, 1) / self.current_gradient_accumulation_steps
 
-    def _meet_bad(self, bad: list[BadSample]) -> None:
+    def _is_save_due(self) -> bool:
+        """Whether the first rank's clock says so: clocks differ, and all must save together."""
+        minutes = self.run.save_minutes
+        return (
+            minutes is not None
+            and self.is_world_process_zero()
+            and time.monotonic() - self._saved_at > 60 * minutes
+        )
+
+    def _leave(self) -> None:
+        """Save a checkpoint of the last whole step, and raise Left; every rank calls it."""
+        step, number = self.state.global_step, int(leaving.asked or signal.SIGTERM)
+        if step and step != self._saved_step:
+            self._save_checkpoint(self.model, None)
+        name = signal.Signals(number).name
+        raise Left(number, f"stopped by {name} after step {step}: {last_checkpoint(self.folder)}")
+
+    def _meet_bad(self, bad: list[BadSample]) -> list[str]:
+        """Count and list bad samples; returns sentences about those that the run must not go on after."""
         for item in bad:
-            if self.run.on_bad_sample == "stop":
-                raise InputError(f"{item.id}: {item.reason}")
-            self.samples_skipped += 1
-            path = self.folder / f"bad_samples.{self.args.process_index}.jsonl"
-            record.append(
-                path, {"step": self.state.global_step + 1, "sample": item.id, "reason": item.reason}
-            )
+            self._local[item.kind] += 1
+            facts = {"sample": item.id, "kind": item.kind, "reason": item.reason}
+            record.append(self._bad_file(), {"step": self.state.global_step + 1, **facts})
+        return [f"{item.id}: {item.reason}" for item in bad if item.fatal or self.run.on_bad_sample == "stop"]
+
+    def _bad_file(self) -> Path:
+        return self.folder / f"bad_samples.{self.args.process_index}.jsonl"
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         # The library would round region masks and cached features to the model's precision first.
@@ -165,36 +302,79 @@ class RegionTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update(self._speed())
-        logs = {key: value for key, value in logs.items() if key not in ("total_flos",)}
+            steps, idle = self._steps_logged
+            self._steps_logged = [0, 0]
+            if steps > idle:
+                logs["loss"] *= steps / (steps - idle)  # the mean over the steps that had one
+            else:
+                del logs["loss"]
+        logs = {
+            key: value
+            for key, value in logs.items()
+            if key != "total_flos" and (not isinstance(value, float) or math.isfinite(value))
+        }
         super().log(logs)
+
+    def _count(self) -> None:
+        """Sum what ranks have counted since; every rank must call this."""
+        for name, value in zip(COUNTED, summed(self._local.values(), self.args.device), strict=True):
+            self._window[name] += value
+            self.totals[name] += value
+        self._local = dict.fromkeys(COUNTED, 0.0)
+
+    def check_learned(self, at_end: bool = False) -> None:
+        """Raises Ended when the run, at its end or after `FEW` samples, has learned from none."""
+        if not self.totals["learned"] and (at_end or sum(samples_seen(self.totals)) >= FEW):
+            raise Ended(f"the run has learned no token: {summary(self.totals)}; nothing is published.")
+
+    def finish(self) -> None:
+        """Raises Ended when what was trained is no result."""
+        self._count()
+        self.check_learned(at_end=True)
+        self.check_weights()
+
+    def check_weights(self) -> None:
+        """Raises Ended when weights are not finite on any rank."""
+        found = not_finite(self.model.named_parameters())
+        if summed([found is not None], self.args.device)[0]:
+            names = gathered([found])
+            raise Ended(
+                f"step {self.state.global_step}: the weights are not finite "
+                f"({next(name for name in names if name)}): they are not saved; lower lr, and go on from the "
+                "checkpoint before."
+            )
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # The library calls this after the last step and once more after the epoch, its flags still set.
         if self._handled != self.state.global_step:
             self._handled = self.state.global_step
+            self.control.should_save = self.control.should_save or bool(self._save_due)
             super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _speed(self) -> dict[str, float]:
         """Figures since the last log, summed over ranks; called by every rank."""
         now = time.perf_counter()
         seconds, waited = now - self._since, self._waited
-        counts = torch.tensor([float(self._local[name]) for name in COUNTED], device=self.args.device)
-        if self.args.world_size > 1:
-            dist.all_reduce(counts)
-        samples, tokens, pictures, learned = counts.tolist()
+        self._count()
+        self.check_learned()
+        counts, self._window = self._window, dict.fromkeys(COUNTED, 0.0)
+        good, bad = samples_seen(counts)
+        tokens = counts["tokens"]
         speed = {
-            "samples_per_second": samples / seconds,
+            "samples_per_second": good / seconds,
             "tokens_per_second": tokens / seconds,
-            "learned_tokens": learned,
-            "pictures": pictures,
+            "learned_tokens": counts["learned"],
+            "pictures": counts["pictures"],
             "data_share": waited / seconds,
+            "share_cut": counts["cut"] / max(good + bad, 1),
+            "share_skipped": bad / max(good + bad, 1),
+            "share_unlearned": counts["unlearned"] / max(good + bad, 1),
         }
         peak = peak_flops(self.run.peak_tflops)
         if peak is not None and self._row_tokens[1]:
             context = self._row_tokens[0] / self._row_tokens[1]
             done = flops_per_token(self.model, context) * tokens
             speed["mfu"] = done / seconds / (peak * self.args.world_size)
-        self._local = dict.fromkeys(COUNTED, 0)
         self._row_tokens = [0, 0]
         self._waited, self._since = 0.0, now
         return speed
@@ -215,16 +395,24 @@ class RegionTrainer(Trainer):
                 self.model,
                 rows,
                 self.data_collator,
-                min(settings.samples, len(file)),
+                [row for row in self.held_out_rows if row < settings.samples],
                 self.run.micro_batch_size,
                 partial(name_loss, tokenizer=self._tokenizer) if by_name else None,
             )
             # Names are not generated: the language model has not been trained to read these vectors yet.
             wanted = 0 if by_name else settings.answers
-            chosen = [file[row] for row in spread(len(file), wanted, self.run.seed)]
+            chosen = [
+                file[row] for row in spread(len(file), wanted, self.run.seed) if row in self.held_out_rows
+            ]
             table = answers(self.accelerator.unwrap_model(self.model), rows, chosen)
         self.model.train(was_training)
+        if not math.isfinite(loss):
+            raise Ended(
+                f"step {self.state.global_step}: the held-out loss is not finite; look at {settings.path} "
+                "and at what the model has become."
+            )
         self.log({"held_out_loss": loss})
+        self._weigh(loss)
         if self.is_world_process_zero():
             step = self.state.global_step
             for row in table:
@@ -233,6 +421,50 @@ class RegionTrainer(Trainer):
                 print(record.answer_table(table, step), flush=True)
         self._since += time.perf_counter() - began  # training speed is not the evaluation's
         return {"held_out_loss": loss}
+
+    def _weigh(self, loss: float) -> None:
+        """Whether this is the best step so far, or time to stop; every rank has the same loss."""
+        if self.best is None or loss < self.best[0]:
+            self.best, self._worse = (loss, self.state.global_step), 0
+            if self.run.keep_best:
+                self.check_weights()
+                self.save_whole(self.folder / BEST)
+            return
+        self._worse += 1
+        if self.run.early_stop is not None and self._worse >= self.run.early_stop:
+            self.control.should_training_stop = self.control.should_save = True
+
+    def save_whole(self, folder: Path, finish: Callable[[Path], None] = lambda folder: None) -> None:
+        """The weights, under their name in one step, in place of what was there; `finish` adds to them."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        if self.is_world_process_zero():
+            shutil.rmtree(partial, ignore_errors=True)
+        self._barrier()
+        best = self.folder / BEST
+        if folder == best or not (self.run.keep_best and self.best):
+            self.save_model(str(partial))
+        elif self.is_world_process_zero():
+            shutil.copytree(best, partial)
+        self._barrier()
+        if self.is_world_process_zero():
+            finish(partial)
+            before = folder.with_name(f".{folder.name}.before.partial")
+            if folder.exists():
+                os.replace(folder, before)
+            os.replace(partial, folder)
+            shutil.rmtree(before, ignore_errors=True)
+        self._barrier()
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """What the library's own state in a checkpoint does not hold, or holds of settings that may have
+        changed since."""
+        self._saved_step = int(checkpoint.name.rpartition("-")[2])
+        record.cut_log(self._bad_file(), self._saved_step)
+        with contextlib.suppress(FileNotFoundError):  # of a checkpoint before there was such a file
+            kept = json.loads((checkpoint / COUNTS).read_text(encoding="utf-8"))
+            self.totals |= kept["totals"]
+            if kept["best"] and (not self.run.keep_best or (self.folder / BEST).is_dir()):
+                self.best, self._worse = (kept["best"][0], kept["best"][1]), kept["worse"]
 
     # ------------------------------------------------------------------------------------------------ saving
 
@@ -246,6 +478,8 @@ class RegionTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         began = time.perf_counter()
         folder, step = Path(self.args.output_dir), self.state.global_step
+        self.check_weights()
+        self._count()
         partial = checkpoints.staging(folder, step)
         if self.is_world_process_zero():
             shutil.rmtree(partial, ignore_errors=True)
@@ -254,11 +488,17 @@ class RegionTrainer(Trainer):
         self._staging = str(partial)
         try:
             super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.is_world_process_zero():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
         finally:
             self._staging = None
         self._barrier()
         if self.is_world_process_zero():
             name = f"checkpoint-{step}"
+            kept = {"totals": self.totals, "best": self.best, "worse": self._worse}
+            write_json(partial / name / COUNTS, kept)
             checkpoints.publish(
                 partial / name,
                 folder / name,
@@ -268,6 +508,7 @@ class RegionTrainer(Trainer):
             )
             checkpoints.tidy(folder, self.run.keep)
         self._barrier()
+        self._saved_step, self._saved_at = step, time.monotonic()
         self._since += time.perf_counter() - began
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -288,6 +529,9 @@ class RegionTrainer(Trainer):
         is_layer = self.base is not None and (self.run.method != "full" or self._staging is None)
         if self.run.method == "full":
             state = dict(model.state_dict() if state_dict is None else state_dict)
+            for name, source in getattr(model, "all_tied_weights_keys", {}).items():
+                if source in state:  # DeepSpeed gathers copies, which would be written as two tensors
+                    state.pop(name, None)
             if is_layer:
                 folder.mkdir(parents=True, exist_ok=True)
                 parts = STAGES[self.run.stage].trains
@@ -304,3 +548,19 @@ class RegionTrainer(Trainer):
             write_base(folder, *self.base, at=final)
         else:
             self.train_dataset.processor.save_pretrained(folder)
+
+
+def samples_seen(counts: Mapping[str, float]) -> tuple[int, int]:
+    """(good samples, bad ones)."""
+    return int(counts["samples"]), int(sum(counts[kind] for kind in BAD_KINDS))
+
+
+def summary(counts: Mapping[str, float]) -> str:
+    """How many samples were skipped, and why, and how many were cut."""
+    good, bad = samples_seen(counts)
+    kinds = ", ".join(f"{int(counts[kind]):,} {kind}" for kind in BAD_KINDS if counts[kind])
+    return (
+        f"{bad:,} of {good + bad:,} samples were skipped"
+        + (f" ({kinds})" if kinds else "")
+        + f", {int(counts['cut']):,} were cut"
+    )

@@ -137,7 +137,7 @@ def test_what_a_run_writes_is_opened_as_it_is(little: Little) -> None:
     assert torch.equal(logits(adapter), logits(little.folder / "opened-merged"))
     assert torch.equal(logits(adapter), logits(last))
     assert not torch.equal(logits(adapter), logits(adapter.parent / "checkpoints" / "checkpoint-2"))
-    files = {"adapter_config.json", "adapter_model.safetensors", "base.json", "run.yaml", "versions.json"}
+    files = {"adapter_config.json", "adapter_model.safetensors", "base.json", *run.PROVENANCE, "README.md"}
     assert {path.name for path in adapter.iterdir()} == files
     assert json.loads((adapter / "base.json").read_text())["base"] == "../../model"
     assert str(little.folder) not in (adapter / "adapter_config.json").read_text()

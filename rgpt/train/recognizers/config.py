@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
 from rgpt.files import write_text
+from rgpt.formats.plain_yaml import parse_yaml
 
 RECIPES = ("clip", "sam", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector")
 OPTIMIZERS = ("adamw", "sgd")
@@ -78,11 +80,9 @@ def read_config(path: Path | str, **changes: Any) -> RunConfig:
     Raises:
         InputError: not a mapping, an unknown or missing key, a value of another type.
     """
-    import yaml
-
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(Path(path).read_text(encoding="utf-8"), f"config {str(path)!r}")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError.about(
             f"config {str(path)!r}", "a YAML file", " ".join(str(error).split())[:160], "check it"
         ) from error
@@ -106,6 +106,8 @@ def read_config(path: Path | str, **changes: Any) -> RunConfig:
         if not isinstance(value, expected) or (isinstance(value, bool) and kind != "bool"):
             fix = "YAML reads 1e-4 as text: write 1.0e-4" if kind == "float" else "correct it"
             raise InputError.about(f"{name} in {str(path)!r}", kind, repr(value)[:60], fix)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError.about(f"{name} in {str(path)!r}", "a finite number", repr(value), "correct it")
     return RunConfig(**values)
 
 
