@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from transformers import CLIPTokenizer
 
@@ -18,6 +20,7 @@ from rgpt.recognizers import load_recognizer, save_recognizer
 from rgpt.recognizers.loading import build_recognizer
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip_detector import LVIS, load_transfer
+from rgpt.train.recognizers.config import read_config
 from rgpt.train.recognizers.data import Batch, Batches, open_data
 from rgpt.train.recognizers.drawn import Scenes
 from rgpt.train.recognizers.example import Example
@@ -267,3 +270,40 @@ def test_a_rovit_learns_with_a_text_tower_of_its_own(tmp_path: Path) -> None:
     torch.testing.assert_close(one, other)
     with pytest.raises(InputError, match="tokenizer 'nowhere"):
         open_recipe(replace(run, model={**run.model, "tokenizer": "nowhere/at-all/x"}))
+
+
+class OneWeight(torch.nn.Module):
+    """Its loss is `loss(weight)`."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.weight, self.loss = torch.nn.Parameter(torch.ones(1)), loss
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": self.loss(self.weight)}
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    module = OneWeight(lambda weight: (weight.sum() * 0).sqrt())  # 0, with gradient 0 x infinity
+    run = recipe_config(tmp_path, "clip")
+    with pytest.raises(InputError, match="step 1: the gradient of weight is not finite"):
+        fit(module, Batches([Scenes(count=3)], 1, 0), run)
+    assert module.weight.isfinite().all()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    module = OneWeight(lambda weight: weight.sum())
+    module.weight.data.fill_(torch.inf)
+    with pytest.raises(InputError, match="weights weight are not finite"):
+        save_checkpoint(tmp_path / "checkpoint", module, torch.optim.AdamW(module.parameters()), 3)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf])
+def test_a_rate_that_is_no_number(tmp_path: Path, rate: float) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"recipe": "clip", "out": "o", "learning_rate": rate}))
+    with pytest.raises(InputError, match=r"learning_rate.*a finite number"):
+        read_config(tmp_path / "run.yaml")
+    (tmp_path / "run.yaml").write_text("recipe: clip\nout: o\nout: p\n")
+    with pytest.raises(InputError, match="'out' twice"):
+        read_config(tmp_path / "run.yaml")

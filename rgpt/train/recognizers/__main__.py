@@ -13,7 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rgpt.errors import InputError
-from rgpt.files import sole_writer
+from rgpt.files import check_writable, sole_writer
+from rgpt.train.leaving import Left, leaving
+
+LEAVE_SECONDS = 25.0
+"""From SIGTERM or Ctrl-C to a checkpoint: Slurm and Kubernetes kill after 30."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,11 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from rgpt.train.recognizers.config import read_config
 
         configs = [read_config(path, out=options.out, steps=options.steps) for path in options.config]
-        for config in configs:
-            run(config, options.resume)
-    except InputError as error:
+        with leaving.heard(lambda: "begin again, or --resume where there is a checkpoint"):
+            for config in configs:
+                run(config, options.resume)
+    except (InputError, Left) as error:
         print(f"rgpt.train.recognizers: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return error.status if isinstance(error, Left) else 2
     return 0
 
 
@@ -44,6 +49,7 @@ def run(config, resume: bool = False) -> None:  # type: ignore[no-untyped-def]
     from rgpt.train.recognizers.loop import fit
     from rgpt.train.recognizers.recipes import open_recipe
 
+    check_writable(config.out)
     sources = [open_data(settings) for settings in config.data]
     recipe = open_recipe(config)
     trained = sum(p.numel() for p in recipe.parameters() if p.requires_grad)
@@ -56,7 +62,8 @@ def run(config, resume: bool = False) -> None:  # type: ignore[no-untyped-def]
             out.mkdir(parents=True, exist_ok=True)
         if first and out.is_dir():
             held.enter_context(sole_writer(out))
-        history = fit(recipe, Batches(sources, config.batch_size, config.seed), config, resume)
+        with leaving.deferred(LEAVE_SECONDS, lambda: "the last checkpoint is whole; --resume goes on"):
+            history = fit(recipe, Batches(sources, config.batch_size, config.seed), config, resume)
         if first:
             recipe.eval().cpu()
             recipe.save(out)

@@ -9,8 +9,10 @@ for the gradient scaler, which finds its scale again.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from torch import Tensor, nn
 
 from rgpt.errors import InputError
 from rgpt.files import whole_folder, write_text
+from rgpt.train.endings import Ended, gathered, not_finite, summed
+from rgpt.train.leaving import Left, leaving
 from rgpt.train.recognizers.config import RunConfig, write_config
 from rgpt.train.recognizers.data import Batches
 
@@ -59,7 +63,9 @@ def fit(
     """Train `recipe`, whose forward takes a `Batch` and returns named losses, and return the logged means.
 
     Raises:
-        InputError: the loss is not finite, or a checkpoint does not fit.
+        InputError: loss, gradient or weights are not finite, which every process hears of before the update,
+            or a checkpoint does not fit.
+        Left: the process was asked to leave, and the step that was done is saved.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from tqdm import tqdm
@@ -101,14 +107,28 @@ def fit(
     )
     for step in progress:
         torch.manual_seed(step_seed(config.seed, step, accelerator.process_index))
-        losses: dict[str, Tensor] = wrapped(
-            batches(step, accelerator.process_index, accelerator.num_processes)
-        )
+        batch = batches(step, accelerator.process_index, accelerator.num_processes)
+        losses: dict[str, Tensor] = wrapped(batch)
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            raise InputError(f"step {step + 1}: the loss is {total.item()}; lower the learning rate.")
+        value = total.item()
+        wrong, leave = summed([not math.isfinite(value), leaving.asked > 0], total.device)
+        if wrong:
+            where = gathered([] if math.isfinite(value) else [f"{value} in {batch.source}"])
+            raise Ended(f"step {step + 1}: the loss is {'; '.join(where)}; lower the learning rate.")
+        if leave:
+            if accelerator.is_main_process and step > start:
+                save_checkpoint(out / "checkpoint", accelerator.unwrap_model(wrapped), optimizer, step)
+            raise Left(leaving.asked or signal.SIGTERM, f"stopped after step {step}; --resume goes on")
         running.zero_grad()
         accelerator.backward(total)
+        if config.precision != "fp16":  # whose scaler passes such a step over itself
+            gradients = {n: p.grad for n, p in wrapped.named_parameters() if p.grad is not None}
+            # Summed over processes: the same on each.
+            if not torch.nn.utils.get_total_norm(gradients.values()).isfinite():
+                name = not_finite(gradients.items()) or "all weights together"
+                raise Ended(
+                    f"step {step + 1}: the gradient of {name} is not finite; lower the learning rate."
+                )
         clip(accelerator, wrapped, config)
         running.step()
         schedule.step()
@@ -126,7 +146,14 @@ def fit(
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps and accelerator.is_main_process:
             save_checkpoint(out / "checkpoint", accelerator.unwrap_model(wrapped), optimizer, step + 1)
     accelerator.wait_for_everyone()
+    check_finite(recipe, config.steps)
     return history
+
+
+def check_finite(module: nn.Module, step: int) -> None:
+    """Raises InputError for weights that are not finite: they are neither saved nor published."""
+    if (name := not_finite(module.named_parameters())) is not None:
+        raise InputError(f"step {step}: the weights {name} are not finite: lower the learning rate.")
 
 
 def step_seed(seed: int, step: int, process: int) -> int:
@@ -154,9 +181,10 @@ def clip(accelerator: Any, module: nn.Module, config: RunConfig) -> None:
 
 def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Parameters, buffers and optimizer, as a folder that appears whole; until it does, the one before stays
-    on the disk."""
+    on the disk. Raises InputError for weights that are not finite."""
     from safetensors.torch import save_file
 
+    check_finite(module, step)
     weights = {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}
     states = optimizer.state_dict()["state"]
     kept = {f"{i}.{k}": torch.as_tensor(v).cpu().clone() for i, own in states.items() for k, v in own.items()}
