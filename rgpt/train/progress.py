@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import netrc
 import os
@@ -17,7 +18,7 @@ SHOWN = ("loss", "held_out_loss", "tokens_per_second", "mfu")
 
 
 class Record(TrainerCallback):
-    """A bar with the time left on stderr, one row a log in log.jsonl, the curve at the end."""
+    """A bar with the time left on stderr, one row a log in log.jsonl, the curve however it ends."""
 
     def __init__(self, folder: Path, title: str) -> None:
         self.folder, self.title = folder, title
@@ -45,12 +46,14 @@ class Record(TrainerCallback):
             self._shown.update({key: logs[key] for key in SHOWN if key in logs})
             self._bar.set_postfix_str(" ".join(f"{k} {v:.4g}" for k, v in self._shown.items()), refresh=False)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if state.is_world_process_zero:
-            rows = record.read_log(self.folder / "log.jsonl")
+    def close(self) -> None:
+        """End the bar's line and draw the curve."""
+        if self._bar is None:
+            return
+        self._bar.close()
+        self._bar = None
+        rows = record.read_log(self.folder / "log.jsonl")
+        with contextlib.suppress(OSError):  # the run may be ending because the disk is full
             record.draw_curve(rows, self.folder / "curve.png", self.title)
 
 

@@ -70,6 +70,7 @@ def train_to(
     from rgpt.data.collator import Collator
     from rgpt.data.mixture import MicroBatches, Mixture
     from rgpt.train.endings import gathered, last_checkpoint
+    from rgpt.train.progress import Record
     from rgpt.train.trainer import RegionTrainer, summary
 
     out = Path(run.out)
@@ -97,9 +98,11 @@ def train_to(
 
     arguments = hf_arguments(run, steps, processes, batches.accumulation)  # now ranks can speak to each other
     checkpoint = gathered([checkpoint])[0]
-    trainer = RegionTrainer(
-        model, run, arguments, rows, batches, collator, tower, held_out, usable, callbacks(run, out)
-    )
+    shown = callbacks(run, out)
+    for each in shown:
+        if isinstance(each, Record):
+            held.callback(each.close)
+    trainer = RegionTrainer(model, run, arguments, rows, batches, collator, tower, held_out, usable, shown)
     if checkpoint is not None:
         trainer.go_on_from(checkpoint)
     with leaving.deferred(run.leave_seconds, lambda: last_checkpoint(out)):
@@ -107,7 +110,8 @@ def train_to(
         trainer.finish()
         save_result(trainer, result)
     if rank == 0:
-        print(f"{summary(trainer.totals)}; bad ones are in {out}/bad_samples.*.jsonl", flush=True)
+        listed = f"; they are in {out}/bad_samples.*.jsonl" if any(out.glob("bad_samples.*.jsonl")) else ""
+        print(f"{summary(trainer.totals)}{listed}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------ the folder
