@@ -249,10 +249,10 @@ def bench_equal(options: argparse.Namespace) -> list[Figure]:
     figures: list[Figure] = []
     groups = cases(options.quick)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        bench = Bench(Path(name), 12 if options.quick else 60)
+        bench = Bench(Path(name), 8)
         with tqdm(total=sum(1 + len(others) for _, others in groups), desc="runs") as bar:
             for plain, others in groups:
-                bench.steps = 12 if options.quick or others[0].by is None else 60
+                bench.steps = 8 if options.quick else 20 if others[0].by is None else 60
                 first = bench.make(plain)
                 bar.update()
                 for case in others:
@@ -265,6 +265,6 @@ def bench_equal(options: argparse.Namespace) -> list[Figure]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m scripts.bench equal`."""
-    parser.add_argument("--quick", action="store_true", help="12 steps, two interruptions")
+    parser.add_argument("--quick", action="store_true", help="8 steps, two interruptions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     parser.set_defaults(run=bench_equal, repeats=1)

@@ -86,6 +86,7 @@ if [ -n "$install" ]; then
     rm -rf "$folder.partial"
     cp -R "$folder" "$folder.partial"
     cp "$work"/tune/adapter/* "$folder.partial/"
+    cp "$folder/README.md" "$folder.partial/" # not the one that a run writes
     rm -rf "$folder"
     mv "$folder.partial" "$folder"
     printf 'photo: installed as %s\n' "$folder"

@@ -168,7 +168,10 @@ class SampleFile:
 
     def _bytes_at(self, start: int, length: int) -> bytes:
         if self._open is None:
-            self._open = os.open(self.path, os.O_RDONLY)
+            try:
+                self._open = os.open(self.path, os.O_RDONLY)
+            except OSError as error:
+                raise FileChanged(f"data {str(self.path)!r} can no longer be opened: {error}.") from error
         size = os.fstat(self._open).st_size
         data = os.pread(self._open, length, start) if size == self._size else b""
         if len(data) != length:
@@ -182,7 +185,9 @@ class SampleFile:
 
     def line(self, number: int) -> int:
         """The line of the file on which a sample begins, from 1."""
-        return self._bytes_at(0, int(self._starts[number])).count(b"\n") + 1
+        stop, piece = int(self._starts[number]), 2**24
+        starts = range(0, stop, piece)
+        return sum(self._bytes_at(at, min(piece, stop - at)).count(b"\n") for at in starts) + 1
 
     def _jsonl_spans(self) -> list[tuple[int, int]]:
         data, spans, start = self._map(), [], 0

@@ -78,10 +78,8 @@ def train_to(
     torch.manual_seed(run.seed)
 
     files = [open_file(item, run, rank) for item in run.data]
-    weights = [item.weight for item in run.data]
-    Mixture(
-        [len(file) for file in files], weights, run.batch_size, run.seed
-    )  # refuses before there is a folder
+    # Made once more when the model is there: what it refuses is refused before there is a folder.
+    Mixture([len(file) for file in files], [item.weight for item in run.data], run.batch_size, run.seed)
     held_out_file = None if run.held_out is None else open_file(run.held_out, run, rank)
     checkpoint = open_folder(run, going_on, result, processes, held) if rank == 0 else None
     model, tower, processor = open_model(run)
@@ -90,7 +88,7 @@ def train_to(
     steps = run.max_steps or math.ceil(run.epochs * mixture.batches_per_epoch)
     batches = MicroBatches(mixture, steps, run.micro_batch_size, rank, processes)
     collator = Collator(processor.tokenizer.pad_token_id or 0, run.packing)
-    usable = [] if held_out is None else usable_rows(run, held_out)
+    usable = [] if held_out is None else usable_rows(run, held_out, rank)
     if rank == 0:
         say(run, mixture, steps, processes, model, tower)
         if held_out_file is not None:
@@ -110,6 +108,9 @@ def train_to(
         trainer.finish()
         save_result(trainer, result)
     if rank == 0:
+        passed_over = sum("nonfinite" in row for row in record.read_log(out / "log.jsonl"))
+        if passed_over:
+            print(f"{passed_over} steps were passed over: loss or gradient was not finite")
         listed = f"; they are in {out}/bad_samples.*.jsonl" if any(out.glob("bad_samples.*.jsonl")) else ""
         print(f"{summary(trainer.totals)}{listed}", flush=True)
 
@@ -301,7 +302,7 @@ def training_set(
     return rows, None if held_out is None else TrainingSet([held_out], processor, **settings)
 
 
-def usable_rows(run: Run, held_out: TrainingSet) -> list[int]:
+def usable_rows(run: Run, held_out: TrainingSet, rank: int = 0) -> list[int]:
     """The held-out samples that are asked for and can be used, as row numbers.
 
     Raises:
@@ -322,7 +323,7 @@ def usable_rows(run: Run, held_out: TrainingSet) -> list[int]:
             raise InputError(f"held_out: {item.id}: {item.reason}")
     if not any(row < run.held_out.samples for row in usable):
         raise InputError("none of the held-out samples can be used: check their pictures and lengths.")
-    if bad:
+    if bad and rank == 0:
         print(f"{len(bad)} of {len(wanted)} held-out samples cannot be used and are left out", flush=True)
     return usable
 
