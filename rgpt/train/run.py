@@ -315,7 +315,7 @@ def usable_rows(run: Run, held_out: TrainingSet, rank: int = 0) -> list[int]:
     assert run.held_out is not None
     count = len(held_out.files[0])
     wanted = {*range(min(run.held_out.samples, count)), *spread(count, run.held_out.answers, run.seed)}
-    usable, bad = [], []
+    usable, bad = list[int](), list[int]()
     for row in sorted(wanted):
         item = held_out[Draw(0, row)]
         (bad if isinstance(item, BadSample) else usable).append(row)

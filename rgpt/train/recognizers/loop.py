@@ -110,10 +110,10 @@ def fit(
         batch = batches(step, accelerator.process_index, accelerator.num_processes)
         losses: dict[str, Tensor] = wrapped(batch)
         total = torch.stack(list(losses.values())).sum()
-        value = total.item()
-        wrong, leave = summed([not math.isfinite(value), leaving.asked > 0], total.device)
+        loss = total.item()
+        wrong, leave = summed([not math.isfinite(loss), leaving.asked > 0], total.device)
         if wrong:
-            where = gathered([] if math.isfinite(value) else [f"{value} in {batch.source}"])
+            where = gathered([] if math.isfinite(loss) else [f"{loss} in {batch.source}"])
             raise Ended(f"step {step + 1}: the loss is {'; '.join(where)}; lower the learning rate.")
         if leave:
             if accelerator.is_main_process and step > start:
