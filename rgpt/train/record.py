@@ -79,8 +79,8 @@ def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker="o" if key != "loss" else None, ms=3)
     for number, row in enumerate(row for row in rows if "nonfinite" in row):
-        named = {} if number else {"label": "not finite, passed over"}
-        axes.axvline(row["step"], color="red", lw=0.8, ls=":", **named)
+        label = "_" if number else "not finite, passed over"  # the legend leaves out "_"
+        axes.axvline(row["step"], color="red", lw=0.8, ls=":", label=label)
     axes.set(title=title, xlabel="step", ylabel="loss a token (nats)")
     axes.grid(alpha=0.3)
     if axes.lines:
