@@ -164,14 +164,13 @@ class RegionTrainer(Trainer):
             wrong = [n for n, each in enumerate(torch.stack(self._step_losses).tolist()) if each - each != 0]
             if summed([len(wrong)], loss.device)[0]:
                 self._meet_not_finite("loss", wrong)
-            if self.is_deepspeed_enabled and self._idle is not None:
-                loss = loss * torch.nan  # its engine updates inside `backward`, but never from a NaN
-        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
-        if last and self.is_deepspeed_enabled:
-            if self._idle is None and self.accelerator.optimizer_step_was_skipped:
-                self._meet_not_finite("gradient", range(len(self._step_losses)))
-            if self._idle is not None:
-                self.lr_scheduler.step()  # which the library leaves out: rates belong to steps
+        deepspeed = self.is_deepspeed_enabled
+        # Its engine updates inside `backward`, but never from gradients that are not finite.
+        spoil = last and deepspeed and self._idle is not None
+        with spoiled(model.parameters()) if spoil else contextlib.nullcontext():
+            self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+        if last and deepspeed and self._idle is None and self.accelerator.optimizer_step_was_skipped:
+            self._meet_not_finite("gradient", range(len(self._step_losses)))
         return torch.zeros_like(loss) if last and self._idle is not None else loss.detach()
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -348,6 +347,8 @@ class RegionTrainer(Trainer):
         # The library calls this after the last step and once more after the epoch, its flags still set.
         if self._handled != self.state.global_step:
             self._handled = self.state.global_step
+            if self.is_deepspeed_enabled and self._idle is not None:
+                self.lr_scheduler.step()  # which the library leaves out: rates belong to steps
             self.control.should_save = self.control.should_save or bool(self._save_due)
             super()._maybe_log_save_evaluate(*args, **kwargs)
 
@@ -548,6 +549,21 @@ class RegionTrainer(Trainer):
             write_base(folder, *self.base, at=final)
         else:
             self.train_dataset.processor.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def spoiled(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Gradients that are computed within are NaN, whatever the loss; also those of no labels, which are 0."""
+    hooks = [
+        parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
+        for parameter in parameters
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def samples_seen(counts: Mapping[str, float]) -> tuple[int, int]:

@@ -36,7 +36,7 @@ def test_zero_neither_updates_from_what_is_not_finite_nor_from_nothing(tmp_path:
     }
     paths = []
     for name, (data, changes) in cases.items():
-        changes = {"micro_batch_size": 2, "deepspeed": f"scripts/deepspeed/{zero}.json", **changes}
+        changes = {"micro_batch_size": 1, "deepspeed": f"scripts/deepspeed/{zero}.json", **changes}
         settings = little_settings(tmp_path / name, little.model, data, **changes)
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(settings))
@@ -53,6 +53,8 @@ def test_zero_neither_updates_from_what_is_not_finite_nor_from_nothing(tmp_path:
     assert all_finite(tmp_path / "skip" / "model")
     # The rates of later steps, and so the losses, are those of a run whose optimiser is left alone.
     assert losses(tmp_path / "idle") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
+    idle_rates, rates = ([row["learning_rate"] for row in little.rows(name)] for name in ("idle", "plain"))
+    assert idle_rates == rates
 
 
 @pytest.mark.timeout(600)
