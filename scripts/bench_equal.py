@@ -56,7 +56,8 @@ def cases(quick: bool) -> list[tuple[Case, list[Case]]]:
         Case("2 ranks, ZeRO-2", {"micro_batch_size": 4, "deepspeed": ZERO.format(2)}, ranks=2),
         Case("2 ranks, ZeRO-3", {"micro_batch_size": 4, "deepspeed": ZERO.format(3)}, ranks=2),
     ]
-    groups = [(Case("full", {"packing": "none"}), variants)]
+    full = Case("full", {"packing": "none"})
+    groups = [(full, [case._replace(changes={**full.changes, **case.changes}) for case in variants])]
     kill, term = signal.SIGKILL, signal.SIGTERM
     for plain, ranks, share in (
         (Case("LoRA with dropout", {**LORA, "workers": 1}), 1, 10),
@@ -100,16 +101,20 @@ class Bench:
             "log_every": 1, "save_every": 3, "seed": 1, **case.changes,
         }  # fmt: skip
         words: list[str] = []
+        interrupted = 0
         for _ in range(case.times):
             processes = start(settings, case.ranks, words)
             at = last_step(out) + self.chance.randint(2, max(3, self.steps // (case.times + 1)))
             if wait(processes, out, at):
-                time.sleep(self.chance.random())
+                time.sleep(self.chance.uniform(0, 0.2))  # anywhere in a step or a checkpoint
                 for process in processes:
                     os.kill(process.pid, case.by)
             for process in processes:
                 process.join(LIMIT)
+            interrupted += any(process.exitcode for process in processes)
             words = ["--resume"]
+        if interrupted < case.times:
+            raise SystemExit(f"bench: {case.name}: interrupted {interrupted} times before the run's end.")
         self.finish(settings, case.ranks, words, out)
         return out
 
@@ -252,7 +257,8 @@ def bench_equal(options: argparse.Namespace) -> list[Figure]:
         bench = Bench(Path(name), 8)
         with tqdm(total=sum(1 + len(others) for _, others in groups), desc="runs") as bar:
             for plain, others in groups:
-                bench.steps = 8 if options.quick else 20 if others[0].by is None else 60
+                few, many = (8, 40) if options.quick else (20, 100)
+                bench.steps = few if others[0].by is None else many
                 first = bench.make(plain)
                 bar.update()
                 for case in others:
@@ -265,6 +271,6 @@ def bench_equal(options: argparse.Namespace) -> list[Figure]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m scripts.bench equal`."""
-    parser.add_argument("--quick", action="store_true", help="8 steps, two interruptions")
+    parser.add_argument("--quick", action="store_true", help="few steps, two interruptions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     parser.set_defaults(run=bench_equal, repeats=1)

@@ -33,6 +33,7 @@ def test_zero_neither_updates_from_what_is_not_finite_nor_from_nothing(tmp_path:
         "skip": (file, {**odd, "on_nonfinite": "skip"}),
         "idle": (too_long(tmp_path, 4, 12), idle),
         "plain": (too_long(tmp_path, 4, 12), {**idle, "deepspeed": None}),
+        "gradient": (little.data, {"on_nonfinite": "skip"}),
     }
     paths = []
     for name, (data, changes) in cases.items():
@@ -40,17 +41,20 @@ def test_zero_neither_updates_from_what_is_not_finite_nor_from_nothing(tmp_path:
         settings = little_settings(tmp_path / name, little.model, data, **changes)
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(settings))
+    words = [*map(str, paths[:-1]), f"{paths[-1]}:infinite:2"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.train.two_ranks", *map(str, paths)],
+        [sys.executable, "-m", "tests.train.two_ranks", *words],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     said = {name: (tmp_path / f"{name}.output").read_text() for name in cases}
-    assert json.loads(done.stdout.splitlines()[-1]) == [[2, 2], [0, 0], [0, 0], [0, 0]], said
+    assert json.loads(done.stdout.splitlines()[-1]) == [[2, 2], *[[0, 0]] * 4], said
     assert "not finite" in said["stop"] and not (tmp_path / "stop" / "model").exists()
     assert sum("nonfinite" in row for row in little.rows("skip")) == 1
-    assert all_finite(tmp_path / "skip" / "model")
+    (row,) = [row for row in little.rows("gradient") if "nonfinite" in row]
+    assert (row["step"], row["what"]) == (3, "gradient")
+    assert all_finite(tmp_path / "skip" / "model") and all_finite(tmp_path / "gradient" / "model")
     # The rates of later steps, and so the losses, are those of a run whose optimiser is left alone.
     assert losses(tmp_path / "idle") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
     idle_rates, rates = ([row["learning_rate"] for row in little.rows(name)] for name in ("idle", "plain"))
