@@ -488,7 +488,8 @@ def test_a_worker_that_dies_is_one_sentence(tmp_path: Path, meanwhile: Any) -> N
 
     meanwhile(1, kill_workers)
     said = little.fails("worker", max_steps=6, save_every=1, workers=1)
-    assert "a data worker has died" in said and "checkpoint-1 is whole" in said
+    last = max(little.checkpoints("worker"))  # batches that it had made may be used before it is missed
+    assert "a data worker has died" in said and f"checkpoint-{last} is whole" in said
 
 
 def test_minutes_save_too(little: Little, meanwhile: Any) -> None:
