@@ -13,6 +13,7 @@ from data_recipes.runner import Made, Record, Source
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.formats.json_stream import read_records
 from rgpt.formats.llava import Unusable, picture_name, read_llava
+from rgpt.formats.paths import picture_below
 
 
 def add_arguments(parser: argparse.ArgumentParser, file: str) -> None:
@@ -33,7 +34,7 @@ def open_source(options: argparse.Namespace, prefix: str, task: str) -> Source:
             name = picture_name(entry)
             yield Record(
                 f"{place:07d}-{entry.get('id', '') if isinstance(entry, dict) else ''}",
-                None if name is None else str(options.images / name),
+                None if name is None else str(picture_below(options.images, name)),
                 () if name is None else keys_of_file(name),
                 entry,
             )

@@ -22,6 +22,7 @@ from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.errors import InputError
 from rgpt.formats.jsonl import BrokenLine, parse_line
 from rgpt.formats.llava import LlavaRecord, read_llava
+from rgpt.formats.paths import picture_below
 
 KINDS = ("jsonl", "llava")
 
@@ -244,5 +245,5 @@ def sample_from_llava(record: LlavaRecord, images: Path, number: int) -> Sample:
 
     Raises InputError as `Sample`.
     """
-    image = None if record.image is None else images / record.image
+    image = None if record.image is None else picture_below(images, record.image)
     return Sample(record.id or str(number), image, (), tuple(QuestionAnswer(*turn) for turn in record.turns))

@@ -63,6 +63,14 @@ def holds_pictures(folder: Path) -> bool:
     return any(name.lower().endswith(ENDINGS) for _, _, names in os.walk(folder) for name in names)
 
 
+def picture_below(root: Path, spelling: str) -> Path:
+    """Where a picture of this name lies below `root`: as written, or as another machine may have meant it."""
+    written = root / spelling
+    if is_file(written):
+        return written
+    return next((path for name in readings(spelling) if is_file(path := root / name)), written)
+
+
 class PictureFolder:
     """The pictures of one annotation file, below `root`.
 

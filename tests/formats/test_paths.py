@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rgpt.errors import InputError
-from rgpt.formats.paths import PictureFolder, readings
+from rgpt.formats.paths import PictureFolder, picture_below, readings
 
 FILES = (
     "train/a.png", "upload/4/b.png", "my photo.png", "é.png", "q.png", "r.JPG", "frame_000001.png",
@@ -95,3 +95,13 @@ def test_a_missing_folder_is_refused_at_once(tmp_path: Path) -> None:
 def test_where_a_picture_would_lie(folder: PictureFolder) -> None:
     assert folder.expected("C:\\new\\z%20z.png") == folder.root / "new/z%20z.png"
     assert readings("https://h/x/z%20z.png?a=1")[:2] == ["x/z%20z.png", "x/z z.png"]
+
+
+def test_a_picture_below_a_folder_as_another_machine_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name in ("a b.png", "100%25.png"):
+        (tmp_path / "train" / name).write_bytes(b"")
+    for spelling in ("train/a b.png", "train\\a b.png", "train/a%20b.png"):
+        assert picture_below(tmp_path, spelling) == tmp_path / "train" / "a b.png"
+    assert picture_below(tmp_path, "train/100%25.png") == tmp_path / "train" / "100%25.png"
+    assert picture_below(tmp_path, "train/none.png") == tmp_path / "train" / "none.png"
