@@ -6,7 +6,6 @@ where each layer is gathered by all of them, none can wait for another.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rgpt.chat import ChatSession
 from rgpt.data.collator import Collator, model_inputs
-from rgpt.data.dataset import BadSample, TrainingSet
+from rgpt.data.dataset import BadSample, TrainingSet, messages_of
 from rgpt.data.mixture import Draw
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
-from rgpt.model import chat_template
+from rgpt.regions import open_image
 
 
 @torch.no_grad()
@@ -56,24 +54,33 @@ def _answer_loss(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, int]:
     return model(**inputs, num_items_in_batch=1).loss, int((inputs["shift_labels"] != -100).sum())
 
 
+@torch.no_grad()
 def answers(
     model: Any, rows: TrainingSet, samples: Sequence[Sample], max_new_tokens: int = 48
 ) -> list[dict[str, str]]:
-    """The first question of each sample: question, true answer, the model's greedy answer."""
-    processor = copy.copy(rows.processor)
-    if rows.chat_template is not None:
-        processor.chat_template = chat_template(rows.chat_template)
-    if hasattr(model, "get_base_model"):  # PEFT's: the same model with its adapters
-        model = model.get_base_model()
+    """The first question of each sample: question, true answer, the model's greedy answer.
+
+    Through `generate`, not `ChatSession`: weights that ZeRO-3 gathers in the session's inference mode cannot
+    be trained on afterwards.
+    """
+    device = next(model.parameters()).device
     result = []
     for sample in samples:
+        picture = None if sample.image is None else open_image(sample.image)
+        batch = rows.processor.encode_chat(
+            messages_of(sample)[:1],
+            rows.chat_template,
+            images=None if picture is None else [picture],
+            regions=list(sample.regions) or None,
+            add_generation_prompt=True,
+        )
+        inputs = {key: value.to(device) for key, value in batch.items()}
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        words = rows.processor.tokenizer.decode(
+            ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         question, truth = sample.turns[0]
-        session = ChatSession(model, processor)
-        if sample.image is not None:
-            session.set_image(sample.image)
-            session.regions = dict(enumerate(sample.regions, start=1))
-        answer = session.ask(question, max_new_tokens=max_new_tokens)
-        result.append({"question": question, "truth": truth, "answer": answer})
+        result.append({"question": question, "truth": truth, "answer": words.strip()})
     return result
 
 
