@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scripts.bench_train import scene_sample
 from scripts.measuring import Figure
 
 LIMIT = 900.0
@@ -166,11 +167,8 @@ def make_inputs(folder: Path) -> None:
     """A random model with the processor of `tiny`, and 48 samples of drawn scenes."""
     import torch
 
-    from rgpt.data.scene_questions import MAKERS, conversation, number_objects
-    from rgpt.data.scenes import draw_scene
     from rgpt.data.schema import QuestionAnswer, Sample, write_jsonl
     from rgpt.model import RegionGPTForConditionalGeneration, load
-    from rgpt.regions import RLE
 
     model, processor = load("tiny")
     config = model.config
@@ -182,17 +180,10 @@ def make_inputs(folder: Path) -> None:
     seed = 8_200_000
     while len(samples) < 48:
         seed += 1
-        scene = draw_scene(seed)
-        if len(scene.objects) < 2:
+        sample = scene_sample(seed, folder, questions=2)
+        if sample is None:
             continue
-        chance = random.Random(seed)
-        numbered = number_objects(scene.scene, chance)
-        picture = folder / f"{seed}.png"
-        scene.image.save(picture)
-        talk = conversation(numbered, chance, 2, dict.fromkeys(MAKERS, 1.0))
-        regions = tuple(RLE.from_mask(scene.objects[index].mask) for index in numbered.order)
-        turns = tuple(QuestionAnswer(exchange.question, exchange.answer) for exchange in talk)
-        samples.append(Sample(str(seed), picture, regions, turns))
+        samples.append(sample)
         samples.append(
             Sample(f"{seed}-text", None, (), (QuestionAnswer("Say red.", "red " * (seed % 7 + 1)),))
         )

@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.measuring import Figure
@@ -270,16 +271,32 @@ def configurations(
     )
 
 
+def scene_sample(seed: int, folder: Path, questions: int) -> Any:
+    """A drawn scene as a `Sample`, its picture in `folder`; None where a scene holds a single thing."""
+    from rgpt.data.scene_questions import MAKERS, conversation, number_objects
+    from rgpt.data.scenes import draw_scene
+    from rgpt.data.schema import QuestionAnswer, Sample
+    from rgpt.regions import RLE
+
+    scene = draw_scene(seed)
+    if len(scene.objects) < 2:
+        return None
+    chance = random.Random(seed)
+    numbered = number_objects(scene.scene, chance)
+    picture = folder / f"{seed}.png"
+    scene.image.save(picture)
+    talk = conversation(numbered, chance, questions, dict.fromkeys(MAKERS, 1.0))
+    regions = tuple(RLE.from_mask(scene.objects[index].mask) for index in numbered.order)
+    turns = tuple(QuestionAnswer(exchange.question, exchange.answer) for exchange in talk)
+    return Sample(str(seed), picture, regions, turns)
+
+
 def data_share(batch: int, steps: int) -> float:
     """Share of a step spent waiting for data, in a real run of `tiny` on drawn scenes with one worker."""
     import json
     import tempfile
-    from pathlib import Path
 
-    from rgpt.data.scene_questions import MAKERS, conversation, number_objects
-    from rgpt.data.scenes import draw_scene
-    from rgpt.data.schema import QuestionAnswer, Sample, write_jsonl
-    from rgpt.regions import RLE
+    from rgpt.data.schema import write_jsonl
     from rgpt.train.arguments import run_from
     from rgpt.train.run import train
 
@@ -287,17 +304,8 @@ def data_share(batch: int, steps: int) -> float:
         folder = Path(name)
         samples = []
         for seed in range(8_100_000, 8_100_000 + 8 * batch):
-            scene = draw_scene(seed)
-            if len(scene.objects) < 2:
-                continue
-            chance = random.Random(seed)
-            numbered = number_objects(scene.scene, chance)
-            picture = folder / f"{seed}.png"
-            scene.image.save(picture)
-            talk = conversation(numbered, chance, 4, dict.fromkeys(MAKERS, 1.0))
-            regions = tuple(RLE.from_mask(scene.objects[index].mask) for index in numbered.order)
-            turns = tuple(QuestionAnswer(exchange.question, exchange.answer) for exchange in talk)
-            samples.append(Sample(str(seed), picture, regions, turns))
+            if sample := scene_sample(seed, folder, questions=4):
+                samples.append(sample)
         write_jsonl(folder / "s.jsonl", samples)
         settings = {
             "stage": "tune", "model": "tiny", "skip_stage_1": True, "out": str(folder / "run"),

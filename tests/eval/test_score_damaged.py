@@ -25,7 +25,7 @@ from eval.score import main
 from rgpt.errors import InputError
 from rgpt.regions.rle import compress
 
-EXAMPLES = 50  # of each layout
+EXAMPLES = 60  # of each layout
 NAMES = ("dog", "cat", "traffic_light")
 
 
