@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from scripts.bench_train import scene_sample
 from scripts.measuring import Figure
@@ -235,8 +236,12 @@ def difference(plain: Path, other: Path) -> tuple[float, float]:
 
 def bench_equal(options: argparse.Namespace) -> list[Figure]:
     """Every run beside its plain one."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # The ranks are forked from here, and take it from this process; whoever called keeps its own environment.
+    with mock.patch.dict(os.environ, {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **os.environ}):
+        return _figures(options)
+
+
+def _figures(options: argparse.Namespace) -> list[Figure]:
     import transformers  # noqa: F401 - before forking, once for all
     from tqdm import tqdm
 

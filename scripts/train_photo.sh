@@ -68,7 +68,8 @@ run() { # OUT RESULT SCRIPT RUN.yaml key=value ...
     [ ! -e "$out/run.yaml" ] || resume=(--resume)
     [ -d "$out/$result" ] || bash "$@" out="$out" features="$work/features" ${resume[@]+"${resume[@]}"}
 }
-# All cores for one process: the model is small, and its rows are long.
+# All cores for one process, whatever the machine: stage 1 contrasts the regions of a whole batch.
+export NPROC=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 # glibc hands memory back to the system after each step and asks for it again: a tenth of the time on a CPU.
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import settings
@@ -19,3 +22,10 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the third-party test data in ../shared/data beside the repository")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_one_test() -> Iterator[None]:
+    """What a test, or a library in it, writes into the environment ends with the test."""
+    with mock.patch.dict(os.environ):
+        yield
