@@ -113,12 +113,6 @@ class Session:
         self.regions[number] = region
         return number
 
-    def remove_region(self, number: int) -> None:
-        """Take a region away; earlier turns that mention it keep it."""
-        if number not in self.regions:
-            raise InputError(f"There is no {mention(number)} to remove: {self._known()}.")
-        del self.regions[number]
-
     def _known(self) -> str:
         if not self.regions:
             return "no region is given"

@@ -30,10 +30,9 @@ def tower_features(
         `[B, C, h, w]`, row 0 at the top of the picture, column 0 at its left.
     """
     inputs = pixel_values.to(next(tower.parameters()).dtype)
-    if layer is None:
-        return as_map(tower(inputs, return_dict=True).last_hidden_state, strategy=strategy, grid=grid)
-    output: Any = tower(inputs, output_hidden_states=True, return_dict=True)
-    return as_map(output.hidden_states[layer], strategy=strategy, grid=grid)
+    output: Any = tower(inputs, output_hidden_states=layer is not None, return_dict=True)
+    features = output.last_hidden_state if layer is None else output.hidden_states[layer]
+    return as_map(features, strategy=strategy, grid=grid)
 
 
 def as_map(features: Tensor, *, strategy: str, grid: int) -> Tensor:

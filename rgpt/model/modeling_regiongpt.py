@@ -98,18 +98,11 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         self.connector = Connector(
             channels, text_size, config.connector_act, blocks=config.connector == "mlp_downsample"
         )
-        own = config.region_projector == "linear"
-        self.region_projector = scaled_linear(channels, text_size) if own else None
+        linear = config.region_projector == "linear"
+        self.region_projector = scaled_linear(channels, text_size) if linear else None
         self.region_geometry = RegionGeometry(text_size) if config.region_geometry else None
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
-
-    # The library looks for `embed_tokens`, which not every language model has.
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> RegionGPTModel:
         """As in torch, but a frozen tower stays in eval mode: its BatchNorm statistics must not move."""
@@ -238,15 +231,15 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         pixel_values: Tensor | None = None,
         region_masks: Tensor | None = None,
         region_index: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         vision_features: Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """As `RegionGPTForConditionalGeneration.forward`, up to the last hidden states `[B, L, D]`."""
+        """As `RegionGPTForConditionalGeneration.forward`, up to the last hidden states `[B, L, D]`.
+
+        What has no name here is the language model's.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("forward needs exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -271,13 +264,7 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
             )
         else:
             inputs_embeds = inputs_embeds + self._idle_picture(inputs_embeds)
-        return self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
+        return self.language_model(inputs_embeds=inputs_embeds, **kwargs)
 
 
 class RegionGPTForConditionalGeneration(RegionGenerationMixin, RegionGPTPreTrainedModel, GenerationMixin):
@@ -293,12 +280,6 @@ class RegionGPTForConditionalGeneration(RegionGenerationMixin, RegionGPTPreTrain
         self.post_init()
         # A placeholder in an answer would stand for a picture or a region that was never given.
         self.generation_config.suppress_tokens = sorted([config.image_token_id, config.region_token_id])
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.set_input_embeddings(value)
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> RegionGPTImageFeatures:
         """See `RegionGPTModel.get_image_features`."""
@@ -391,13 +372,3 @@ def vocabulary_names(model: Any) -> tuple[str, ...]:
     table = model.get_input_embeddings().weight
     (embedding,) = (name for name, value in model.model.language_model.named_parameters() if value is table)
     return (f"model.language_model.{embedding}", "lm_head.weight", "lm_head.bias")
-
-
-__all__ = [
-    "RegionGPTForConditionalGeneration",
-    "RegionGPTImageFeatures",
-    "RegionGPTModel",
-    "RegionGPTPreTrainedModel",
-    "finish_logits",
-    "vocabulary_names",
-]

@@ -58,8 +58,10 @@ def point_list(values: Any, thing: str, minimum: int) -> tuple[tuple[float, floa
     return tuple(result)
 
 
-def picture_size(height: Any, width: Any, thing: str = "picture size") -> tuple[int, int]:
-    """(height, width) as positive ints of at most MAX_PIXELS in all."""
+def picture_size(
+    height: Any, width: Any, thing: str = "picture size", max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """(height, width) as positive ints of at most `max_pixels` in all."""
     for value in (height, width):
         if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
             raise InputError.about(
@@ -69,10 +71,10 @@ def picture_size(height: Any, width: Any, thing: str = "picture size") -> tuple[
                 "give the size of the upright picture in pixels",
             )
     height, width = int(height), int(width)
-    if height * width > MAX_PIXELS:
+    if height * width > max_pixels:
         raise InputError.about(
             thing,
-            f"at most {MAX_PIXELS} pixels",
+            f"at most {max_pixels} pixels",
             f"{width} x {height} = {height * width}",
             "make it smaller first",
         )

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from rgpt.errors import InputError
-from rgpt.regions.checks import MAX_PIXELS
+from rgpt.regions.checks import MAX_PIXELS, picture_size
 
 # Named so that a file never starts Ghostscript (EPS) or another surprising decoder.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
@@ -86,7 +86,7 @@ def _expanded(kind: bytes, content: bytes, limit: int) -> int:
 
 
 def _loaded(name: str, opened: Image.Image, max_pixels: int) -> Image.Image:
-    _check_size(name, opened.width, opened.height, max_pixels)
+    picture_size(opened.height, opened.width, name, max_pixels)
     try:
         opened.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -108,13 +108,9 @@ def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:
         except FileNotFoundError as error:
             raise InputError.about(name, "an existing file", "nothing at this path") from error
         except (OSError, ValueError) as error:
-            kind = (
-                "a folder"
-                if isinstance(error, IsADirectoryError)
-                else getattr(error, "strerror", None) or str(error)
-            )
+            reason = getattr(error, "strerror", None) or str(error)
             raise InputError.about(
-                name, "a readable picture file", kind, "give the path of one picture"
+                name, "a readable picture file", reason, "give the path of one picture"
             ) from error
     else:
         raise InputError.about(
@@ -136,8 +132,11 @@ def _opened(name: str, data: bytes, max_pixels: int) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=known)
     except Image.DecompressionBombError as error:
         # Pillow's own limit lies above ours and speaks first; it does so before decoding, too.
-        found = re.search(r"\d+", str(error))
-        raise _too_large(name, f"{found.group() if found else 'more'} pixels", max_pixels) from error
+        count = re.search(r"\d+", str(error))
+        actual = f"{count.group() if count else 'more'} pixels"
+        raise InputError.about(
+            name, f"at most {max_pixels} pixels", actual, "make it smaller first"
+        ) from error
     except UnidentifiedImageError as error:
         raise InputError.about(
             name,
@@ -149,17 +148,6 @@ def _opened(name: str, data: bytes, max_pixels: int) -> Image.Image:
         raise InputError.about(
             name, "a complete picture", f"one that cannot be read ({error})", "save it again"
         ) from error
-
-
-def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    if width < 1 or height < 1:
-        raise InputError.about(name, "at least one pixel", f"{width} x {height}", "give another picture")
-    if width * height > max_pixels:
-        raise _too_large(name, f"{width} x {height} = {width * height}", max_pixels)
-
-
-def _too_large(name: str, actual: str, max_pixels: int) -> InputError:
-    return InputError.about(name, f"at most {max_pixels} pixels", actual, "make it smaller first")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

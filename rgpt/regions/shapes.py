@@ -117,9 +117,7 @@ class Polygon(Geometry):
     rings: tuple[tuple[tuple[float, float], ...], ...]
 
     def __init__(self, rings: Any) -> None:
-        object.__setattr__(
-            self, "rings", tuple(point_list(ring, "polygon", 3) for ring in _nested(rings, "polygon"))
-        )
+        object.__setattr__(self, "rings", tuple(point_list(ring, "polygon", 3) for ring in _nested(rings)))
 
     @classmethod
     def from_coco(cls, segmentation: Sequence[Sequence[float]]) -> Polygon:
@@ -165,10 +163,9 @@ class Scribble(Geometry):
     width: float
 
     def __init__(self, points: Any, width: float) -> None:
-        strokes = tuple(point_list(stroke, "scribble", 1) for stroke in _nested(points, "scribble"))
+        strokes = tuple(point_list(stroke, "scribble", 1) for stroke in _nested(points))
         object.__setattr__(self, "points", strokes)
-        object.__setattr__(self, "width", finite(width, "scribble", "width"))
-        _check_positive("scribble", "width", self.width)
+        object.__setattr__(self, "width", _positive(width, "scribble", "width"))
 
     def _mask(self, height: int, width: int) -> np.ndarray:
         # Half a pixel's diagonal: no thinner stroke can slip between the pixel centres.
@@ -207,8 +204,7 @@ class Point(Geometry):
         object.__setattr__(self, "x", finite(self.x, "point", "x"))
         object.__setattr__(self, "y", finite(self.y, "point", "y"))
         if self.radius is not None:
-            object.__setattr__(self, "radius", finite(self.radius, "point", "radius"))
-            _check_positive("point", "radius", self.radius)
+            object.__setattr__(self, "radius", _positive(self.radius, "point", "radius"))
 
     def radius_in(self, height: int, width: int) -> float:
         """The disc's radius in a picture of this size, in px."""
@@ -230,21 +226,19 @@ class Point(Geometry):
         return {"point": [plain(value) for value in values]}
 
 
-def _check_positive(thing: str, name: str, value: float | None) -> None:
-    if value is None or value <= 0:
-        raise InputError.about(thing, f"{name} above 0", str(value), "give it in pixels")
+def _positive(value: Any, thing: str, name: str) -> float:
+    number = finite(value, thing, name)
+    if number <= 0:
+        raise InputError.about(thing, f"{name} above 0", str(number), "give it in pixels")
+    return number
 
 
-def _nested(lines: Any, thing: str) -> list[Any]:
-    """One line of points or several, always as a list of lines."""
+def _nested(lines: Any) -> list[Any]:
+    """One line of points or several, always as a list of lines; `point_list` refuses what is none."""
     if isinstance(lines, str | bytes) or not hasattr(lines, "__iter__"):
-        raise InputError.about(
-            thing, "a list of [x, y] points", repr(lines)[:40], "write [[x, y], [x, y], ...]"
-        )
+        return [lines]
     listed = list(lines)
-    if not listed:
-        raise InputError.about(thing, "points", "an empty list", "write [[x, y], [x, y], ...]")
-    first = listed[0]
+    first = listed[0] if listed else None
     has_items = hasattr(first, "__len__") and not isinstance(first, Mapping) and len(first) > 0
     is_line = has_items and hasattr(first[0], "__len__")
     return listed if is_line else [listed]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from rgpt.errors import InputError
 from rgpt.regions.values import Region
 
 _BLOCK = 8_000_000  # pixels integrated at once, so that a 100 MP mask needs tens of megabytes, not hundreds
@@ -26,7 +25,6 @@ def region_weights(region: Region, height: int, width: int, grid: int) -> np.nda
     The cells are those of the picture padded to a square, as `rgpt.model.pictures.to_pixels` pads it.
     Raises InputError when the region lies outside the picture.
     """
-    region.check_inside(height, width)
     side, offset = square_padding(height, width)
     return area_weights(region.to_mask(height, width), side, offset, grid)
 
@@ -34,24 +32,11 @@ def region_weights(region: Region, height: int, width: int, grid: int) -> np.nda
 def area_weights(mask: np.ndarray, side: int, offset_xy: tuple[float, float], grid: int) -> np.ndarray:
     """`mask_shares` of a square grid, float32 `[grid, grid]`.
 
-    The picture of `mask` (bool [H, W]) lies at `offset_xy` = (x, y) in a square of `side` px, cut into
-    grid x grid equal cells. Sum of weights * (side / grid)² = number of true pixels; padding has weight 0.
-
-    Raises InputError when the mask is not bool [H, W] or does not fit into the square.
+    The picture of `mask` (bool [H, W], as regions give it) lies at `offset_xy` = (x, y) in a square of `side`
+    px, cut into grid x grid equal cells. Sum of weights * (side / grid)² = number of true pixels; padding has
+    weight 0.
     """
-    if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise InputError.about(
-            "mask", "a bool array [height, width]", f"{mask.dtype} {list(mask.shape)}", "convert it"
-        )
-    height, width = mask.shape
     left, top = offset_xy
-    if grid < 1 or left < 0 or top < 0 or left + width > side or top + height > side:
-        raise InputError.about(
-            "area weights",
-            f"a {width} x {height} picture at {offset_xy} in a square, grid of at least 1",
-            f"side {side} and grid {grid}",
-            "use square_padding(height, width)",
-        )
     edges = np.arange(grid + 1) * (side / grid)
     return mask_shares(mask, edges - top, edges - left)
 

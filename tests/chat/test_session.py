@@ -198,7 +198,7 @@ def test_choose_returns_the_best_score(session: ChatSession) -> None:
 
 def test_a_number_that_a_turn_had_is_given_again_only_when_asked_for(session: ChatSession) -> None:
     session.ask("a <region2>?", max_new_tokens=2)
-    session.remove_region(2)
+    del session.regions[2]
     assert session.add_region(Box(1, 1, 5, 5)) == 3
     assert session.add_region(Box(2, 2, 6, 6), number=2) == 2
     assert session.regions == {1: Box(0, 0, 20, 15), 2: Box(2, 2, 6, 6), 3: Box(1, 1, 5, 5)}

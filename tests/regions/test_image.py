@@ -201,11 +201,11 @@ def test_what_is_no_whole_picture_is_refused(data, words, tmp_path):
     "source, words",
     [
         ("/nowhere/cat.png", "picture '/nowhere/cat.png': expected an existing file"),
-        (".", "got a folder"),
+        (".", "got Is a directory"),
         ("a\0b", "readable"),
         ("x" * 5000, "readable"),
         (None, "got NoneType"),
-        (Image.new("RGB", (0, 5)), "at least one pixel"),
+        (Image.new("RGB", (0, 5)), "whole numbers of at least 1, got 5 by 0"),
     ],
 )
 def test_what_cannot_be_read_is_refused(source, words):

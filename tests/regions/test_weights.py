@@ -91,22 +91,6 @@ def test_a_large_mask_is_integrated_in_pieces(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "mask, side, offset, grid",
-    [
-        (np.ones((4, 4), np.uint8), 4, (0, 0), 2),
-        (np.ones((4, 4, 1), bool), 4, (0, 0), 2),
-        (np.ones((4, 6), bool), 4, (0, 0), 2),
-        (np.ones((4, 4), bool), 4, (1, 0), 2),
-        (np.ones((4, 4), bool), 4, (-1, 0), 2),
-        (np.ones((4, 4), bool), 4, (0, 0), 0),
-    ],
-)
-def test_what_does_not_fit_is_refused(mask, side, offset, grid):
-    with pytest.raises(InputError):
-        area_weights(mask, side, offset, grid)
-
-
-@pytest.mark.parametrize(
     "size, expected", [((3, 8), (8, (0, 2))), ((8, 3), (8, (2, 0))), ((5, 5), (5, (0, 0)))]
 )
 def test_square_padding_centres_the_picture(size, expected):
