@@ -30,6 +30,7 @@ from data_recipes.output import Report, Reservoir, contact_sheet, new_folder, st
 from data_recipes.pictures import read_keys
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
+from rgpt.formats.jsonl import parse_line
 from rgpt.formats.paths import check_folder, holds_pictures, is_file
 
 BATCH = 32
@@ -222,7 +223,7 @@ def run(recipe: Recipe, options: argparse.Namespace) -> Report:
             raise InputError.about(
                 f"--images {str(images)!r}",
                 f"the pictures of {recipe.name}",
-                f"none of {missing}, such as {_picture_of(chosen.samples[0])!r}",
+                f"none of {missing}, such as {Path(parse_line(chosen.samples[0])['image'] or '').name!r}",
                 "name the folder they lie in",
             )
         contact_sheet([_shown(line, folder) for line in chosen.samples]).save(folder / "contact_sheet.png")
@@ -312,15 +313,11 @@ def _work(records: Sequence[Record]) -> list[Written]:
 
 
 def _shown(line: str, folder: Path) -> Sample:
-    value = json.loads(line)
+    value = parse_line(line)
     for kind, key in ((Detection, "names"), (Captioned, "captions")):
         if key in value:
             return kind.from_json(value, folder).as_sample()
     return Sample.from_json(value, folder)
-
-
-def _picture_of(line: str) -> str:
-    return Path(json.loads(line)["image"] or "").name
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,6 @@ give the same files whatever the number of workers.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import random
 import signal
@@ -31,6 +30,7 @@ from rgpt.data.scene_questions import MAKERS, conversation, number_objects
 from rgpt.data.scenes import DrawnObject, draw_scene
 from rgpt.data.schema import QuestionAnswer, Sample, write_jsonl
 from rgpt.errors import InputError
+from rgpt.formats.jsonl import dump_line
 from rgpt.regions import RLE, Region
 
 REGION_KINDS = ("mask", "box", "mixed")
@@ -115,7 +115,7 @@ def _counted(
         chosen.offer(result.sample)
         if result.detection is not None:
             folder = Path(lines.name).parent
-            lines.write(json.dumps(result.detection.to_json(folder), ensure_ascii=False) + "\n")
+            lines.write(dump_line(result.detection.to_json(folder)))
         yield result.sample
 
 

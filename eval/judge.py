@@ -11,7 +11,6 @@ An item whose judge cannot be reached stops the run; one that the *model* failed
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from eval.layouts.judged import read_mdvp_results
 from eval.layouts.rows import check_complete, read_predictions
 from rgpt.backends import Backend, BackendError, described_changes, open_backend
 from rgpt.errors import InputError
+from rgpt.formats.jsonl import dump_line, parse_line
 
 LONGEST_WAIT = 60.0  # seconds
 
@@ -80,7 +80,7 @@ def read_done(path: Path, judge: str) -> dict[str, dict[str, Any]]:
     done = {}
     for number, line in enumerate(whole.decode().splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = parse_line(line)
             other = row["judge"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError.about(
@@ -116,7 +116,7 @@ def judge_all(
                 if row is not None:
                     row = {"id": futures[future], **row, "judge": judge.name}
                     row |= {"judge_parameters": dict(judge.changed)} if judge.changed else {}
-                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    stream.write(dump_line(row))
                     stream.flush()
                     yield row
         finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import shlex
@@ -28,7 +27,7 @@ from eval.score import write_scores
 from eval.store import Store, to_do
 from eval.tasks.base import Task
 from rgpt.errors import InputError
-from rgpt.files import sole_writer, write_text
+from rgpt.files import sha256, sole_writer, write_text
 
 PHOTOGRAPHS = (
     "names", "names_not_person", "names_generated", "mAP", "CIDEr", "METEOR",
@@ -88,16 +87,18 @@ def revision(session: Any, name: str) -> str:
 
 def digest_of(files: Iterable[Path]) -> str:
     """`sha256:…` of files; of those above 64 MiB their size and a mebibyte at either end."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with open(file, "rb") as stream:
-            digest.update(stream.read(2**20 if size > 2**26 else -1))
-            if size > 2**26:
-                stream.seek(-(2**20), os.SEEK_END)
-                digest.update(stream.read())
-    return f"sha256:{digest.hexdigest()[:16]}"
+
+    def pieces() -> Iterator[bytes]:
+        for file in sorted(files):
+            size = file.stat().st_size
+            yield f"{file.name} {size}".encode()
+            with open(file, "rb") as stream:
+                yield stream.read(2**20 if size > 2**26 else -1)
+                if size > 2**26:
+                    stream.seek(-(2**20), os.SEEK_END)
+                    yield stream.read()
+
+    return f"sha256:{sha256(pieces())[:16]}"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import importlib
 import json
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 from eval.layouts.files import PathOrValue, name_of, read_json, show
 from eval.scorers.options import Options, as_written, unused
 from rgpt.errors import InputError
-from rgpt.files import write_json, write_text
+from rgpt.files import sha256, write_json, write_text
 
 TASKS = (
     "region_classification",
@@ -121,10 +120,9 @@ def write_scores(path: Path | str, scores: dict[str, Any]) -> None:
     if ids is not None:
         beside = path.with_name(f"{path.stem}.ids.json")
         text = json.dumps(ids)
-        digest = hashlib.sha256(text.encode()).hexdigest()
         scores = {k: v for k, v in scores.items() if k != "ids"} | {
             "ids_file": beside.name,
-            "ids_sha256": digest,
+            "ids_sha256": sha256(text),
         }
         write_text(beside, text + "\n")
     write_json(path, scores)

@@ -21,6 +21,7 @@ from typing import Any
 from eval.tasks.base import Picture
 from rgpt.errors import InputError
 from rgpt.files import write_text
+from rgpt.formats.jsonl import dump_line, parse_line
 
 FINAL = "predictions.jsonl"
 
@@ -59,7 +60,7 @@ class Store:
             )
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(run, ensure_ascii=False) + "\n")
+            write_text(file, dump_line(run))
         rows = self._all_rows()
         self._write(rows)
 
@@ -69,7 +70,7 @@ class Store:
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append the rows of one picture to this process's file."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(map(dump_line, rows))
         with open(self.file, "a", encoding="utf-8") as stream:
             stream.write(text)
 
@@ -90,7 +91,7 @@ class Store:
         return list(found.values())
 
     def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        write_text(self.folder / FINAL, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(self.folder / FINAL, "".join(map(dump_line, rows)))
         for part in self.folder.glob("predictions.*.part.jsonl"):
             part.unlink()
 
@@ -136,7 +137,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = parse_line(line)
             if not isinstance(row, dict) or not {"id", "image_id"} <= set(row):
                 raise ValueError("no id or image_id")
         except ValueError as problem:

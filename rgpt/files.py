@@ -7,11 +7,12 @@ hidden one behind.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,23 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any, indent: int = 1) -> None:
     """Whole or not at all."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def sha256(data: bytes | str | Iterable[bytes]) -> str:
+    """In hex digits: of bytes, of a text as UTF-8 (half characters too), or of pieces one behind
+    another, which need not be in memory together."""
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256()
+    for piece in (data,) if isinstance(data, bytes) else data:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path | str) -> str:
+    """`sha256` of what a file holds, a mebibyte at a time."""
+    with open(path, "rb") as stream:
+        return sha256(iter(lambda: stream.read(1 << 20), b""))
 
 
 def check_writable(folder: Path | str) -> None:

@@ -193,7 +193,7 @@ def table(results: dict[str, Path], found: dict[str, Any]) -> list[str]:
     head = ["", "steps", "minutes", *(name.replace("_", " ") for name in FIGURES)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for (name, result), entry in zip(results.items(), found["models"], strict=True):
-        log = [json.loads(line) for line in (result.parent / "log.jsonl").read_text("utf-8").splitlines()]
+        log = read_log(result.parent / "log.jsonl")
         seconds = [line["pictures"] / line["samples_per_second"] for line in log if "pictures" in line]
         cells = [name, str(len(seconds)), f"{sum(seconds) / 60:.1f}"]
         for figure in FIGURES:

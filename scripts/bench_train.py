@@ -293,7 +293,6 @@ def scene_sample(seed: int, folder: Path, questions: int) -> Any:
 
 def data_share(batch: int, steps: int) -> float:
     """Share of a step spent waiting for data, in a real run of `tiny` on drawn scenes with one worker."""
-    import json
     import tempfile
 
     from rgpt.data.schema import write_jsonl
@@ -314,7 +313,7 @@ def data_share(batch: int, steps: int) -> float:
             "save_every": steps,
         }  # fmt: skip
         train(run_from(settings))
-        rows = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+        rows = read_log(folder / "run" / "log.jsonl")
         # The first steps wait for the worker to start.
         return statistics.median(row["data_share"] for row in rows[3:] if "loss" in row)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -108,3 +109,13 @@ def test_two_runs_do_not_train_into_one_folder(held, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match="is being written by another process"):
         train(run)
     assert os.listdir(folder) == []
+
+
+def test_a_digest_is_the_same_of_bytes_text_pieces_and_a_file(tmp_path: Path) -> None:
+    text = "größer \ud800"
+    data = text.encode("utf-8", "surrogatepass") * 3
+    (tmp_path / "it").write_bytes(data)
+    assert files.sha256(text) == hashlib.sha256(data[: len(data) // 3]).hexdigest()
+    assert {files.sha256(data), files.sha256(iter([data[:5], data[5:]])), files.file_sha256(tmp_path / "it")} == {
+        hashlib.sha256(data).hexdigest()
+    }

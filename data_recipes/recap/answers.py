@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from rgpt.files import sha256
 from rgpt.prompts import normalise_answer
 
 OK, EMPTY, REFUSED, REPEATED, CUT, REJECTED = "ok", "empty", "refused", "repeated", "cut", "rejected"
@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
 
 def fingerprint(text: str) -> bytes:
     """Equal for texts that differ in case, blanks or the closing stop only; eight bytes of a hash."""
-    return hashlib.sha256(normalise_answer(text).encode("utf-8", "replace")).digest()[:8]
+    return bytes.fromhex(sha256(normalise_answer(text))[:16])
 
 
 def judge(text: str, finish_reason: str, others: Collection[bytes] = ()) -> Verdict:

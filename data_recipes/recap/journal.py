@@ -17,6 +17,7 @@ from typing import Any
 
 from rgpt.errors import InputError
 from rgpt.files import lock
+from rgpt.formats.jsonl import BrokenLine, dump_line, parse_line
 
 Replay = Callable[[dict[str, Any]], None]
 
@@ -147,14 +148,14 @@ def placed_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_line(line)
+    except BrokenLine:
         return None
     return record if isinstance(record, dict) else None
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
+    return dump_line(record).encode("utf-8")
 
 
 def _check_header(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from data_recipes.detections import Detection
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
+from rgpt.files import file_sha256, sha256
 from rgpt.formats.jsonl import numbered_lines, parse_line
 from rgpt.prompts import MENTION, WORDINGS, mentioned
 from rgpt.regions import Region
@@ -60,8 +60,7 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def holds(self, key: str) -> bool:
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
+        return int(sha256(key)[:16], 16) % self.count == self.number - 1
 
     def __str__(self) -> str:
         return f"{self.number}-of-{self.count}"
@@ -105,11 +104,9 @@ def index_of(path: Path, shard: Shard) -> Index:
     """
     if not path.is_file():
         raise InputError.about(f"input {str(path)!r}", "a JSONL file", "none at this path")
-    sha, seen, pictures = hashlib.sha256(), set[str](), set[str]()
+    seen, pictures = set[str](), set[str]()
     regions = nameless = every = 0
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            sha.update(block)
+    content = file_sha256(path)
     for record in tqdm(read_records(path), desc="reading the input", unit="record", delay=2, leave=False):
         if record.id in seen:
             raise InputError(f"{path}: the id {record.id!r} is given twice; make ids unique.")
@@ -124,7 +121,7 @@ def index_of(path: Path, shard: Shard) -> Index:
         nameless += record.nameless
     if not every:
         raise InputError(f"{path}: no region has a class name; give detection records or classified samples.")
-    return Index(sha.hexdigest(), len(pictures), regions, nameless)
+    return Index(content, len(pictures), regions, nameless)
 
 
 def _record(value: Any, folder: Path) -> Record | None:

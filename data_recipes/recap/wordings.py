@@ -7,7 +7,6 @@ whole picture and the region on it, and was never taught to read a caption in th
 
 from __future__ import annotations
 
-import hashlib
 import random
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from rgpt import prompts
 from rgpt.backends import image_part, region_part, text_part
+from rgpt.files import sha256
 from rgpt.regions import Region
 
 STYLES = ("recapd", "regions")
@@ -65,7 +65,7 @@ Messages = list[dict[str, Any]]
 
 def number_for(seed: int, key: str) -> int:
     """A number below 2³¹ that depends on nothing else: a killed run asks the same again."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:4], "big") >> 1
+    return int(sha256(f"{seed} {key}")[:8], 16) >> 1
 
 
 def picture_question(style: str, image: Image.Image, choice: int) -> Messages:

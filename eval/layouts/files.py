@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.formats.jsonl import BrokenLine, parse_line
 
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -69,8 +70,7 @@ def _parse(source: Path | str, text: str) -> Any:
         except RecursionError as error:
             raise InputError.about(str(source), "JSON", "too many brackets in brackets") from error
         except json.JSONDecodeError as error:
-            first = text.lstrip().partition("\n")[0]
-            if not (error.msg == "Extra data" or _is_json(first)):
+            if not (error.msg == "Extra data" or _is_json(text.lstrip().partition("\n")[0])):
                 raise _broken(source, error, text) from error
         except ValueError as error:  # an integer of more than 4,300 digits
             raise InputError.about(str(source), "JSON", str(error)[:80]) from error
@@ -99,8 +99,8 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
-    except ValueError:
+        parse_line(line)
+    except BrokenLine:
         return False
     return True
 
@@ -110,8 +110,8 @@ def _read_lines(source: Path | str, text: str) -> list[Any]:
     values = []
     for number, line in lines:
         try:
-            values.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
+            values.append(parse_line(line))
+        except BrokenLine as error:
             if number == lines[-1][0] and not text.endswith("\n"):
                 raise InputError.about(
                     f"{source}:{number}",
@@ -119,9 +119,7 @@ def _read_lines(source: Path | str, text: str) -> list[Any]:
                     f"one that breaks off after {len(line)} characters",
                     "the file is half-written: finish or repeat the run that makes it",
                 ) from error
-            raise InputError.about(
-                f"{source}:{number}", "one JSON object a line", str(error)[:80], "repair or remove the line"
-            ) from error
+            raise InputError(f"{source}:{number}: {error}") from error
     return values
 
 

@@ -8,7 +8,6 @@ Coordinates are pixels of the upright picture, x right, y down.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.files import sha256
 from rgpt.formats.coco import CocoFile, CocoPicture, id_key, is_crowd
 from rgpt.formats.json_stream import read_members
 from rgpt.formats.size_claims import Placement
@@ -74,8 +74,7 @@ class Photograph:
 
 def is_held_out(photograph_id: int) -> bool:
     """Whether the photograph of this number is kept for evaluation: an eighth, by a hash of the number."""
-    digest = hashlib.sha256(f"rgpt photograph {photograph_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+    return int(sha256(f"rgpt photograph {photograph_id}")[:16], 16) < HELD_OUT_SHARE * 2**64
 
 
 def of_split(photographs: Iterable[Photograph], split: str) -> list[Photograph]:

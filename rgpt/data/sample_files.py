@@ -6,7 +6,6 @@ samples: a file of a million samples costs a few megabytes, in every worker.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.errors import InputError
+from rgpt.files import sha256
 from rgpt.formats.jsonl import BrokenLine, parse_line
 from rgpt.formats.llava import LlavaRecord, read_llava
 from rgpt.formats.paths import picture_below
@@ -236,8 +236,7 @@ class SampleFile:
 
 def _key(sample: Sample) -> int:
     picture = None if sample.image is None else os.path.realpath(sample.image)
-    digest = hashlib.blake2b(repr((picture, sample.turns)).encode("utf-8", "replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    return int(sha256(repr((picture, sample.turns)))[:16], 16) - 2**63
 
 
 def sample_from_llava(record: LlavaRecord, images: Path, number: int) -> Sample:

@@ -13,7 +13,6 @@ refused.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 from rgpt.errors import InputError
 from rgpt.files import whole_file
-from rgpt.formats.jsonl import numbered_lines, parse_line
+from rgpt.formats.jsonl import dump_line, numbered_lines, parse_line
 from rgpt.prompts import mention, mentioned
 from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble, region_from_json
 
@@ -168,7 +167,7 @@ def write_jsonl(path: Path | str, samples: Iterable[Sample]) -> int:
     path, written = Path(path), 0
     with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as stream:
         for sample in samples:
-            stream.write(json.dumps(sample.to_json(path.parent), ensure_ascii=False) + "\n")
+            stream.write(dump_line(sample.to_json(path.parent)))
             written += 1
     return written
 

@@ -25,14 +25,19 @@ def numbered_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def parse_line(line: bytes) -> Any:
+def parse_line(line: bytes | str) -> Any:
     """The value of a line. Raises BrokenLine, an InputError, when it is not UTF-8 or not one JSON value."""
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(line.decode("utf-8-sig") if isinstance(line, bytes) else line)
     except UnicodeDecodeError as error:
         raise _wrong("UTF-8", f"the byte 0x{line[error.start]:02x}", "save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise _wrong("one JSON object", str(error)[:120], "write one object a line") from error
+
+
+def dump_line(value: Any) -> str:
+    """A value as a line, its end included."""
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def _wrong(expected: str, actual: str, fix: str) -> InputError:

@@ -15,7 +15,6 @@ LoRA is merged here, in PEFT's arithmetic, so that a terminal or a server needs 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import math
@@ -31,6 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rgpt.errors import InputError
+from rgpt.files import sha256
 from rgpt.hub import HUB_ID, model_folder
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 
@@ -229,29 +229,19 @@ def model_digest(folder: str | Path) -> str:
     Raises:
         InputError: a file is missing or damaged.
     """
-    folder, digest = Path(folder), hashlib.sha256()
+    return sha256(_digested(Path(folder)))
 
-    def add(value: Any) -> None:
-        digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
 
-    if is_layer(folder):
-        adapter = folder / ADAPTER_CONFIG
-        add([read_json(adapter) if adapter.is_file() else None, _read_base(folder)[1]])
-    else:
-        config = read_json(folder / "config.json")
-        # What is off is left out: a setting that is added some day is off in the models of today.
-        add({name: config[name] for name in _OWN_FIELDS if config.get(name) not in (None, False)})
-        add([(config.get(part) or {}).get("model_type") for part in ("vision_config", "text_config")])
-        add(read_json(folder / "processor_config.json"))
-        template = folder / "chat_template.jinja"
-        add(template.read_text(encoding="utf-8") if template.is_file() else None)
+def _digested(folder: Path) -> Iterator[bytes]:
+    for value in _settings(folder):
+        yield _line(value)
     tensors: dict[str, tuple[Path, str, list[int], int, int]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors.update({facts[0]: (file, *facts[1:]) for facts in _tensors(file)})
     if not tensors:
         raise InputError(f"{str(folder)!r} has no weights as safetensors: copy it again.")
     for name, (file, kind, shape, start, end) in sorted(tensors.items()):
-        add([name, kind, shape])
+        yield _line([name, kind, shape])
         with open(file, "rb") as stream:
             size = end - start
             pieces = [(0, size)]
@@ -259,8 +249,25 @@ def model_digest(folder: str | Path) -> str:
                 pieces = [(first, PIECE) for first in (0, (size - PIECE) // 2, size - PIECE)]
             for first, length in pieces:
                 stream.seek(start + first)
-                digest.update(_exactly(stream, length, file))
-    return digest.hexdigest()
+                yield _exactly(stream, length, file)
+
+
+def _settings(folder: Path) -> Iterator[Any]:
+    if is_layer(folder):
+        adapter = folder / ADAPTER_CONFIG
+        yield [read_json(adapter) if adapter.is_file() else None, _read_base(folder)[1]]
+        return
+    config = read_json(folder / "config.json")
+    # What is off is left out: a setting that is added some day is off in the models of today.
+    yield {name: config[name] for name in _OWN_FIELDS if config.get(name) not in (None, False)}
+    yield [(config.get(part) or {}).get("model_type") for part in ("vision_config", "text_config")]
+    yield read_json(folder / "processor_config.json")
+    template = folder / "chat_template.jinja"
+    yield template.read_text(encoding="utf-8") if template.is_file() else None
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode() + b"\n"
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, str, list[int], int, int]]:

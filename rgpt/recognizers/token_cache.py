@@ -7,16 +7,15 @@ therefore a hash of the very pixels, the regions and the network; a flipped pict
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rgpt.files import whole_file
+from rgpt.files import sha256, whole_file
 from rgpt.recognizers.region_set import RegionSet
 
 
@@ -30,10 +29,9 @@ class TokenCache:
 
     def path(self, image: Image.Image, regions: RegionSet) -> Path:
         """Where the tokens of these regions on this very picture lie."""
-        digest = hashlib.sha256(self.network.encode())
-        digest.update(f"{image.mode} {image.size}".encode() + image.tobytes())
-        digest.update(json.dumps([region.to_json() for region in regions.regions]).encode())
-        name = digest.hexdigest()
+        lines = json.dumps([region.to_json() for region in regions.regions])
+        picture = f"{image.mode} {image.size}".encode()
+        name = sha256([self.network.encode(), picture, image.tobytes(), lines.encode()])
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def get(self, image: Image.Image, regions: RegionSet, compute: Callable[[], Tensor]) -> Tensor:
@@ -51,8 +49,10 @@ class TokenCache:
 
 def fingerprint(network: nn.Module) -> str:
     """A short name of a network's weights, from their sums: another checkpoint gets another name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.double().sum().item():.12e}".encode())
-        digest.update(f"{value.double().square().sum().item():.12e}".encode())
-    return digest.hexdigest()[:16]
+
+    def sums() -> Iterator[bytes]:
+        for name, value in sorted(network.state_dict().items()):
+            yield f"{name} {tuple(value.shape)} {value.double().sum().item():.12e}".encode()
+            yield f"{value.double().square().sum().item():.12e}".encode()
+
+    return sha256(sums())[:16]

@@ -7,7 +7,6 @@ every name as given.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rgpt.errors import InputError
+from rgpt.files import sha256
 from rgpt.recognizers.text import TextEncoder
 
 TEMPLATES = ("bare", "openai80", "openai81")
@@ -133,7 +133,7 @@ class Vocabulary:
     def content_hash(self) -> str:
         """Changes whenever the embeddings could."""
         content = [self.texts, self.prompts(), self.normalise_first, self.is_base]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return sha256(json.dumps(content))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 import json
 import time
@@ -19,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rgpt import __version__
+from rgpt.files import sha256
 from rgpt.serve.body import Bodies
 from rgpt.serve.errors import ApiError, internal
 from rgpt.serve.protocol import ChatRequest, ErrorBody, Reply, parse_request, usage_json
@@ -61,7 +61,7 @@ def create_app(
             key = given.strip().encode()
             # All are compared, so that the time taken says nothing about which one was close.
             if any([hmac.compare_digest(key, secret) for secret in secrets]):
-                return hashlib.sha256(key).hexdigest()[:16]
+                return sha256(key)[:16]
         raise ApiError(
             "invalid_api_key",
             "The API key is missing or wrong: send it as Authorization: Bearer KEY.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import ImageOps
 
 from rgpt.errors import InputError
+from rgpt.files import sha256
 from rgpt.regions import Mask, open_image
 from rgpt.regions.image import open_encoded
 from rgpt.serve.errors import ApiError, from_input_error
@@ -42,8 +42,7 @@ class SentPicture:
     @classmethod
     def of(cls, data: bytes, alpha_is_region: bool, param: str, who: str = "") -> SentPicture:
         """`who`: what is kept of one API key's pictures is not used for another's."""
-        digest = hashlib.sha256(data).hexdigest()
-        return cls(data, alpha_is_region, param, f"{who}:{int(alpha_is_region)}:{digest}")
+        return cls(data, alpha_is_region, param, f"{who}:{int(alpha_is_region)}:{sha256(data)}")
 
 
 def read_data_url(url: str, param: str, settings: Settings) -> bytes:

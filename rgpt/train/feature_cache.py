@@ -13,10 +13,9 @@ A cache is a folder that only ever grows, and may be read at any moment:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rgpt.errors import InputError
-from rgpt.files import LEFT_OVER, sole_writer, whole_file, write_text
+from rgpt.files import LEFT_OVER, file_sha256, sha256, sole_writer, whole_file, write_text
+from rgpt.formats.jsonl import BrokenLine, dump_line, parse_line
 from rgpt.regions import open_image
 
 FORM = 2
@@ -43,7 +43,6 @@ def fingerprint(tower: nn.Module, config: Any, processor: Any) -> str:
 
     bf16, so that a tower loaded in another precision for training has the same one.
     """
-    digest = hashlib.sha256()
     settings = {
         "form": FORM,
         "layer": config.vision_feature_layer,
@@ -53,13 +52,16 @@ def fingerprint(tower: nn.Module, config: Any, processor: Any) -> str:
         "mean": [float(value) for value in processor.image_mean],
         "std": [float(value) for value in processor.image_std],
     }
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    for name, value in sorted(tower.state_dict().items()):
-        digest.update(f"{name} {list(value.shape)}".encode())
-        kept = value.detach().cpu()
-        kept = kept.to(torch.bfloat16).view(torch.int16) if kept.is_floating_point() else kept
-        digest.update(kept.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+
+    def pieces() -> Iterator[bytes]:
+        yield json.dumps(settings, sort_keys=True).encode()
+        for name, value in sorted(tower.state_dict().items()):
+            yield f"{name} {list(value.shape)}".encode()
+            kept = value.detach().cpu()
+            kept = kept.to(torch.bfloat16).view(torch.int16) if kept.is_floating_point() else kept
+            yield kept.contiguous().numpy().tobytes()
+
+    return sha256(pieces())
 
 
 def write_cache(
@@ -99,7 +101,7 @@ def _add(cache: FeatureCache, model: Any, processor: Any, paths: list[str], shar
         pixels = processor.pixel_values(list(waiting.values())).to(device)
         with torch.inference_mode():
             features = model.model.vision_features(pixels).to(torch.bfloat16).cpu()
-        done.append((features, [(digest, *picture.size) for digest, picture in waiting.items()]))
+        done.append((features, [(content, *picture.size) for content, picture in waiting.items()]))
         waiting.clear()
 
     def keep() -> None:
@@ -119,14 +121,14 @@ def _add(cache: FeatureCache, model: Any, processor: Any, paths: list[str], shar
                 # One reading for both, so that the features are of the very bytes the digest is of.
                 with open(path, "rb") as stream:
                     stamp, data = _stamp(os.fstat(stream.fileno())), stream.read()
-                digest, key = hashlib.sha256(data).hexdigest(), _key(cache.folder, path)
-                if digest not in cache.rows and digest not in begun:
-                    waiting[digest] = open_image(data)
-                    begun.add(digest)
+                content, key = sha256(data), _key(cache.folder, path)
+                if content not in cache.rows and content not in begun:
+                    waiting[content] = open_image(data)
+                    begun.add(content)
             except (OSError, InputError) as error:
                 raise InputError(f"{path}: {error}") from error
-            if cache.paths.get(key) != [*stamp, digest]:
-                seen[key] = [*stamp, digest]
+            if cache.paths.get(key) != [*stamp, content]:
+                seen[key] = [*stamp, content]
             if len(waiting) == batch:
                 run_tower()
             if sum(len(rows) for _, rows in done) >= shard:
@@ -141,7 +143,7 @@ def _add(cache: FeatureCache, model: Any, processor: Any, paths: list[str], shar
 def _write_shard(cache: FeatureCache, features: Tensor, listed: list[Listed]) -> None:
     """`[n, C, h, w]` and the pictures of its rows, under a name that is theirs alone."""
     pictures = json.dumps(listed)
-    name = hashlib.sha256(f"{cache.fingerprint} {pictures}".encode()).hexdigest()[:16]
+    name = sha256(f"{cache.fingerprint} {pictures}")[:16]
     path = cache.folder / f"features-{name}.safetensors"
     facts = {"fingerprint": cache.fingerprint, "pictures": pictures}
     with whole_file(path) as partial:
@@ -151,7 +153,7 @@ def _write_shard(cache: FeatureCache, features: Tensor, listed: list[Listed]) ->
 def _append_lines(path: Path, rows: list[list[Any]]) -> None:
     if rows:
         # The empty line ends one that a kill may have cut short.
-        text = "\n" + "".join(json.dumps(row) + "\n" for row in rows)
+        text = "\n" + "".join(map(dump_line, rows))
         with open(path, "ab") as stream:
             stream.write(text.encode())
 
@@ -199,8 +201,8 @@ class FeatureCache:
         tower."""
         for path in sorted(self.folder.glob("features-*.safetensors")):
             if path.name not in self._shards:
-                for row, (digest, width, height) in enumerate(self._listed(path)):
-                    self.rows.setdefault(digest, (path.name, row, width, height))
+                for row, (content, width, height) in enumerate(self._listed(path)):
+                    self.rows.setdefault(content, (path.name, row, width, height))
                 self._shards.add(path.name)
         if (self.folder / PATHS).is_file():
             with open(self.folder / PATHS, "rb") as stream:
@@ -209,8 +211,8 @@ class FeatureCache:
             self._read += len(whole) + len(end)
             for line in whole.split(b"\n"):
                 try:
-                    key, *known = json.loads(line)
-                except ValueError:
+                    key, *known = parse_line(line)
+                except BrokenLine:
                     continue  # empty, or cut short by a kill
                 self.paths[key] = known
 
@@ -242,17 +244,17 @@ class FeatureCache:
 
     def get(self, path: str | Path) -> tuple[Tensor, tuple[int, int]]:
         """(`[C, h, w]` bf16, (width, height) of the upright picture). Raises InputError."""
-        digest = self._content(path)
-        if digest not in self.rows:
+        content = self._content(path)
+        if content not in self.rows:
             self.refresh()
-        if digest not in self.rows:
+        if content not in self.rows:
             raise InputError.about(
                 f"picture {str(path)!r}",
                 "its features in the cache",
                 "none for its content",
                 "run rgpt cache-features again",
             )
-        name, row, width, height = self.rows[digest]
+        name, row, width, height = self.rows[content]
         return _open_shard(str(self.folder / name))[row], (width, height)
 
     def _content(self, path: str | Path) -> str | None:
@@ -263,8 +265,7 @@ class FeatureCache:
         try:
             now = _stamp(os.stat(path))
             if known is None or known[:-1] != now:
-                with open(path, "rb") as stream:
-                    known = self.paths[key] = [*now, hashlib.file_digest(stream, "sha256").hexdigest()]
+                known = self.paths[key] = [*now, file_sha256(path)]
         except OSError:
             if known is None:
                 self.refresh()

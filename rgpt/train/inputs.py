@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
-from rgpt.files import write_json
+from rgpt.files import file_sha256, write_json
 from rgpt.train.arguments import Run
 
 FILE = "inputs.json"
@@ -16,9 +15,7 @@ FILE = "inputs.json"
 
 def digest_of(path: Path | str) -> dict[str, Any]:
     """{"size": bytes, "sha256": hex digits} of a file."""
-    with open(path, "rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        return {"size": stream.tell(), "sha256": sha256}
+    return {"size": Path(path).stat().st_size, "sha256": file_sha256(path)}
 
 
 def inputs_of(run: Run) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rgpt import __version__
 from rgpt.files import whole_file, write_text
+from rgpt.formats.jsonl import BrokenLine, dump_line, numbered_lines, parse_line
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "numpy", "tokenizers")
 
@@ -42,13 +43,10 @@ def _git(root: Path, *words: str) -> str | None:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL log; a last line that a kill cut short is left out."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+        with suppress(BrokenLine):
+            rows.extend(parse_line(line) for _, line in numbered_lines(path))
     return rows
 
 
@@ -56,14 +54,14 @@ def cut_log(path: Path, step: int) -> None:
     """Forget what was logged after `step`: it will be computed, and logged, again."""
     rows = [row for row in read_log(path) if row.get("step", 0) <= step]
     if path.is_file():
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(path, "".join(map(dump_line, rows)))
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
     """Add a row. JSON has no NaN: numbers that are not finite are left out."""
     row = {key: value for key, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
     with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        stream.write(dump_line(row))
 
 
 def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:

@@ -26,13 +26,13 @@ from rgpt.train.recognizers.drawn import Scenes
 from rgpt.train.recognizers.example import Example
 from rgpt.train.recognizers.loop import (
     fit,
-    forget_losses,
     load_checkpoint,
     parameter_groups,
     save_checkpoint,
 )
 from rgpt.train.recognizers.recipes import open_recipe
 from rgpt.train.recognizers.records import Captions
+from rgpt.train.record import cut_log
 from tests.recognizers.tiny_recognizers import CONFIGS, make, picture, some_regions
 from tests.train.test_recognizers import recipe_config
 
@@ -177,11 +177,11 @@ def test_the_last_checkpoint_stays_until_the_next_is_there(
 
 def test_losses_of_another_run_are_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "losses.jsonl"
-    forget_losses(path, 0)
+    cut_log(path, 0)
     path.write_text("".join(f'{{"step": {step}, "loss": 1.0}}\n' for step in (50, 100, 150)) + '{"step": 2')
-    forget_losses(path, 100)
+    cut_log(path, 100)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [50, 100]
-    forget_losses(path, 0)
+    cut_log(path, 0)
     assert path.read_text() == ""
 
 

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from rgpt.errors import InputError
-from rgpt.files import whole_folder, write_text
+from rgpt.files import whole_folder
+from rgpt.formats.jsonl import dump_line
 from rgpt.train.endings import Ended, gathered, not_finite, summed
 from rgpt.train.leaving import Left, leaving
 from rgpt.train.recognizers.config import RunConfig, write_config
 from rgpt.train.recognizers.data import Batches
+from rgpt.train.record import cut_log
 
 UNUSED = ("regionclip-transfer", "rovit-detector", "sam")
 """Recipes whose step may leave a head without gradient: no masks, no positive region, one of SAM's heads."""
@@ -88,7 +90,7 @@ def fit(
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         write_config(config, out)
-        forget_losses(out / "losses.jsonl", start)
+        cut_log(out / "losses.jsonl", start)
     for group in optimizer.param_groups:
         group["initial_lr"] = config.learning_rate  # what a schedule asks for that begins after step 0
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate, last_epoch=start - 1)
@@ -142,7 +144,7 @@ def fit(
             window = {}
             if accelerator.is_main_process:
                 with open(out / "losses.jsonl", "a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(history[-1]) + "\n")
+                    stream.write(dump_line(history[-1]))
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps and accelerator.is_main_process:
             save_checkpoint(out / "checkpoint", accelerator.unwrap_model(wrapped), optimizer, step + 1)
     accelerator.wait_for_everyone()
@@ -159,15 +161,6 @@ def check_finite(module: nn.Module, step: int) -> None:
 def step_seed(seed: int, step: int, process: int) -> int:
     """The random numbers of one step (dropout, crops): of no other process, and the same after a resume."""
     return random.Random(f"step {seed} {step} {process}").getrandbits(63)
-
-
-def forget_losses(path: Path, after: int) -> None:
-    """Drop the lines of an earlier run, or of steps that a resumed one does again."""
-    if not path.is_file():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in lines if json.loads(line)["step"] <= after]
-    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def clip(accelerator: Any, module: nn.Module, config: RunConfig) -> None:
