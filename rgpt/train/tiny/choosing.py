@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from rgpt.model.conversation import Conversation
 from rgpt.train.stages import apply_stage
 from rgpt.train.tiny.choosing_questions import drill_exchange
-from rgpt.train.tiny.language import BATCH_TOKENS, Conversation, Writer, groups_of_like_length, pad_batch
+from rgpt.train.tiny.language import BATCH_TOKENS, Writer, groups_of_like_length, pad_batch
 from rgpt.train.tiny.scene_store import MAX_OBJECTS, region_weights
 from rgpt.train.tiny.tune import Features, optimise, optimizers_for, slots_loss
 
@@ -75,10 +76,10 @@ def drill_batches(
             for _ in range(ROWS_A_SCENE if len(scene.objects) > 1 else 0):
                 if made := drill_exchange(scene, rng, state["done"]):
                     pool.append((writer.write(made[0], [made[1]], False, rng), row))
-        for group in groups_of_like_length(pool, lambda pair: len(pair[0].ids), tokens, rng):
+        for group in groups_of_like_length(pool, lambda pair: len(pair[0]), tokens, rng):
             ids, labels = pad_batch([c for c, _ in group], writer.pad)
             slots = [
-                vectors[k][rng.randrange(2), row * MAX_OBJECTS + r] for c, row in group for r in c.regions
+                vectors[k][rng.randrange(2), row * MAX_OBJECTS + r] for c, row in group for r in c.mentions
             ]
             yield ids, labels, torch.stack(slots)
 

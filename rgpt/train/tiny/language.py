@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,8 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rgpt.data.scene_questions import MAKERS, Exchange, Numbered, conversation, number_objects
 from rgpt.data.scenes import COLOURS, SHAPES, SIDE, SIZES, TEXTURES, Scene, sample_scene
 from rgpt.model.batch import make_batch
-from rgpt.model.conversation import IGNORED
-from rgpt.model.conversation import Conversation as Tokens
+from rgpt.model.conversation import IGNORED, Conversation
 from rgpt.prompts import MENTION, mentioned
 from rgpt.train.tiny.muon import StackedMuon
 
@@ -114,18 +113,6 @@ def language_config(vocab_size: int, end_id: int, pad_id: int) -> LlamaConfig:
     )
 
 
-@dataclass
-class Conversation:
-    """One training sequence: ids, which of them are supervised, and the region number of every region
-    slot."""
-
-    scene: Scene
-    numbered: Numbered
-    ids: list[int]
-    supervised: list[bool]
-    regions: list[int]
-
-
 class Writer:
     """Exchanges -> token ids in the `plain` template: question, newline, answer, end token."""
 
@@ -139,6 +126,7 @@ class Writer:
     def write(
         self, numbered: Numbered, exchanges: Sequence[Exchange], image: bool, rng: random.Random
     ) -> Conversation:
+        """A training sequence; its regions are the objects of the scene, whose weights the caller has."""
         texts: list[str] = []
         numbers: list[int] = []
         for i, e in enumerate(exchanges):
@@ -147,14 +135,13 @@ class Writer:
             start = f"{IMAGE_TOKEN * MERGE_GRID**2}\n" if image and i == 0 else ""
             texts += [start + written(question) + "\n", e.answer]
         ids: list[int] = []
-        supervised: list[bool] = []
+        labels: list[int] = []
         for i, encoding in enumerate(self.backend.encode_batch(texts, add_special_tokens=False)):
             piece = encoding.ids + ([self.end] if i % 2 else [])
             ids += piece
-            supervised += [bool(i % 2)] * len(piece)
-        return Conversation(
-            numbered.scene, numbered, ids, supervised, [numbered.order[n - 1] for n in numbers]
-        )
+            labels += piece if i % 2 else [IGNORED] * len(piece)
+        mentions = [numbered.order[n - 1] for n in numbers]
+        return Conversation(torch.tensor(ids), torch.tensor(labels), mentions=mentions)
 
 
 def _as_typed(question: str, rng: random.Random) -> str:
@@ -224,12 +211,8 @@ def scene_tensors(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
 def pad_batch(conversations: Sequence[Conversation], pad: int, multiple: int = 16) -> tuple[Tensor, Tensor]:
     """Right-padded ids `[B, L]` and labels `[B, L]` (-100 where nothing is supervised), L a multiple of
     `multiple`."""
-    length = -(-max(len(c.ids) for c in conversations) // multiple) * multiple
-    rows = []
-    for c in conversations:
-        ids = torch.tensor(c.ids)
-        rows.append([Tokens(ids, torch.where(torch.tensor(c.supervised), ids, IGNORED))])
-    batch = make_batch(rows, pad, length)
+    length = -(-max(map(len, conversations)) // multiple) * multiple
+    batch = make_batch([[replace(c, mentions=[])] for c in conversations], pad, length)
     return batch["input_ids"], batch["labels"]
 
 
@@ -240,9 +223,13 @@ def sequence_loss(language: LlamaForCausalLM, embeddings: Tensor, labels: Tensor
     vocabulary projection runs on supervised positions only.
     """
     hidden = language.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    keep = labels[:, 1:] != -100
-    logits = language.lm_head(hidden[:, :-1][keep])
-    target = labels[:, 1:][keep]
+    return supervised_loss(language.lm_head, hidden, labels)
+
+
+def supervised_loss(head: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """`sequence_loss` of the last hidden states `[B, L, D]`."""
+    keep = labels[:, 1:] != IGNORED
+    logits, target = head(hidden[:, :-1][keep]), labels[:, 1:][keep]
     return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean()
 
 
@@ -324,14 +311,14 @@ def groups_of_like_length(
 
 def symbolic_pool(
     writer: Writer, rng: random.Random, long: bool, progress: float, tasks: Sequence[str] | None, tokens: int
-) -> list[list[Conversation]]:
+) -> list[list[tuple[Conversation, Scene]]]:
     """Batches of 400 fresh conversations about scenes that are never drawn."""
-    pool: list[Conversation] = []
+    pool: list[tuple[Conversation, Scene]] = []
     while len(pool) < 400:
         scene = sample_scene(rng.randrange(*WARM_UP_SEEDS), 2, 6)
         if len(scene.objects) > 1:
-            pool.append(sample_conversation(writer, scene, rng, long, progress, tasks))
-    return groups_of_like_length(pool, lambda c: len(c.ids), tokens, rng)
+            pool.append((sample_conversation(writer, scene, rng, long, progress, tasks), scene))
+    return groups_of_like_length(pool, lambda pair: len(pair[0]), tokens, rng)
 
 
 def build_optimizers(
@@ -386,7 +373,7 @@ def warm_up(
     optimizers = build_optimizers(language, [*eyes.parameters()], lr, muon)
     right = {False: 0.0, True: 0.0}
     losses = {False: 8.0, True: 8.0}
-    pools: dict[bool, list[list[Conversation]]] = {False: [], True: []}
+    pools: dict[bool, list[list[tuple[Conversation, Scene]]]] = {False: [], True: []}
     rising = min(100, max(1, steps // 10))
     began = time.time()
     progress = tqdm(range(steps), desc="language", mininterval=5)
@@ -405,9 +392,9 @@ def warm_up(
         if not pools[long]:
             pools[long] = symbolic_pool(writer, rng, long, done, tasks, tokens)
         batch = pools[long].pop()
-        ids, labels = pad_batch(batch, writer.pad)
-        attributes, centres, present = scene_tensors([c.scene for c in batch])
-        slots = [(i, r) for i, c in enumerate(batch) for r in c.regions]
+        ids, labels = pad_batch([c for c, _ in batch], writer.pad)
+        attributes, centres, present = scene_tensors([scene for _, scene in batch])
+        slots = [(i, r) for i, (c, _) in enumerate(batch) for r in c.mentions]
         rows, objects = (torch.tensor(x) for x in zip(*slots, strict=True))
         embeddings = language.get_input_embeddings()(ids)
         vectors = eyes.regions(attributes[rows, objects], centres[rows, objects])

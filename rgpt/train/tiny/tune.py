@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -27,15 +26,16 @@ import rgpt.model as rgpt_model
 from rgpt.data.scene_questions import conversation, number_objects
 from rgpt.errors import InputError
 from rgpt.files import whole_file
+from rgpt.model.conversation import Conversation
 from rgpt.train.stages import apply_stage
 from rgpt.train.tiny.choosing_questions import drill_exchange
 from rgpt.train.tiny.language import (
     LONG_SHARES,
     MERGE_GRID,
-    Conversation,
     Writer,
     groups_of_like_length,
     pad_batch,
+    supervised_loss,
     task_weights,
 )
 from rgpt.train.tiny.muon import StackedMuon
@@ -171,11 +171,11 @@ def batches(
                 numbered = number_objects(scene, rng)
                 exchanges = conversation(numbered, rng, rng.randint(4, 7), weights)
                 pool.append((writer.write(numbered, exchanges, True, rng), int(row)))
-        groups = groups_of_like_length(pool, lambda pair: len(pair[0].ids), tokens, rng)
+        groups = groups_of_like_length(pool, lambda pair: len(pair[0]), tokens, rng)
         for group in groups:
             rows = np.array([row for _, row in group])
             ids, labels = pad_batch([c for c, _ in group], writer.pad)
-            index = [i * MAX_OBJECTS + r for i, (c, _) in enumerate(group) for r in c.regions]
+            index = [i * MAX_OBJECTS + r for i, (c, _) in enumerate(group) for r in c.mentions]
             yield {
                 "input_ids": ids,
                 "labels": labels,
@@ -199,10 +199,7 @@ def batch_loss(model: nn.Module, writer: Writer, batch: dict[str, Tensor]) -> tu
         return slots_loss(model, writer, batch["input_ids"], batch["labels"], slots)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     hidden = model.model(**inputs, use_cache=False).last_hidden_state  # type: ignore[operator, union-attr]
-    keep = batch["labels"][:, 1:] != -100
-    logits = model.lm_head(hidden[:, :-1][keep])  # type: ignore[operator, union-attr]
-    target = batch["labels"][:, 1:][keep]
-    return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean()
+    return supervised_loss(model.lm_head, hidden, batch["labels"])  # type: ignore[arg-type]
 
 
 def slots_loss(
@@ -219,9 +216,7 @@ def slots_loss(
     hidden = model.model.language_model(  # type: ignore[operator, union-attr]
         inputs_embeds=words, use_cache=False
     ).last_hidden_state
-    keep = labels[:, 1:] != -100
-    logits, target = model.lm_head(hidden[:, :-1][keep]), labels[:, 1:][keep]  # type: ignore[operator]
-    return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean()
+    return supervised_loss(model.lm_head, hidden, labels)  # type: ignore[arg-type]
 
 
 def optimizers_for(
