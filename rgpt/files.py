@@ -56,20 +56,43 @@ def whole_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
     path, partial = Path(path), hidden(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    before = partial.with_name(f"{partial.name}.before")
     try:
         yield partial
-        if replace and path.exists():
-            os.replace(path, before)
-        try:
+        if replace:
+            replace_folder(partial, path)
+        else:
             os.replace(partial, path)
-        except OSError:
-            if before.exists():
-                os.replace(before, path)
-            raise
-        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(partial: Path, path: Path) -> None:
+    """Give a finished folder its name, in the place of one that is there; `whole_folder` where one process
+    writes all of it."""
+    before = partial.with_name(f"{partial.name}.before")
+    if path.exists():
+        os.replace(path, before)
+    try:
+        os.replace(partial, path)
+    except OSError:
+        if before.exists():
+            os.replace(before, path)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """A kill while it is being removed leaves no half of it under its name, but `.old-NAME`."""
+    old = path.with_name(f".old-{path.name}")
+    os.replace(path, old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def move_files(source: Path, target: Path) -> None:
+    """Every file of a folder into another, each whole; the empty folder is removed."""
+    for path in sorted(source.iterdir()):
+        os.replace(path, target / path.name)
+    source.rmdir()
 
 
 def write_text(path: Path | str, text: str) -> None:

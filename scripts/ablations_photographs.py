@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.files import replace_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "scripts" / "runs" / "photo_align.yaml"
@@ -128,7 +128,8 @@ def outlined(data: Path, out: Path) -> Path:
         content["annotations"] = [entry for entry in content["annotations"] if entry["id"] in kept]
         (partial / path.name).write_text(json.dumps(content), encoding="utf-8")
     (partial / "images").symlink_to((data / "images").resolve())
-    return _put(partial, out)
+    replace_folder(partial, out)
+    return out
 
 
 def with_refinement(base: str, refinement: str, out: Path) -> Path:
@@ -173,7 +174,8 @@ def with_refinement(base: str, refinement: str, out: Path) -> Path:
             where = dict.fromkeys(file.keys(), link.name)
         index = {"metadata": {}, "weight_map": where | dict.fromkeys(own, "model-refinement.safetensors")}
         (partial / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return _put(partial, out)
+    replace_folder(partial, out)
+    return out
 
 
 def train_row(row: Row, base: Path, names: Path, features: Path, out: Path, steps: int) -> Path:
@@ -190,6 +192,8 @@ def train_row(row: Row, base: Path, names: Path, features: Path, out: Path, step
 
 def table(results: dict[str, Path], found: dict[str, Any]) -> list[str]:
     """Accuracy with its interval, and in brackets what it is more than the first row's."""
+    from rgpt.train.record import read_log
+
     head = ["", "steps", "minutes", *(name.replace("_", " ") for name in FIGURES)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for (name, result), entry in zip(results.items(), found["models"], strict=True):
@@ -215,9 +219,3 @@ def _fresh(out: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
-
-
-def _put(partial: Path, out: Path) -> Path:
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
-    return out

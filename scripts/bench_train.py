@@ -297,6 +297,7 @@ def data_share(batch: int, steps: int) -> float:
 
     from rgpt.data.schema import write_jsonl
     from rgpt.train.arguments import run_from
+    from rgpt.train.record import read_log
     from rgpt.train.run import train
 
     with tempfile.TemporaryDirectory() as name:

@@ -28,7 +28,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 IDEAS: Mapping[str, str] = {
     "a rename into place": r"os\.(?:replace|rename)\(|\.(?:replace|rename)\(\w*(?:target|path|out)\w*\)",
-    "JSONL read line by line": r"json\.loads\(line|loads\(line\)",
+    "JSONL read line by line": r"json\.loads\(line\b(?!\[)",  # `line[6:]` is an event of a stream
     "a pattern of <regionN>": r"<region\(|<region\\d|<region\[0-9\]|<region\(\?",
     "a digest of a file": r"hashlib\.(?:sha256|blake2b|file_digest)\(",
     "a lock on a folder": r"\bflock\(|\blockf\(",

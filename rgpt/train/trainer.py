@@ -15,7 +15,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import shutil
 import signal
 import time
@@ -35,7 +34,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rgpt.data.collator import Collator, model_inputs
 from rgpt.data.dataset import BAD_KINDS, BadSample, TrainingSet
 from rgpt.data.mixture import MicroBatches
-from rgpt.files import write_json
+from rgpt.files import replace_folder, write_json
 from rgpt.model.bases import base_for, write_base
 from rgpt.model.processing_regiongpt import IGNORED
 from rgpt.train import checkpoints, record
@@ -449,11 +448,7 @@ class RegionTrainer(Trainer):
         self._barrier()
         if self.is_world_process_zero():
             finish(partial)
-            before = folder.with_name(f".{folder.name}.before.partial")
-            if folder.exists():
-                os.replace(folder, before)
-            os.replace(partial, folder)
-            shutil.rmtree(before, ignore_errors=True)
+            replace_folder(partial, folder)
         self._barrier()
 
     def go_on_from(self, checkpoint: Path) -> None:

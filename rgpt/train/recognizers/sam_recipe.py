@@ -8,7 +8,6 @@ masks for an ambiguous click only the best one learns [P]. One round of prompts,
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 from transformers import SamImageProcessor, SamModel, SamProcessor
 
-from rgpt.files import hidden
+from rgpt.files import hidden, move_files
 from rgpt.hub import model_folder
 from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD, Geometry
 from rgpt.recognizers.sam import sam_config
@@ -117,9 +116,7 @@ class SamRecipe(nn.Module):
         side = {"longest_edge": self.side}
         square = {"height": self.side, "width": self.side}
         SamProcessor(SamImageProcessor(size=side, pad_size=square)).save_pretrained(partial)
-        for path in sorted(partial.iterdir()):
-            os.replace(path, folder / path.name)
-        partial.rmdir()
+        move_files(partial, folder)
 
 
 def mask_iou(found: Tensor, true: Tensor) -> Tensor:
