@@ -116,6 +116,6 @@ def test_a_digest_is_the_same_of_bytes_text_pieces_and_a_file(tmp_path: Path) ->
     data = text.encode("utf-8", "surrogatepass") * 3
     (tmp_path / "it").write_bytes(data)
     assert files.sha256(text) == hashlib.sha256(data[: len(data) // 3]).hexdigest()
-    assert {files.sha256(data), files.sha256(iter([data[:5], data[5:]])), files.file_sha256(tmp_path / "it")} == {
-        hashlib.sha256(data).hexdigest()
-    }
+    expected = hashlib.sha256(data).hexdigest()
+    assert files.sha256(data) == files.sha256(iter([data[:5], data[5:]])) == expected
+    assert files.file_sha256(tmp_path / "it") == expected

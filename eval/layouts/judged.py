@@ -13,8 +13,6 @@ from eval.layouts.rows import read_predictions
 from eval.metrics.judged import DlcVerdict
 from rgpt.errors import InputError
 
-Folder = Path | str | dict[str, Any] | list[Any]
-
 
 def beside(source: PathOrValue, name: str) -> PathOrValue:
     """`name` in a benchmark's folder; a file or value stands for itself."""

@@ -19,7 +19,6 @@ GUIDE = prompts.classification_guide("shape")
 DIRECTIONS = ("left", "right", "above", "below")
 DIRECTION_WORDS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES, "size": SIZES}
-MAX_CANDIDATES = 6
 
 
 @dataclass(frozen=True)
@@ -377,8 +376,6 @@ MAKERS: dict[str, Maker] = {
     "count": count,
     "picture_caption": picture_caption,
 }
-PICTURE_TASKS = ("exists", "count", "picture_caption")
-"""Tasks that look at the image tokens; all others could be answered from the region vectors alone."""
 
 
 def conversation(n: Numbered, rng: random.Random, turns: int, weights: dict[str, float]) -> list[Exchange]:

@@ -178,11 +178,6 @@ class RegionGPTConfig(PreTrainedConfig):
             )
 
     @property
-    def refinement_residual(self) -> bool:
-        """Whether the refinement starts as the identity (plain upsampling) and learns a correction."""
-        return self.refinement == "residual"
-
-    @property
     def refined_grid(self) -> int:
         """G: cells along a side of the refined map, the grid that `region_masks` live on."""
         assert self.vision_grid is not None

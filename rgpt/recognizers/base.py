@@ -86,10 +86,6 @@ class RegionRecognizer(nn.Module):
     def device(self) -> torch.device:
         return self.logit_scale.device
 
-    def trainable_parameters(self) -> int:
-        """Number of parameters that a training step would change."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
     def vocabulary(self, names: Sequence[str], **settings: Any) -> Vocabulary:
         """A `Vocabulary` with this recognizer's own templates and pooling order."""
         defaults = {"templates": self.templates, "normalise_first": self.normalise_first}

@@ -14,7 +14,6 @@ from torchvision.transforms import RandomResizedCrop
 
 UPSAMPLED = 64  # cells a side from which crops are taken
 AREA, ASPECT = (0.1, 1.0), (0.5, 2.0)
-SAMPLERS = ("resized_crop", "corners")
 
 
 def random_crops(count: int, sampler: str = "resized_crop", side: int = UPSAMPLED) -> Tensor:

@@ -27,10 +27,3 @@ def focal_contrastive_loss(
     # (1 - p_t)^γ = σ(-signed)^γ = exp(-γ softplus(signed)): stable where 1 - p_t would round to 0.
     elements = torch.exp(-gamma * F.softplus(signed)) * F.softplus(-signed)
     return elements.sum() / (divide_by if divide_by is not None else len(logits))
-
-
-def focal_gradient(logits: Tensor, target: Tensor, gamma: float = 1.0) -> Tensor:
-    """∂L/∂x by hand: s (1 - p_t)^γ [γ p_t log p_t - (1 - p_t)], for tests."""
-    sign = torch.where(target, 1.0, -1.0).to(logits)
-    p = torch.sigmoid(sign * logits)
-    return sign * (1 - p) ** gamma * (gamma * p * p.log() - (1 - p))

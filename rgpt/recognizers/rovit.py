@@ -9,7 +9,7 @@ picture's embedding is the mean of its tokens, a region's the mean of the top fe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -231,8 +231,3 @@ def _text_encoder(config: RoVitConfig, tokenizer: Any) -> TextEncoder:
             "the text projects into the visual width: there is no visual projection",
         )
     return TransformersText(CLIPTextModelWithProjection(CLIPTextConfig(**config.text)), tokenizer)
-
-
-def as_config(config: RoVitConfig) -> dict[str, Any]:
-    """The plain config that `RoVitConfig.from_dict` reads."""
-    return asdict(config)

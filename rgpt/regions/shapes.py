@@ -238,7 +238,7 @@ def _nested(lines: Any) -> list[Any]:
     if isinstance(lines, str | bytes) or not hasattr(lines, "__iter__"):
         return [lines]
     listed = list(lines)
-    first = listed[0] if listed else None
+    first: Any = listed[0] if listed else None
     has_items = hasattr(first, "__len__") and not isinstance(first, Mapping) and len(first) > 0
     is_line = has_items and hasattr(first[0], "__len__")
     return listed if is_line else [listed]

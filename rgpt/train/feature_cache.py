@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from rgpt.errors import InputError
 from rgpt.files import LEFT_OVER, file_sha256, sha256, sole_writer, whole_file, write_text
-from rgpt.formats.jsonl import BrokenLine, dump_line, parse_line
+from rgpt.formats.jsonl import BrokenLine, parse_line
 from rgpt.regions import open_image
 
 FORM = 2
@@ -153,7 +153,8 @@ def _write_shard(cache: FeatureCache, features: Tensor, listed: list[Listed]) ->
 def _append_lines(path: Path, rows: list[list[Any]]) -> None:
     if rows:
         # The empty line ends one that a kill may have cut short.
-        text = "\n" + "".join(map(dump_line, rows))
+        # ASCII, unlike `dump_line`: a path may hold bytes that are no UTF-8.
+        text = "\n" + "".join(json.dumps(row) + "\n" for row in rows)
         with open(path, "ab") as stream:
             stream.write(text.encode())
 

@@ -47,13 +47,6 @@ def hide_tower(model: nn.Module) -> HiddenTower:
     return core.vision_tower
 
 
-def show_tower(model: nn.Module) -> None:
-    """Undo `hide_tower`."""
-    core: Any = model.model
-    if isinstance(core.vision_tower, HiddenTower):
-        core.vision_tower = core.vision_tower.tower
-
-
 def tower_state(hidden: HiddenTower) -> dict[str, Tensor]:
     """The tower's tensors under the names they have in a whole checkpoint."""
     return {f"model.vision_tower.{name}": value for name, value in hidden.tower.state_dict().items()}

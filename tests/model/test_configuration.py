@@ -25,7 +25,7 @@ def test_the_default_is_the_paper() -> None:
     )
     assert config.vision_hidden_size == 1024 and config.image_size == 336
     assert config.vision_feature_layer == -2 and config.vision_feature_select_strategy == "default"
-    assert config.refinement == "deconv" and not config.refinement_residual
+    assert config.refinement == "deconv"
     assert config.region_projector == "shared"
     assert config.text_config.hidden_size == 4096 and config.text_config.max_position_embeddings == 4096
 
@@ -63,7 +63,6 @@ def test_channels_of_a_pyramid_follow_the_layer(layer: int | None, channels: int
 def test_the_refined_grid_follows_the_refinement(refinement: str, factor: int) -> None:
     config = make_config(refinement=refinement)
     assert config.refined_grid == 4 * factor
-    assert config.refinement_residual == (refinement == "residual")
 
 
 @pytest.mark.parametrize(
