@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rgpt.files import write_json
@@ -45,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench_recognizers.add_arguments(
         what.add_parser("recognizers", help="one region against 100, what RegionSpot trains")
     )
+    for bench in what.choices.values():
+        bench.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     return parser
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.measuring import Figure, Timing, run_process, time_stream
+from scripts.measuring import Figure, Timing, add_repeats, add_threads, run_process, time_stream
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,13 +33,8 @@ IMPORT_RGPT = "import time; t = time.perf_counter(); import rgpt; print(time.per
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`python -m scripts.bench chat`."""
     parser.add_argument("--model", default="tiny", help="as for `rgpt chat` (default: tiny)")
-    parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="how often each is measured (default: 5)"
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
+    add_repeats(parser)
+    add_threads(parser)
     parser.set_defaults(run=bench_chat)
 
 

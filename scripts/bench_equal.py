@@ -268,5 +268,4 @@ def _figures(options: argparse.Namespace) -> list[Figure]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m scripts.bench equal`."""
     parser.add_argument("--quick", action="store_true", help="few steps, two interruptions")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     parser.set_defaults(run=bench_equal, repeats=1)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.bench_chat import measure_answers, measure_chat, open_with_threads
 from scripts.bench_regions import Comparison
-from scripts.measuring import Figure
+from scripts.measuring import Figure, add_repeats, add_threads
 
 if TYPE_CHECKING:
     from rgpt.regions import Region
@@ -40,13 +40,8 @@ PATIENCE = 300.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`python -m scripts.bench photo`."""
     parser.add_argument("--model", default="photo", help="as for `rgpt chat` (default: photo)")
-    parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="how often each is measured (default: 5)"
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
+    add_repeats(parser)
+    add_threads(parser)
     parser.set_defaults(run=bench_photo)
 
 

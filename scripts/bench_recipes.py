@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--regions", type=int, default=1_000_000, help="in the file (default: 1,000,000)")
     parser.add_argument("--workers", type=int, default=1, help="processes of the recipe (default: 1)")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     parser.set_defaults(run=bench_recipes)
 
 

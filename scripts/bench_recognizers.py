@@ -12,10 +12,9 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.measuring import Figure
+from scripts.measuring import Figure, add_repeats, add_threads
 
 if TYPE_CHECKING:
     from rgpt.recognizers.base import RegionRecognizer
@@ -34,11 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--regions", type=int, default=100, metavar="N", help="compared with one region")
     parser.add_argument("--only", help="comma-separated names of recognizers")
     parser.add_argument("--device", help="default: the first GPU, or the CPU")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="how often each is measured")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
+    add_repeats(parser, 3)
+    add_threads(parser)
     parser.set_defaults(run=bench_recognizers)
 
 

@@ -14,10 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.measuring import Figure
+from scripts.measuring import Figure, add_repeats, add_threads
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--question", default=QUESTION, help="<region1> is each region in turn")
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="how often each is measured")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
+    add_repeats(parser)
+    add_threads(parser)
     parser.set_defaults(run=bench_regions)
 
 

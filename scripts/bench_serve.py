@@ -14,7 +14,6 @@ import base64
 import io
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.load_serve import start_server
@@ -31,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m scripts.bench serve`."""
     parser.add_argument("--model", default="tiny", help="as for `rgpt serve` (default: tiny)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="conversations (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     parser.set_defaults(run=bench_serve)
 
 

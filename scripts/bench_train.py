@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.measuring import Figure
+from scripts.measuring import Figure, add_threads
 
 if TYPE_CHECKING:
     from rgpt.model.conversation import Conversation
@@ -409,12 +409,8 @@ def _refinement_figures(device: Any, repeats: int) -> Iterator[Figure]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m scripts.bench train`."""
-    from pathlib import Path
 
     parser.add_argument("--steps", dest="repeats", type=int, default=12, help="steps measured (default: 12)")
     parser.add_argument("--batch", type=int, default=16, help="samples a step (default: 16)")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
+    add_threads(parser)
     parser.set_defaults(run=bench_train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -10,6 +11,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """`--threads` of a benchmark that computes in this process."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)"
+    )
+
+
+def add_repeats(parser: argparse.ArgumentParser, default: int = 5) -> None:
+    """`--repeats`."""
+    what = f"how often each is measured (default: {default})"
+    parser.add_argument("--repeats", type=int, default=default, metavar="N", help=what)
 
 
 class Figure(NamedTuple):

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.layouts.coco import CocoTruth, read_truth
+from eval.layouts.coco import CocoTruth
 from eval.recognizers import DetectorSession, device_of, is_detector
 from eval.score import score_task
-from eval.tasks.base import Answer, Item, Picture, Task, check_pictures
-from eval.tasks.region_classification import AnnotatedPictures, guide_for, names_of, region_of
+from eval.tasks.base import Answer, Item, Picture, check_pictures
+from eval.tasks.region_classification import AnnotatedTask, guide_for, region_of
 from rgpt import prompts
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
@@ -40,7 +40,7 @@ SHOWN = 5
 
 
 @dataclass
-class Detection(Task):
+class Detection(AnnotatedTask):
     """
     Args:
         data: a COCO-format file, or its content.
@@ -70,18 +70,6 @@ class Detection(Task):
     protocol: str = field(default="generalised", init=False)
 
     @cached_property
-    def files(self) -> AnnotatedPictures:
-        return AnnotatedPictures(self.data, self.images)
-
-    @cached_property
-    def truth(self) -> CocoTruth:
-        return read_truth(self.files.content)
-
-    @cached_property
-    def names(self) -> list[str]:
-        return names_of(self.truth)
-
-    @cached_property
     def is_base(self) -> tuple[bool, ...]:
         return () if self.base is None else mark_base(self.names, self.base)
 
@@ -94,9 +82,6 @@ class Detection(Task):
         if self.proposals == "gt":
             return AnnotatedRegions(self.truth, "mask" if self.masks else self.form)
         return None if self.proposals is None else open_source(self.proposals)
-
-    def ground_truth(self) -> Any:
-        return self.files.content
 
     @cached_property
     def annotated(self) -> AnnotatedRegions:

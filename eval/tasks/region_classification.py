@@ -41,7 +41,58 @@ KEPT_SCORES = 300
 
 
 @dataclass
-class RegionClassification(Task):
+class AnnotatedPictures:
+    """An instances file and, where they are files, its pictures: the file's regions as they lie on them.
+
+    Args:
+        data: the file, or its content. images: folder of its pictures; or pictures by id.
+    """
+
+    data: Any
+    images: Path | Mapping[int, Any]
+
+    @cached_property
+    def folder(self) -> PictureFolder | None:
+        return PictureFolder(self.images) if isinstance(self.images, Path) else None
+
+    @cached_property
+    def content(self) -> Any:
+        """`data`, or what it says with the sizes of the pictures. Raises InputError for other pictures."""
+        if self.folder is None:
+            return self.data
+        given = read_json(self.data)
+        content = on_pictures(given, self.folder, name_of(self.data))
+        return self.data if content is given else content
+
+    def source(self, image: Mapping[str, Any]) -> Any:
+        """A picture's path, or the picture."""
+        return picture_of(self.folder, image) if self.folder else self.images[image["id"]]  # type: ignore[index]
+
+
+class AnnotatedTask(Task):
+    """A task on a COCO-format set; subclasses have `data` and `images` of `AnnotatedPictures`."""
+
+    data: Any
+    images: Path | Mapping[int, Any]
+
+    @cached_property
+    def files(self) -> AnnotatedPictures:
+        return AnnotatedPictures(self.data, self.images)
+
+    @cached_property
+    def truth(self) -> CocoTruth:
+        return read_truth(self.files.content)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return names_of(self.truth)
+
+    def ground_truth(self) -> Any:
+        return self.files.content
+
+
+@dataclass
+class RegionClassification(AnnotatedTask):
     """
     Args:
         data: a COCO-format file, or its content.
@@ -85,23 +136,8 @@ class RegionClassification(Task):
             )
 
     @cached_property
-    def files(self) -> AnnotatedPictures:
-        return AnnotatedPictures(self.data, self.images)
-
-    @cached_property
-    def truth(self) -> CocoTruth:
-        return read_truth(self.files.content)
-
-    @cached_property
-    def names(self) -> list[str]:
-        return names_of(self.truth)
-
-    @cached_property
     def guide(self) -> str:
         return guide_for(self.truth, self.vocabulary)
-
-    def ground_truth(self) -> Any:
-        return self.files.content
 
     def pictures(self) -> Sequence[Picture]:
         by_image: dict[int, list[Mapping[str, Any]]] = {i: [] for i in sorted(self.truth.images)}
@@ -318,32 +354,3 @@ def region_of(annotation: Mapping[str, Any], form: str, height: int, width: int)
 def picture_of(folder: PictureFolder, image: Mapping[str, Any]) -> Path:
     """The file of a COCO or LVIS image, or where it would lie (its absence fails the picture's items)."""
     return find_picture(folder, image) or folder.expected(next(iter(picture_names(image)), str(image["id"])))
-
-
-@dataclass
-class AnnotatedPictures:
-    """An instances file and, where they are files, its pictures: the file's regions as they lie on them.
-
-    Args:
-        data: the file, or its content. images: folder of its pictures; or pictures by id.
-    """
-
-    data: Any
-    images: Path | Mapping[int, Any]
-
-    @cached_property
-    def folder(self) -> PictureFolder | None:
-        return PictureFolder(self.images) if isinstance(self.images, Path) else None
-
-    @cached_property
-    def content(self) -> Any:
-        """`data`, or what it says with the sizes of the pictures. Raises InputError for other pictures."""
-        if self.folder is None:
-            return self.data
-        given = read_json(self.data)
-        content = on_pictures(given, self.folder, name_of(self.data))
-        return self.data if content is given else content
-
-    def source(self, image: Mapping[str, Any]) -> Any:
-        """A picture's path, or the picture."""
-        return picture_of(self.folder, image) if self.folder else self.images[image["id"]]  # type: ignore[index]

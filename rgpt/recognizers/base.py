@@ -13,7 +13,7 @@ call (`independent_regions` False), so they are padded and masked, never asked o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,3 +207,14 @@ class RegionRecognizer(nn.Module):
 def as_set(regions: RegionSet | Sequence[Region], image: Image.Image) -> RegionSet:
     """The regions as a `RegionSet` of this picture."""
     return regions if isinstance(regions, RegionSet) else RegionSet(tuple(regions), image.height, image.width)
+
+
+def check_keys(thing: str, config: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raises InputError for a key of a recognizer's configuration that is not known."""
+    if unknown := sorted(set(config) - set(known)):
+        raise InputError.about(
+            f"{thing} config",
+            f"keys {', '.join(sorted(known))}",
+            f"also {', '.join(unknown)}",
+            "remove what is unknown",
+        )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rgpt.errors import InputError
 from rgpt.files import whole_file, write_json
-from rgpt.recognizers.base import RegionRecognizer
+from rgpt.recognizers.base import RegionRecognizer, check_keys
 
 Network = TypeVar("Network", bound=nn.Module)
 KINDS = ("clip", "regionspot", "regionclip", "rovit")
@@ -37,7 +37,7 @@ def build_recognizer(kind: str, config: dict[str, Any], tokenizer: Any = None) -
     if kind == "clip":
         from rgpt.recognizers.clip import ClipRecognizer
 
-        _check(kind, config, {"clip", "mode", "context", "templates"})
+        check_keys(kind, config, {"clip", "mode", "context", "templates"})
         vision, text, scale = build_clip(config["clip"], tokenizer)
         rest = {k: v for k, v in config.items() if k != "clip"}
         made: RegionRecognizer = ClipRecognizer(vision, text, scale, **rest)
@@ -64,8 +64,8 @@ def _build_regionspot(config: dict[str, Any], tokenizer: Any) -> RegionRecognize
     from rgpt.recognizers.regionspot import RegionSpot, RegionSpotHead
     from rgpt.recognizers.sam import SamTokens, sam_config
 
-    _check("regionspot", config, {"sam", "clip", "head", "templates", "dense_masks"})
-    _check("regionspot head", config.get("head", {}), SPOT_HEAD_KEYS)
+    check_keys("regionspot", config, {"sam", "clip", "head", "templates", "dense_masks"})
+    check_keys("regionspot head", config.get("head", {}), SPOT_HEAD_KEYS)
     sam = SamTokens(SamModel(sam_config(config["sam"])), config.get("dense_masks", False))
     vision, text, scale = build_clip(config["clip"], tokenizer)
     head = RegionSpotHead(vision.width, vision.dim, sam.width, **config.get("head", {}))
@@ -231,13 +231,3 @@ def on_device(network: Network, device: str | torch.device) -> Network:
             " ".join(str(error).split())[:120],
             "use cpu, or repair the driver",
         ) from error
-
-
-def _check(thing: str, config: dict[str, Any], known: set[str]) -> None:
-    if unknown := sorted(set(config) - known):
-        raise InputError.about(
-            f"{thing} config",
-            f"keys {', '.join(sorted(known))}",
-            f"also {', '.join(unknown)}",
-            "remove what is unknown",
-        )

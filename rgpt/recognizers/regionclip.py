@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rgpt.errors import InputError
-from rgpt.recognizers.base import ImageState, RegionRecognizer
+from rgpt.recognizers.base import ImageState, RegionRecognizer, check_keys
 from rgpt.recognizers.clip_towers import ClipVision, OpenClipVision, build_clip, load_clip
 from rgpt.recognizers.geometry import CLIP_MEAN, CLIP_STD, Geometry
 from rgpt.recognizers.pooling import ROI_BLOCK, roi_features
@@ -50,14 +50,7 @@ class RegionClipConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RegionClipConfig:
         """Raises InputError on an unknown key."""
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise InputError.about(
-                "regionclip config",
-                f"keys {', '.join(sorted(known))}",
-                f"also {', '.join(unknown)}",
-                "remove what is unknown",
-            )
+        check_keys("regionclip", values, {f.name for f in fields(cls)})
         return cls(**values)
 
 

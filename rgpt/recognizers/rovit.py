@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers.models.vitdet.modeling_vitdet import window_partition, window_unpartition
 
 from rgpt.errors import InputError
-from rgpt.recognizers.base import ImageState, RegionRecognizer
+from rgpt.recognizers.base import ImageState, RegionRecognizer, check_keys
 from rgpt.recognizers.cropped_positions import crop_positions, whole_positions
 from rgpt.recognizers.geometry import Geometry
 from rgpt.recognizers.pooling import ROI_BLOCK, roi_average
@@ -59,14 +59,7 @@ class RoVitConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RoVitConfig:
         """Raises InputError on an unknown key or sizes that are no multiple of the patch."""
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise InputError.about(
-                "rovit config",
-                f"keys {', '.join(sorted(known))}",
-                f"also {', '.join(unknown)}",
-                "remove what is unknown",
-            )
+        check_keys("rovit", values, {f.name for f in fields(cls)})
         made = cls(**values)
         if made.image_size % made.patch or made.detection_size % made.patch:
             raise InputError.about(
