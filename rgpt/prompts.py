@@ -44,7 +44,7 @@ def asks_for_name(questions: Sequence[str], vocabulary_name: str) -> bool:
     *before, question = questions
     if classification_guide(vocabulary_name) in question:
         return True
-    asked, mentions = re.subn(rf"{MENTION.pattern}|<region>", "{region}", question)
+    asked, mentions = ANY_REGION.subn("{region}", question)
     asked = _plain(asked)
     if mentions != 1:
         return False
@@ -74,6 +74,8 @@ def mention(number: int) -> str:
 
 MENTION = re.compile(r"<region([0-9]{1,9})>")
 """A mention in a text; its group is the number. Longer numbers and other digits are words."""
+ANY_REGION = re.compile(rf"{MENTION.pattern}|<region>")
+"""A mention, or the `<region>` of whoever has only one."""
 
 
 def mentioned(text: str) -> list[int]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rgpt.errors import InputError
+from rgpt.prompts import ANY_REGION
 
 IMAGE_MARK = "<image>"
 HUMAN, ASSISTANT = ("human", "user"), ("gpt", "assistant", "model")
@@ -29,7 +30,6 @@ NO_TURN = "no question with an answer"
 MENTION = "text with a region's mark"
 NO_CONVERSATION = "no conversation"
 
-_REGION = re.compile(r"<region\d*>")
 # Where LLaVA's files have the mark: at the beginning, at the end, or on a line of its own. Inside a sentence
 # of a record without a picture it is a word, as in a question about SVG, and LLaVA's trainer takes it as one.
 _PLACE = re.compile(rf"\A\s*{IMAGE_MARK}|{IMAGE_MARK}\s*\Z|^\s*{IMAGE_MARK}\s*$", re.MULTILINE)
@@ -86,7 +86,7 @@ def read_llava(value: Any) -> LlavaRecord:
         marks = 0
     elif (marks := sum(text.count(IMAGE_MARK) for text in texts)) > 1:
         raise Unusable(MORE_MARKS)
-    if any(map(_REGION.search, texts)):
+    if any(map(ANY_REGION.search, texts)):
         raise Unusable(MENTION)
     if marks:
         messages = [(speaker, text.replace(IMAGE_MARK, "").strip()) for speaker, text in messages]
