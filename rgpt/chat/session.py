@@ -238,19 +238,19 @@ class Session:
         firsts: dict[str, Conversation] = {}
         prompts = []
         for number, question in enumerate(questions):
-            known = self.regions if regions is None else {**self.regions, **regions[number]}
+            meanings = self.regions if regions is None else {**self.regions, **regions[number]}
             if not question.strip():
                 raise InputError("The question is empty: type one.")
             if any("\ud800" <= character <= "\udfff" for character in question):
                 raise InputError("The question is not valid text (it holds half a character): type it again.")
-            if missing := sorted(set(mentioned(question)) - set(known)):
+            if missing := sorted(set(mentioned(question)) - set(meanings)):
                 names = ", ".join(map(mention, missing))
                 raise InputError(f"The question mentions {names} but {self._known()}.")
             if question in firsts and size is not None:
-                own = [self._weigh(known[n], size) for n in mentioned(question)]
-                prompt = firsts[question].about(own)
+                weights = [self._weigh(meanings[n], size) for n in mentioned(question)]
+                prompt = firsts[question].about(weights)
             else:
-                messages = [*history, self._message(question, known)]
+                messages = [*history, self._message(question, meanings)]
                 if size is not None:
                     picture = {"type": "image", "image": size}
                     messages[0] = {**messages[0], "content": [picture, *messages[0]["content"]]}
@@ -265,11 +265,11 @@ class Session:
         return prompts
 
     @staticmethod
-    def _message(question: str, known: Mapping[int, Region]) -> dict[str, Any]:
+    def _message(question: str, meanings: Mapping[int, Region]) -> dict[str, Any]:
         """A question as a message: its text, and what the numbers in it mean."""
-        if missing := [n for n in mentioned(question) if n not in known]:
+        if missing := [n for n in mentioned(question) if n not in meanings]:
             raise InputError(f"A turn mentions {mention(missing[0])} but has no such region: give it one.")
-        return {"role": "user", "content": [{"type": "text", "text": question}], "regions": known}
+        return {"role": "user", "content": [{"type": "text", "text": question}], "regions": meanings}
 
     def _check_limits(self, max_new_tokens: int, choices: Sequence[str] | None) -> None:
         if choices is not None and not choices:

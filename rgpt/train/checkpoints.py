@@ -44,12 +44,12 @@ def publish(partial: Path, target: Path, **facts: object) -> None:
 
 def complete(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first; one whose files are missing or cut short is not among them."""
-    found = []
+    steps = []
     for path in folder.glob("checkpoint-*"):
         match = _NAME.fullmatch(path.name)
         if match and _fault(path, hashes=False) is None:
-            found.append((int(match.group(1)), path))
-    return [path for _, path in sorted(found)]
+            steps.append((int(match.group(1)), path))
+    return [path for _, path in sorted(steps)]
 
 
 def newest(folder: Path, processes: int) -> Path | None:

@@ -25,9 +25,9 @@ def inputs_of(run: Run) -> dict[str, Any]:
     files = [("data", item.path) for item in run.data]
     files += [("held_out", run.held_out.path)] if run.held_out else []
     files += [("deepspeed", run.deepspeed)] if run.deepspeed else []
-    found: dict[str, Any] = {f"{name} {path}": digest_of(path) for name, path in files}
+    digests: dict[str, Any] = {f"{name} {path}": digest_of(path) for name, path in files}
     digest = base_digest(run.model, str(embedded(run.model) or run.model))
-    return {**found, f"model {run.model}": {"sha256": digest}}
+    return {**digests, f"model {run.model}": {"sha256": digest}}
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -53,14 +53,14 @@ def compare_inputs(out: Path, now: dict[str, Any], accept: bool) -> list[str]:
     except FileNotFoundError:
         print(f"{out} does not say what its run read: whether that has changed is not known", flush=True)
         before = {}
-    found = changes(before, now)
-    if found and not accept:
+    differences = changes(before, now)
+    if differences and not accept:
         raise InputError.about(
             f"--resume of {out}",
             "the data, base and DeepSpeed settings it began with",
-            f"changed: {', '.join(found)}",
+            f"changed: {', '.join(differences)}",
             "put them back, or add --accept-changed-data",
         )
     if before != now:
         write_json(out / FILE, now)
-    return found
+    return differences
