@@ -197,7 +197,7 @@ FILES: dict[str, tuple[str, Callable[[list[Any]], str], str]] = {
     "a broken middle": (
         "p.jsonl",
         lambda rows: "\n".join(["{oops", *map(json.dumps, rows)]),
-        "p.jsonl:1: .*one JSON object a line",
+        "p.jsonl:1: .*one JSON object, got",
     ),
     "NaN as Python writes it": (
         "p.jsonl",
