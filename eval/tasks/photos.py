@@ -37,7 +37,7 @@ from eval.tasks.photo_items import (
     read_set,
     share_of,
 )
-from rgpt import prompts
+from rgpt import answers, prompts
 from rgpt.chat import ChatSession
 from rgpt.chat.chat_session import SHARES_WITHIN
 from rgpt.data.class_words import with_article
@@ -337,7 +337,7 @@ def groups_of_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping
 
 
 def named_right(row: Mapping[str, Any], key: str) -> bool:
-    return prompts.normalise_answer(str(row.get(key, ""))) == prompts.normalise_answer(row["truth"])
+    return answers.is_right("name", row["truth"], str(row.get(key, "")))
 
 
 def add_names(figures: Figures, rows: Sequence[Mapping[str, Any]]) -> None:

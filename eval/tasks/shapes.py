@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rgpt import prompts
+from rgpt import answers, prompts
 from rgpt.chat import ChatSession
 from rgpt.data import scene_questions as questions
 from rgpt.data.scenes import SHAPES, DrawnObject, DrawnScene, draw_scene
@@ -89,27 +89,29 @@ def as_region(o: DrawnObject, as_: str, rng: random.Random) -> Region:
     return Mask(o.mask) if as_ == "mask" else o.box
 
 
+READ_AS = {
+    "referring": "region",
+    "no_match": "region",
+    "yes_no": "yes_no",
+    "count": "count",
+    **dict.fromkeys(
+        ("classification", "classification_small", "brief_caption", "unguided", "relation", "comparison"),
+        "name",
+    ),
+}
+"""Kinds of items by how their answers are read (`rgpt.answers`)."""
+
+
 def right(item: Item, answer: str) -> bool:
     """Whether an answer is right. Nothing but the truth of the drawing is looked at."""
-    e, text = item.exchange, prompts.normalise_answer(answer)
-    if item.kind in ("classification", "classification_small"):
-        return text == e.truth
-    if item.kind in ("brief_caption", "unguided"):
-        return text == prompts.normalise_answer(e.answer)
+    e = item.exchange
     if item.kind == "detailed_caption":
+        text = prompts.normalise_answer(answer)
         return str(e.truth) in text and f"in the {e.details['place']} of" in text
-    if item.kind in ("relation",):
-        return text == prompts.normalise_answer(e.answer)
-    if item.kind in ("referring", "no_match"):
-        return prompts.parse_region_answer(answer) == e.truth
-    if item.kind == "yes_no":
-        return prompts.parse_yes_no(answer) == e.truth
-    if item.kind == "count":
-        return prompts.parse_count(answer) == e.truth
-    if item.kind == "comparison":
-        return text == prompts.normalise_answer(e.answer)
     if item.kind == "picture_caption":
         return sorted(listed_objects(answer)) == sorted(e.truth)  # type: ignore[call-overload]
+    if item.kind in READ_AS:
+        return answers.is_right(READ_AS[item.kind], e.answer, answer)
     raise ValueError(f"unknown kind {item.kind!r}")
 
 

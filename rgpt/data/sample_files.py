@@ -45,6 +45,7 @@ class SampleFile:
     Attributes:
         characters: `[n]` int64, letters of the conversation: a cheap stand-in for its length in tokens.
         has_picture: `[n]` bool.
+        sha256: of the whole file, hex digits.
         notes: (with `check`) what was mended in LLaVA's records, and how often.
         keys: with `check`, `[n]` int64 that tell samples apart by picture path and text.
 
@@ -77,9 +78,11 @@ class SampleFile:
                 repr(str(self.images)),
                 "give the folder that picture paths start from",
             )
-        self._size = self.path.stat().st_size
+        facts = self.path.stat()
+        self._size, self._changed = facts.st_size, facts.st_mtime_ns
         self._bytes: mmap.mmap | None = None
         self._open: int | None = None
+        self.sha256 = hashlib.sha256(self._map()).hexdigest()
         lines = (
             self.kind == "jsonl"
             or self._map()[:64].decode("latin-1").lstrip("\xef\xbb\xbf \t\r\n")[:1] == "{"
@@ -161,7 +164,7 @@ class SampleFile:
         return self._bytes
 
     def _raw(self, number: int) -> bytes:
-        """Raises FileChanged when the file is no longer as long as it was."""
+        """Raises FileChanged when the file is no longer what it was."""
         start, end = int(self._starts[number]), int(self._ends[number])
         if self._bytes is not None:
             return self._bytes[start:end]
@@ -173,7 +176,10 @@ class SampleFile:
                 self._open = os.open(self.path, os.O_RDONLY)
             except OSError as error:
                 raise FileChanged(f"data {str(self.path)!r} can no longer be opened: {error}.") from error
-        size = os.fstat(self._open).st_size
+        found = os.fstat(self._open)
+        size = found.st_size
+        if size == self._size and found.st_mtime_ns != self._changed:
+            self._compare(found.st_mtime_ns)
         data = os.pread(self._open, length, start) if size == self._size else b""
         if len(data) != length:
             raise FileChanged.about(
@@ -183,6 +189,21 @@ class SampleFile:
                 "put it back as it was",
             )
         return data
+
+    def _compare(self, changed: int) -> None:
+        """Raises FileChanged unless a file that was written to again holds what it held."""
+        assert self._open is not None
+        with open(os.dup(self._open), "rb") as stream:
+            stream.seek(0)
+            now = hashlib.file_digest(stream, "sha256").hexdigest()
+        if now != self.sha256:
+            raise FileChanged.about(
+                f"data {str(self.path)!r}",
+                "what it held when it was opened",
+                "something else of the same length",
+                "put it back as it was",
+            )
+        self._changed = changed
 
     def line(self, number: int) -> int:
         """The line of the file on which a sample begins, from 1."""

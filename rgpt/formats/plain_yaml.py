@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +19,16 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} twice", key.start_mark)
             seen.add(repr(name))
         return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path | str) -> Any:
+    """The value of a YAML file. Raises InputError when it cannot be read, is none or repeats a key."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise InputError.about(f"run {str(path)!r}", "an existing YAML file", said, "check it") from error
+    return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -182,7 +182,7 @@ def base_for(model: str, replaced: Sequence[str]) -> tuple[str, str]:
 def _is_delta_of(folder: Path, parts: Sequence[str]) -> bool:
     if not is_layer(folder) or (folder / ADAPTER_CONFIG).is_file():
         return False
-    names = [name for file in folder.glob("*.safetensors") for name, *_ in _tensors(file)]
+    names = [name for file in folder.glob("*.safetensors") for name, *_ in tensors_in(file)]
     return all(set(name.split(".")) & set(parts) for name in names)
 
 
@@ -237,7 +237,7 @@ def _digested(folder: Path) -> Iterator[bytes]:
         yield _line(value)
     tensors: dict[str, tuple[Path, str, list[int], int, int]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        tensors.update({facts[0]: (file, *facts[1:]) for facts in _tensors(file)})
+        tensors.update({facts[0]: (file, *facts[1:]) for facts in tensors_in(file)})
     if not tensors:
         raise InputError(f"{str(folder)!r} has no weights as safetensors: copy it again.")
     for name, (file, kind, shape, start, end) in sorted(tensors.items()):
@@ -270,7 +270,7 @@ def _line(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode() + b"\n"
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, str, list[int], int, int]]:
+def tensors_in(file: Path) -> Iterator[tuple[str, str, list[int], int, int]]:
     """(name, type, shape, first byte, byte after the last) of every tensor of a safetensors file."""
     with open(file, "rb") as stream:
         length = int.from_bytes(_exactly(stream, 8, file), "little")

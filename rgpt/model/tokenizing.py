@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -97,14 +98,17 @@ class Tokenizing:
             if not isinstance(template, str):
                 raise InputError("this processor has no chat template: give one, e.g. chat_template='plain'.")
         # transformers cannot track spans in a message that it cuts; a prompt to continue has no labels.
-        prompts, spans = render_jinja_template(
-            conversations=[messages],
-            chat_template=chat_template(template),
-            return_assistant_tokens_mask=not continue_final,
-            continue_final_message=continue_final,
-            add_generation_prompt=generation_prompt,
-            **self.tokenizer.special_tokens_map,
-        )
+        try:
+            prompts, spans = render_jinja_template(
+                conversations=[messages],
+                chat_template=chat_template(template),
+                return_assistant_tokens_mask=not continue_final,
+                continue_final_message=continue_final,
+                add_generation_prompt=generation_prompt,
+                **self.tokenizer.special_tokens_map,
+            )
+        except TemplateError as error:
+            raise InputError(f"the chat template cannot be written out ({error}): repair it.") from error
         return prompts[0], list(spans[0]) if spans else []
 
     def _tokenize(

@@ -21,6 +21,7 @@ from rgpt.model.about import write_about
 from rgpt.model.bases import ADAPTER_CONFIG, BASE_FILE, is_layer, read_json
 from rgpt.model.loading import open_config
 from rgpt.train.arguments import Lora
+from rgpt.train.endings import not_finite
 from rgpt.train.stages import PARTS, STAGES
 
 
@@ -101,6 +102,13 @@ def merge_adapter(adapter: Path, out: Path, base: str | None = None, dtype: str 
     stored = open_config(base or adapter).dtype if dtype == "auto" else getattr(torch, dtype)
     merged, processor = load(adapter, device="cpu", dtype=torch.float32, base=base)
     merged = merged.to(stored or torch.float32)
+    if (name := not_finite(merged.named_parameters())) is not None:
+        raise InputError.about(
+            f"the merged {name} in {stored or torch.float32}",
+            "finite numbers",
+            "NaN or infinity",
+            "look at the adapter and its base; float16 ends at 65,504",
+        )
     with whole_folder(out) as partial:
         merged.save_pretrained(partial)
         write_about(partial, merged.about)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ from typing import Any
 import yaml
 
 from rgpt.errors import InputError
-from rgpt.formats.plain_yaml import parse_yaml
+from rgpt.formats.plain_yaml import parse_yaml, read_yaml
 
 METHODS = ("full", "lora", "qlora")
+MOST = 10**9
+"""Of whatever is counted: beyond it a number is a slip, and libraries overflow."""
 CHOICES = {
     "stage": ("align", "tune"),
     "objective": ("answers", "names"),
@@ -30,6 +33,7 @@ CHOICES = {
     "region_form": ("given", "box", "mixed"),
     "on_bad_sample": ("stop", "skip"),
     "on_nonfinite": ("stop", "skip"),
+    "keep_best": (None, "loss", "accuracy"),
 }
 
 
@@ -45,7 +49,9 @@ class DataFile:
 
 @dataclass
 class HeldOut:
-    """Samples that training never sees: their loss and a few answers every `every` steps."""
+    """Samples that training never sees: every `every` steps the loss of the first `samples`, `answers` shown
+    answers, and with `accuracy` the share of right ones among all turns of those samples that have a right
+    answer: yes or no, `Region [n]`, a count, a name (`rgpt.answers`)."""
 
     path: str
     kind: str | None = None
@@ -53,6 +59,7 @@ class HeldOut:
     every: int = 200
     samples: int = 64
     answers: int = 4
+    accuracy: bool = False
 
 
 @dataclass
@@ -82,8 +89,10 @@ class Run:
     features: a folder of `rgpt cache-features`, in place of running the tower.
     deepspeed: a JSON of scripts/deepspeed; null trains without it.
     save_every, save_minutes: a checkpoint every so many steps, and also when the last one is so old.
-    keep_best: the result is that of the step with the least held-out loss, kept in `best/` meanwhile.
-    early_stop: end after so many looks at the held-out samples in a row without a smaller loss.
+    keep_best: `loss` (or true) or `accuracy`: the result is that of the step with the least held-out loss or
+        the greatest held-out accuracy, kept in `best/` meanwhile; null (or false): of the last step.
+    early_stop: end after so many looks at the held-out samples in a row without a better one, by what
+        `keep_best` names, else by the loss.
     leave_seconds: what SIGTERM or Ctrl-C gives a run to save a checkpoint in (Slurm and Kubernetes kill after
         30 seconds).
     peak_tflops: of one device, for the share of it that is used (MFU); known GPUs need none.
@@ -127,7 +136,7 @@ class Run:
     log_every: int = 10
     save_every: int = 500
     save_minutes: float | None = None
-    keep_best: bool = False
+    keep_best: str | None = None
     early_stop: int | None = None
     leave_seconds: float = 25.0
     keep: int = 2
@@ -162,12 +171,7 @@ def read_run(path: Path | str, overrides: Sequence[str] = ()) -> Run:
 
     Raises InputError for anything unknown, missing, mistyped or out of range.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError.about(f"run {str(path)!r}", "an existing YAML file", "none")
-    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(values, dict):
-        raise InputError.about(f"run {str(path)!r}", "key: value lines", type(values).__name__, "see a run")
+    values = _settings(Path(path))
     given: set[str] = set()
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -182,10 +186,12 @@ def read_run(path: Path | str, overrides: Sequence[str] = ()) -> Run:
 
 def run_from(values: Mapping[str, Any], where: str = "run") -> Run:
     """A checked `Run` of plain values. Raises InputError."""
+    if isinstance(values.get("keep_best"), bool):
+        values = {**values, "keep_best": "loss" if values["keep_best"] else None}
     run = _build(Run, values, where)
     for name, choices in CHOICES.items():
         if getattr(run, name) not in choices:
-            _refuse(name, f"one of {', '.join(choices)}", getattr(run, name), where)
+            _refuse(name, f"one of {', '.join(map(str, choices))}", getattr(run, name), where)
     for name in (
         "batch_size",
         "micro_batch_size",
@@ -198,8 +204,8 @@ def run_from(values: Mapping[str, Any], where: str = "run") -> Run:
         "early_stop",
     ):
         value = getattr(run, name)
-        if value is not None and value < 1:
-            _refuse(name, "at least 1", value, where)
+        if value is not None and not 1 <= value <= MOST:
+            _refuse(name, f"at least 1 and at most {MOST:,}", value, where)
     for name in (
         "epochs",
         "lr",
@@ -214,24 +220,33 @@ def run_from(values: Mapping[str, Any], where: str = "run") -> Run:
             _refuse(name, "a number above 0", value, where)
     if not 0 <= run.warmup < 1:
         _refuse("warmup", "a share of the steps from 0 to below 1", run.warmup, where)
-    if run.weight_decay < 0 or run.workers < 0 or run.seed < 0:
-        _refuse("weight_decay, workers and seed", "nothing below 0", "a negative number", where)
+    for name, most in (("weight_decay", None), ("workers", 1024), ("seed", 2**32 - 1)):
+        value = getattr(run, name)
+        if value < 0 or (most is not None and value > most):
+            _refuse(name, "nothing below 0" + (f" or above {most:,}" if most else ""), value, where)
+    if run.leave_seconds > threading.TIMEOUT_MAX:
+        _refuse("leave_seconds", f"at most {threading.TIMEOUT_MAX:.0f}", run.leave_seconds, where)
     for number, item in enumerate(run.data):
-        if item.weight <= 0:
-            _refuse(f"data.{number}.weight", "a number above 0", item.weight, where)
+        if not 0 < item.weight <= MOST:
+            _refuse(f"data.{number}.weight", f"a number above 0, at most {MOST:,}", item.weight, where)
     if run.held_out is not None:
         for name, least in (("every", 1), ("samples", 1), ("answers", 0)):
-            if getattr(run.held_out, name) < least:
-                _refuse(f"held_out.{name}", f"at least {least}", getattr(run.held_out, name), where)
+            if not least <= getattr(run.held_out, name) <= MOST:
+                _refuse(f"held_out.{name}", f"{least} to {MOST:,}", getattr(run.held_out, name), where)
     for name in ("rank", "alpha"):
-        if getattr(run.lora, name) < 1:
-            _refuse(f"lora.{name}", "at least 1", getattr(run.lora, name), where)
+        if not 1 <= getattr(run.lora, name) <= MOST:
+            _refuse(f"lora.{name}", f"at least 1 and at most {MOST:,}", getattr(run.lora, name), where)
     if not 0 <= run.lora.dropout < 1:
         _refuse("lora.dropout", "a share from 0 to below 1", run.lora.dropout, where)
     if not run.data:
         _refuse("data", "at least one file", "none", where)
     if run.held_out is None and (run.keep_best or run.early_stop):
-        _refuse("keep_best and early_stop", "held_out, whose loss they go by", "none", where)
+        _refuse("keep_best and early_stop", "held_out, whose loss or accuracy they go by", "none", where)
+    accuracy = run.held_out is not None and run.held_out.accuracy
+    if run.keep_best == "accuracy" and not accuracy:
+        _refuse("keep_best", "loss, or held_out with accuracy: true", run.keep_best, where)
+    if accuracy and run.objective == "names":
+        _refuse("held_out.accuracy", "false with objective names, which generates nothing", "true", where)
     if run.objective == "names" and run.stage != "align":
         _refuse("objective", "answers in stage tune: names trains no language model", run.objective, where)
     if run.method != "full" and run.stage == "align":
@@ -299,7 +314,7 @@ def _check_base(run: Run) -> None:
 def stage_of(model: str) -> str | None:
     """The stage whose run wrote this folder, from the run.yaml beside the weights."""
     path = Path(model) / "run.yaml"
-    values = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    values = read_yaml(path) if path.is_file() else None
     return values.get("stage") if isinstance(values, dict) else None
 
 
@@ -308,7 +323,7 @@ def refuse_other_run(run: Run, saved: Path) -> None:
     # A setting younger than the run had its default.
     no_default = dataclasses.MISSING
     before = {item.name: item.default for item in dataclasses.fields(Run) if item.default is not no_default}
-    before |= parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
+    before |= _settings(saved)
     now = dataclasses.asdict(run)
     free = FREE_ON_RESUME - (
         {"micro_batch_size"} if run.objective == "names" else set()
@@ -326,6 +341,13 @@ def refuse_other_run(run: Run, saved: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- plain values
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise InputError.about(f"run {str(path)!r}", "key: value lines", type(values).__name__, "see a run")
+    return values
 
 
 def _put(values: Any, key: str, value: Any) -> None:

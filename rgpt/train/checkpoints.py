@@ -67,7 +67,7 @@ def newest(folder: Path, processes: int) -> Path | None:
         if facts.get("sharded") and facts.get("processes") != processes:
             raise InputError.about(
                 f"--resume from {path}",
-                f"{facts.get('processes')} processes, which wrote its shards",
+                f"{facts.get('processes')} processes, as wrote it",
                 str(processes),
                 "start as many",
             )
@@ -92,6 +92,8 @@ def _fault(path: Path, hashes: bool) -> str | None:
     """What is wrong with a checkpoint; None for nothing."""
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        if not files:
+            return f"{MANIFEST} lists no file"
         for name, facts in files.items():
             facts = {"size": facts} if isinstance(facts, int) else facts  # before there were hashes
             if (path / name).stat().st_size != facts["size"]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ WRITING = (
     "unexpected pos",
 )
 """How libraries say that a write failed which only have words for it."""
+FILES = ("Too many open files", "received 0 items of ancdata")
 LOST = ("Connection closed by peer", "Connection reset by peer", "Socket closed")
 
 
@@ -46,22 +48,35 @@ def last_checkpoint(out: Path) -> str:
 @contextlib.contextmanager
 def one_sentence(out: Path) -> Iterator[None]:
     """Faults of the machine, and what the run stands at, as an InputError; others pass through."""
+    threading.excepthook, before = _of_a_thread, threading.excepthook
     try:
         yield
     except InputError:
         raise
     except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
         said = _cause(error)
+        if said is None and isinstance(error, OSError) and not out.is_dir():
+            raise InputError(f"{out} is no longer there: somebody has removed it under the run.") from error
         if said is None:
             raise
         raise InputError(f"{said}; {last_checkpoint(out)}") from error
+    finally:
+        threading.excepthook = before
+
+
+def _of_a_thread(facts: Any) -> None:
+    """TensorBoard writes in a thread: what keeps it from writing ends the run, too, and is said there."""
+    if _cause(facts.exc_value) is None:
+        threading.__excepthook__(facts)
 
 
 def _cause(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if getattr(error, "errno", None) in FULL or any(words in text for words in WRITING):
         return f"{text[:160]}: the run could not write; make room on the disk"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if getattr(error, "errno", None) == errno.EMFILE or any(words in text for words in FILES):
+        return "too many files are open: raise the limit (ulimit -n 65536), or set workers lower"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return "out of memory: lower micro_batch_size, which changes neither batch nor loss"
     if "DataLoader worker" in text:
         return f"{text[:120]}: a data worker has died, mostly for want of memory; set workers lower"
@@ -89,6 +104,14 @@ def gathered(items: list[Any]) -> list[Any]:
     lists: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(lists, items)
     return [item for own in lists for item in own]
+
+
+def refuse_ranks_that_differ(own: Mapping[str, Any]) -> None:
+    """Raises Ended, on all ranks, when they were given different things: machines have their own disks."""
+    first, *others = gathered([dict(own)])
+    for rank, other in enumerate(others, start=1):
+        if differing := [name for name in first if first[name] != other.get(name)]:
+            raise Ended(f"rank {rank} has another {', '.join(differing)} than rank 0: copy rank 0's there.")
 
 
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -26,18 +26,51 @@ TF32 = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 """They make float32 products on a GPU keep 10 bits."""
 
 
+def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """(rank, processes) as the launcher says; (0, 1) without one. Raises InputError for half of one."""
+    ours = ("RANK", "WORLD_SIZE")
+    said = {name: environment.get(name, "").strip() for name in (*ours, "MASTER_ADDR", "MASTER_PORT")}
+    wrong = [name for name in ours if said[name] and not said[name].isdecimal()]
+    rank, processes = (0, 1) if wrong else (int(said["RANK"] or 0), int(said["WORLD_SIZE"] or 1))
+    if processes > 1:
+        wrong += [name for name, value in said.items() if not value]
+    if wrong or not rank < processes:
+        raise InputError.about(
+            f"{', '.join(dict.fromkeys(wrong)) or 'RANK'} in the environment",
+            "what a launcher sets",
+            ", ".join(f"{name}={value}" for name, value in said.items() if value) or "nothing",
+            "unset RANK and WORLD_SIZE, or start with torchrun",
+        )
+    return rank, processes
+
+
 def check_environment(run: Run, processes: int = 1, environment: Mapping[str, str] = os.environ) -> None:
     """Raises InputError for a variable that says another thing than the run does."""
-    allowed = {
-        "ACCELERATE_MIXED_PRECISION": {"bf16"} if run.precision == "bf16" else {"fp32"},
-        "ACCELERATE_USE_DEEPSPEED": {"true", "1"} if run.deepspeed else set(),
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": {str(run.accumulation(processes))},
-    }
+    refuse_contradictions(
+        environment,
+        run.precision == "fp32",
+        {
+            "ACCELERATE_MIXED_PRECISION": {"bf16"} if run.precision == "bf16" else {"fp32"},
+            "ACCELERATE_USE_DEEPSPEED": {"true", "1"} if run.deepspeed else set(),
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": {str(run.accumulation(processes))},
+        },
+    )
+
+
+def refuse_contradictions(
+    environment: Mapping[str, str], exact: bool, allowed: Mapping[str, set[str]]
+) -> None:
+    """Raises InputError for a variable with another value than those allowed.
+
+    Args:
+        exact: products are in float32.
+        allowed: by name; none of what is not named.
+    """
     for name, value in sorted(environment.items()):
         given = value.strip().lower()
         if given in OFF or name in HARMLESS:
             continue
-        if name.startswith(PREFIXES) or (name in TF32 and run.precision == "fp32"):
+        if name.startswith(PREFIXES) or (name in TF32 and exact):
             wanted = allowed.get(name, set())
             if given not in wanted:
                 raise InputError.about(
@@ -84,6 +117,11 @@ def deepspeed_config(run: Run, processes: int) -> dict[str, Any] | None:
                 f"{path} in {run.deepspeed}", f"auto, or {value} as in the run", repr(place[key]), "change it"
             )
         place[key] = value
+    zero = config.get("zero_optimization")
+    if not isinstance(zero, dict) or zero.get("stage") not in (0, 1, 2, 3):
+        raise InputError.about(
+            f"zero_optimization.stage in {run.deepspeed}", "0 to 3", repr(zero), "see scripts/deepspeed"
+        )
     # A step whose gradients are not finite must be left out, not taken.
     config["bf16"]["check_grad_overflow"] = True
     return config

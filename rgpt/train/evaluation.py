@@ -1,4 +1,4 @@
-"""Held-out loss and a few answers, during training.
+"""Held-out loss, answers, and how many of them are right, during training.
 
 Every rank runs the same few samples: the figure does not depend on the number of ranks, and under ZeRO-3,
 where each layer is gathered by all of them, none can wait for another.
@@ -7,16 +7,17 @@ where each layer is gathered by all of them, none can wait for another.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from rgpt.answers import KINDS, is_right, kind_of
 from rgpt.data.collator import Collator, model_inputs
 from rgpt.data.dataset import BadSample, TrainingSet, messages_of
 from rgpt.data.mixture import Draw
-from rgpt.data.schema import Sample
 from rgpt.errors import InputError
 from rgpt.regions import open_image
 
@@ -54,34 +55,100 @@ def _answer_loss(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, int]:
     return model(**inputs, num_items_in_batch=1).loss, int((inputs["shift_labels"] != -100).sum())
 
 
+class Question(NamedTuple):
+    """One turn of a held-out sample, asked after the true turns before it.
+
+    Attributes:
+        kind: how an answer is scored, one of `rgpt.answers.KINDS`; None: it is only shown.
+    """
+
+    row: int
+    turn: int = 0
+    kind: str | None = None
+
+
+def scored_questions(rows: TrainingSet, numbers: Sequence[int]) -> tuple[list[Question], int]:
+    """The turns of these samples that have a right answer, and how many have none."""
+    turns = [
+        Question(row, number, kind_of(turn.question, turn.answer))
+        for row in numbers
+        for number, turn in enumerate(rows.files[0][row].turns)
+    ]
+    scored = [question for question in turns if question.kind is not None]
+    return scored, len(turns) - len(scored)
+
+
 @torch.no_grad()
 def answers(
-    model: Any, rows: TrainingSet, samples: Sequence[Sample], max_new_tokens: int = 48
-) -> list[dict[str, str]]:
-    """The first question of each sample: question, true answer, the model's greedy answer.
+    model: Any,
+    rows: TrainingSet,
+    questions: Sequence[Question],
+    max_new_tokens: int = 48,
+    stop: Callable[[], bool] = lambda: False,
+    progress: bool = False,
+) -> list[dict[str, Any]] | None:
+    """The model's greedy answers: question, truth, answer, and kind and right of those that are scored; None
+    when `stop`, which is asked before each, says so.
 
     Through `generate`, not `ChatSession`: weights that ZeRO-3 gathers in the session's inference mode cannot
     be trained on afterwards.
     """
     device = next(model.parameters()).device
-    result = []
-    for sample in samples:
+    tokenizer, result = rows.processor.tokenizer, list[dict[str, Any]]()
+    bar = tqdm(questions, "held-out answers", leave=False, mininterval=2, delay=2, disable=not progress)
+    for row, turn, kind in bar:
+        if stop():
+            return None
+        sample = rows.files[0][row]
         picture = None if sample.image is None else open_image(sample.image)
         batch = rows.processor.encode_chat(
-            messages_of(sample)[:1],
+            messages_of(sample)[: 2 * turn + 1],
             rows.chat_template,
             images=None if picture is None else [picture],
             regions=list(sample.regions) or None,
             add_generation_prompt=True,
         )
+        question, truth = sample.turns[turn]
         inputs = {key: value.to(device) for key, value in batch.items()}
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        words = rows.processor.tokenizer.decode(
-            ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        question, truth = sample.turns[0]
-        result.append({"question": question, "truth": truth, "answer": words.strip()})
+        # What is cut here is longer than the truth by several tokens, and so cannot pass for it.
+        most = max_new_tokens if kind is None else len(tokenizer(truth)["input_ids"]) + 8
+        ids = model.generate(**inputs, max_new_tokens=most, do_sample=False)
+        answer = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        facts = {} if kind is None else {"kind": kind, "right": is_right(kind, truth, answer)}
+        result.append({"question": question, "truth": truth, "answer": answer, **facts})
     return result
+
+
+def accuracies(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of right answers, and that of each kind there is."""
+    scored = [row for row in table if "kind" in row]
+    groups = {"": scored, **{f"_{kind}": [r for r in scored if r["kind"] == kind] for kind in KINDS}}
+    return {
+        f"held_out_accuracy{name}": sum(row["right"] for row in own) / len(own)
+        for name, own in groups.items()
+        if own
+    }
+
+
+class Best(NamedTuple):
+    """The best look at the held-out samples so far: `by` loss or accuracy, of equal accuracies that with the
+    smaller loss."""
+
+    by: str
+    step: int
+    loss: float
+    accuracy: float | None = None
+
+    def better_than(self, other: Best | None) -> bool:
+        return other is None or self._rank() > other._rank()
+
+    def _rank(self) -> tuple[float, float]:
+        return (self.accuracy or 0.0 if self.by == "accuracy" else 0.0, -self.loss)
+
+    def __str__(self) -> str:
+        if self.by == "accuracy":
+            return f"accuracy was the greatest, {self.accuracy:.3f}"
+        return f"loss was the least, {self.loss:.4f}"
 
 
 def spread(count: int, wanted: int, seed: int) -> list[int]:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from rgpt.errors import InputError
 from rgpt.files import LEFT_OVER, file_sha256, sha256, sole_writer, whole_file, write_text
 from rgpt.formats.jsonl import BrokenLine, parse_line
+from rgpt.model.bases import read_json, tensors_in
 from rgpt.regions import open_image
 
 FORM = 2
@@ -174,7 +175,7 @@ def _stamp(found: os.stat_result) -> list[int]:
 
 
 class FeatureCache:
-    """Features by picture, also while they are being written; files are mapped, not read into memory.
+    """Features by picture, also while they are being written; of the files only the rows asked for are read.
 
     Attributes:
         rows: content of a picture -> (shard, row, width, height).
@@ -190,7 +191,7 @@ class FeatureCache:
                 "one of an older form" if _older(folder) else "none",
                 "run rgpt cache-features into a new folder",
             )
-        self.fingerprint: str = json.loads((folder / HEADER).read_text(encoding="utf-8"))["fingerprint"]
+        self.fingerprint: str = read_json(folder / HEADER).get("fingerprint", "")
         self.rows: dict[str, tuple[str, int, int, int]] = {}
         self.paths: dict[str, list[Any]] = {}
         self._shards: set[str] = set()
@@ -256,7 +257,7 @@ class FeatureCache:
                 "run rgpt cache-features again",
             )
         name, row, width, height = self.rows[content]
-        return _open_shard(str(self.folder / name))[row], (width, height)
+        return _shard(self.folder / name).row(row), (width, height)
 
     def _content(self, path: str | Path) -> str | None:
         """The digest of what lies at `path` now, read only if that may have changed; of a file that is not
@@ -274,6 +275,33 @@ class FeatureCache:
         return None if known is None else known[-1]
 
 
-@lru_cache(maxsize=64)
-def _open_shard(path: str) -> Any:
-    return safe_open(path, framework="pt").get_slice("features")
+class _Shard:
+    """The features of one file, read by position: a mapped file that is cut short would end the process."""
+
+    def __init__(self, path: Path) -> None:
+        (facts,) = [facts for facts in tensors_in(path) if facts[0] == "features"]
+        _, kind, self.shape, self.start, self.end = facts
+        assert kind == "BF16"
+        self.path, self.opened = path, os.open(path, os.O_RDONLY)
+        self.stamp = _stamp(os.fstat(self.opened))[:2]
+
+    def __del__(self) -> None:
+        if "opened" in self.__dict__:
+            os.close(self.opened)
+
+    def row(self, number: int) -> Tensor:
+        """`[C, h, w]` bf16. Raises InputError when the file has been written to since."""
+        length = (self.end - self.start) // self.shape[0]
+        data = os.pread(self.opened, length, self.start + number * length)
+        now = _stamp(os.fstat(self.opened))[:2]
+        if now != self.stamp or len(data) != length:
+            raise InputError.about(
+                f"features {str(self.path)!r}",
+                f"the {self.stamp[0]:,} bytes that it had when it was opened",
+                f"{now[0]:,}, written since",
+                "delete it and run rgpt cache-features again",
+            )
+        return torch.frombuffer(bytearray(data), dtype=torch.bfloat16).reshape(self.shape[1:])
+
+
+_shard = lru_cache(maxsize=64)(_Shard)

@@ -16,7 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
+"""SIGHUP: a terminal was closed (`nohup` ignores it, and so do we then); SIGUSR1 and SIGUSR2: what
+`sbatch --signal` and submitit send ahead of time."""
 AGAIN = 3.0
 """Seconds before a second signal means "at once": a launcher passes on the Ctrl-C that all have had."""
 
@@ -52,7 +58,11 @@ class Leaving:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        before = {
+            number: signal.signal(number, self._hear)
+            for number in SIGNALS
+            if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN
+        }
         try:
             yield
         finally:
@@ -106,13 +116,16 @@ def command_to_continue() -> str:
     """The command line that goes on with the run that this process was started for."""
     words = [word for word in sys.argv[1:] if word != "--resume"]
     processes = os.environ.get("WORLD_SIZE", "1")
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    recognizers = "rgpt.train.recognizers"
+    module = recognizers if spec and spec.name.startswith(recognizers) else "rgpt.train.run"
     if "--stage" in words:  # a script's
         at = words.index("--stage")
         script = "scripts/pretrain.sh" if words[at + 1 : at + 2] == ["align"] else "scripts/finetune.sh"
         start = ["bash", script]
         del words[at : at + 2]
     elif "TORCHELASTIC_RUN_ID" in os.environ:
-        start = ["torchrun", "--nproc_per_node", processes, "-m", "rgpt.train.run"]
+        start = ["torchrun", "--nproc_per_node", processes, "-m", module]
     else:
-        start = [Path(sys.executable).name, "-m", "rgpt.train.run"]
+        start = [Path(sys.executable).name, "-m", module]
     return shlex.join([*start, *words, "--resume"])

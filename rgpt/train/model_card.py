@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rgpt.train.arguments import Run
+
+if TYPE_CHECKING:
+    from rgpt.train.evaluation import Best
 
 POINTS = 10
 """Rows of the loss table, spread over the run."""
@@ -16,7 +19,7 @@ def model_card(
     inputs: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     about_samples: str,
-    best: tuple[float, int] | None = None,
+    best: Best | None = None,
 ) -> str:
     """Markdown.
 
@@ -24,7 +27,7 @@ def model_card(
         inputs: by name, what `rgpt.train.inputs.inputs_of` found.
         rows: of log.jsonl.
         about_samples: how many were skipped and cut, in words.
-        best: least held-out loss, and its step.
+        best: the best look at the held-out samples.
     """
     lines = [
         f"# A RegionGPT, stage {run.stage}",
@@ -38,18 +41,27 @@ def model_card(
     for name, facts in inputs.items():
         size = f"{facts['size']:,}" if "size" in facts else ""
         lines.append(f"| {name} | {size} | `{facts['sha256'][:16]}…` |")
-    lines += ["", f"{about_samples}.", "", "| step | loss | held-out loss |", "|---|---|---|"]
-    held_out = {row["step"]: row["held_out_loss"] for row in rows if "held_out_loss" in row}
-    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
-    steps = sorted(losses)
-    chosen = {*steps[:: max(1, len(steps) // POINTS)], *steps[-1:], *held_out}
+    lines += ["", f"{about_samples}.", ""]
+    keys = {"loss": "loss", "held_out_loss": "held-out loss"}
+    if run.held_out is not None and run.held_out.accuracy:
+        keys["held_out_accuracy"] = "held-out accuracy"
+    lines += [f"| step | {' | '.join(keys.values())} |", f"|---|{'---|' * len(keys)}"]
+    curves = {key: {row["step"]: row[key] for row in rows if key in row} for key in keys}
+    steps = sorted(curves["loss"])
+    chosen = {*steps[:: max(1, len(steps) // POINTS)], *steps[-1:], *curves["held_out_loss"]}
     for step in sorted(chosen):
-        cells = [f"{each[step]:.4f}" if step in each else "" for each in (losses, held_out)]
-        lines.append(f"| {step} | {cells[0]} | {cells[1]} |")
+        cells = [f"{curve[step]:.4f}" if step in curve else "" for curve in curves.values()]
+        lines.append(f"| {step} | {' | '.join(cells)} |")
     if best is not None and run.keep_best:
-        lines += ["", f"These are the weights of step {best[1]}, whose held-out loss was the least."]
+        lines += ["", f"These are the weights of step {best.step}, whose held-out {best}."]
     passed_over = sum("nonfinite" in row for row in rows)
     if passed_over:
         lines += ["", f"{passed_over} steps were passed over because loss or gradient was not finite."]
-    lines += ["", "Losses are nats a learned token. No task was scored here: `python -m eval.run` does that."]
+    lines += [
+        "",
+        "Losses are nats a learned token; accuracy is the share of right greedy answers among those",
+    ]
+    lines[-1] += (
+        " that have one (yes or no, a region, a count, a name). `python -m eval.run` scores whole tasks."
+    )
     return "\n".join(lines) + "\n"

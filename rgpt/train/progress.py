@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from rgpt.train import record
 
-SHOWN = ("loss", "held_out_loss", "tokens_per_second", "mfu")
+SHOWN = ("loss", "held_out_loss", "held_out_accuracy", "tokens_per_second", "mfu")
 
 
 class Record(TrainerCallback):

@@ -42,11 +42,15 @@ def _git(root: Path, *words: str) -> str | None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL log; a last line that a kill cut short is left out."""
+    """Rows of a JSONL log, up to the first line that is none, as one is that a kill cut short."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
         with suppress(BrokenLine):
-            rows.extend(parse_line(line) for _, line in numbered_lines(path))
+            for _, line in numbered_lines(path):
+                row = parse_line(line)
+                if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
+                    break
+                rows.append(row)
     return rows
 
 
@@ -65,7 +69,8 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """The loss by step, training and held out, as a PNG; lines where a step was passed over."""
+    """The loss by step, training and held out, and held-out accuracy, as a PNG; lines where a step was passed
+    over."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -81,8 +86,13 @@ def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         axes.axvline(row["step"], color="red", lw=0.8, ls=":", label=label)
     axes.set(title=title, xlabel="step", ylabel="loss a token (nats)")
     axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
+    lines = list(axes.get_lines())
+    if right := [(row["step"], row["held_out_accuracy"]) for row in rows if "held_out_accuracy" in row]:
+        share = axes.twinx()
+        share.set(ylim=(0, 1), ylabel="right answers")
+        lines += share.plot(*zip(*right, strict=True), label="held-out accuracy", marker="o", ms=3, c="C2")
+    if lines:
+        axes.legend(handles=[line for line in lines if not str(line.get_label()).startswith("_")])
     figure.tight_layout()
     with whole_file(path) as partial:
         figure.savefig(partial)

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rgpt.errors import InputError
-from rgpt.files import LEFT_OVER, check_writable, sole_writer, write_json, write_text
+from rgpt.files import LEFT_OVER, sole_writer, write_json, write_text
 from rgpt.train import checkpoints, record
-from rgpt.train.arguments import DataFile, HeldOut, Run, check_files, read_run, refuse_other_run
-from rgpt.train.environment import check_environment, deepspeed_config
+from rgpt.train.arguments import MOST, DataFile, HeldOut, Run, check_files, read_run, refuse_other_run
+from rgpt.train.environment import check_environment, deepspeed_config, launched
 from rgpt.train.inputs import FILE as INPUTS
+from rgpt.train.inputs import PROVENANCE, check_out
 from rgpt.train.leaving import Left, command_to_continue, leaving
 from rgpt.train.model_card import model_card
 
@@ -47,7 +48,7 @@ def train(run: Run, resume: bool = False, accept_changed_data: bool = False) -> 
         InputError: before any training, for whatever cannot work; later, for whatever ends it.
         Left: it was asked to leave, and has saved a checkpoint.
     """
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, processes = launched()
     check_run(run, processes)
     result = Path(run.out) / ("adapter" if run.method != "full" else "delta" if run.delta else "model")
     if rank == 0:  # it alone looks and writes: another rank could take what it writes for an older run
@@ -58,7 +59,23 @@ def train(run: Run, resume: bool = False, accept_changed_data: bool = False) -> 
         held.enter_context(one_sentence(Path(run.out)))
         if not resume or not result.is_dir():
             train_to(run, result, Continuation(resume, accept_changed_data), rank, processes, held)
+        elif rank == 0:
+            check_finished(run, result)
     return result
+
+
+def check_finished(run: Run, result: Path) -> None:
+    """Raises InputError when a finished run was made from something else than its files hold now."""
+    from rgpt.train.inputs import changes, inputs_of, read_inputs
+
+    if found := changes(read_inputs(result) or {}, inputs_of(run)):
+        raise InputError.about(
+            f"--resume of {run.out}, which is finished",
+            "what it was made from",
+            f"changed: {', '.join(found)}",
+            "name another out for a new run",
+        )
+    print(f"--resume: the run in {run.out} is finished; nothing was left to do", flush=True)
 
 
 def train_to(
@@ -69,7 +86,7 @@ def train_to(
 
     from rgpt.data.collator import Collator
     from rgpt.data.mixture import MicroBatches, Mixture
-    from rgpt.train.endings import gathered, last_checkpoint
+    from rgpt.train.endings import gathered, last_checkpoint, refuse_ranks_that_differ
     from rgpt.train.progress import Record
     from rgpt.train.trainer import RegionTrainer, summary
 
@@ -85,7 +102,9 @@ def train_to(
     model, tower, processor = open_model(run)
     rows, held_out = training_set(run, files, held_out_file, processor, model, tower)
     mixture = mix(run, files, processor.image_tokens)
-    steps = run.max_steps or math.ceil(run.epochs * mixture.batches_per_epoch)
+    steps = run.max_steps or math.ceil(min(run.epochs * mixture.batches_per_epoch, MOST + 1))
+    if steps > MOST:
+        raise InputError.about("epochs", f"at most {MOST:,} steps", f"{run.epochs:g} epochs", "lower it")
     batches = MicroBatches(mixture, steps, run.micro_batch_size, rank, processes)
     collator = Collator(processor.tokenizer.pad_token_id or 0, run.packing)
     usable = [] if held_out is None else usable_rows(run, held_out, rank)
@@ -93,8 +112,10 @@ def train_to(
         say(run, mixture, steps, processes, model, tower)
         if held_out_file is not None:
             say_shared(files, held_out_file)
+        say_endless(model, rows)
 
     arguments = hf_arguments(run, steps, processes, batches.accumulation)  # now ranks can speak to each other
+    refuse_ranks_that_differ({"run.yaml": run.to_yaml(), **{str(f.path): f.sha256 for f in files}})
     checkpoint = gathered([checkpoint])[0]
     shown = callbacks(run, out)
     for each in shown:
@@ -117,8 +138,6 @@ def train_to(
 
 # ------------------------------------------------------------------------------------------------ the folder
 
-PROVENANCE = ("run.yaml", "versions.json", INPUTS)
-
 
 class Continuation(NamedTuple):
     """Whether a run is to go on, and whether from other data."""
@@ -138,33 +157,15 @@ def check_folder(run: Run, resume: bool, result: Path | None = None) -> None:
     """Raises InputError when `out` cannot be written, or holds a run that this is not the continuation of, or
     something else."""
     out = Path(run.out)
-    saved = out / "run.yaml"
-    check_writable(out)
-    if saved.is_file():
-        if not resume:
+    if not check_out(out, resume):
+        return
+    refuse_other_run(run, out / "run.yaml")
+    if result is not None and result.exists():
+        if not (result / "run.yaml").is_file():
             raise InputError.about(
-                "out",
-                "a new folder",
-                f"{run.out!r}, which holds a run",
-                "add --resume to continue it, or name another",
+                str(result), "nothing, or what this run wrote", "something else", "move it away"
             )
-        refuse_other_run(run, saved)
-        if result is not None and result.exists():
-            if not (result / "run.yaml").is_file():
-                raise InputError.about(
-                    str(result), "nothing, or what this run wrote", "something else", "move it away"
-                )
-            refuse_other_run(run, result / "run.yaml")
-    elif out.is_dir():
-        # A kill may have left the first of our own files there.
-        other = [path.name for path in out.iterdir() if path.name[0] != "." and path.name not in PROVENANCE]
-        if other:
-            raise InputError.about(
-                "out",
-                "a new folder, or one that holds a run",
-                f"{run.out!r} with {', '.join(sorted(other))[:80]} and no run.yaml",
-                "name another",
-            )
+        refuse_other_run(run, result / "run.yaml")
 
 
 def open_folder(
@@ -174,7 +175,7 @@ def open_folder(
 
     For rank 0 alone. Raises InputError.
     """
-    from rgpt.train.inputs import compare_inputs, inputs_of
+    from rgpt.train.inputs import compare_inputs, inputs_of, record_inputs
 
     out = Path(run.out)
     inputs = inputs_of(run)
@@ -188,7 +189,7 @@ def open_folder(
         if going_on.resume:
             print(f"--resume: {out} holds no run yet; this one begins at its first step", flush=True)
         write_json(out / "versions.json", record.versions())
-        write_json(out / INPUTS, inputs)
+        record_inputs(out, inputs)
         write_text(out / "run.yaml", run.to_yaml())
         (out / "checkpoints").mkdir(exist_ok=True)
         return None
@@ -357,7 +358,7 @@ def hf_arguments(run: Run, steps: int, processes: int, accumulation: int) -> Any
         max_steps=steps,
         learning_rate=run.lr,
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(run.warmup * steps),
+        warmup_steps=min(math.ceil(run.warmup * steps), steps - 1),  # whose first step has the rate 0
         max_grad_norm=run.max_grad_norm,
         bf16=run.precision == "bf16",
         use_cpu=not cuda,
@@ -420,6 +421,28 @@ def say_shared(files: Sequence[SampleFile], held_out: SampleFile) -> None:
         )
 
 
+def say_endless(model: Any, rows: TrainingSet) -> None:
+    """Warn when answers are not taught to end: a chat with the result would go on and on."""
+    from rgpt.data.dataset import BadSample
+    from rgpt.data.mixture import Draw
+    from rgpt.model.conversation import IGNORED
+
+    ends = model.generation_config.eos_token_id
+    ends = rows.processor.tokenizer.eos_token_id if ends is None else ends
+    items = (rows[Draw(0, row)] for row in range(min(len(rows.files[0]), 8)))
+    item = next((item for item in items if not isinstance(item, BadSample) and not item.cut), None)
+    if item is None:
+        return
+    labels = item.labels[item.labels != IGNORED].tolist()
+    listed = ends if isinstance(ends, list) else [ends]
+    if not set(labels) & set(listed):
+        print(
+            "warning: no answer ends with a learned token that ends generation "
+            f"({', '.join(map(str, listed))}): the trained model may not know where to stop; close the "
+            "assistant's turn within {% generation %} of the chat template"
+        )
+
+
 def may_be_photographs(item: DataFile) -> bool:
     """Whether nothing says that the samples' pictures were drawn, as the recipe `shapes` does beside them."""
     try:
@@ -452,24 +475,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stage", choices=("align", "tune"), help="refuse a run of another stage")
     parser.add_argument("--processes", type=int, default=None, help="with --check: how many there will be")
     options = parser.parse_intermixed_args(arguments)
-    processes = options.processes or int(os.environ.get("WORLD_SIZE", 1))
     try:
+        rank, processes = launched()
+        if options.accept_changed_data and not options.resume:
+            raise InputError("--accept-changed-data: expected --resume with it; a new run needs none.")
         run = read_run(options.run, options.overrides)
         if options.stage and run.stage != options.stage:
             raise InputError.about(
                 "stage", options.stage, run.stage, "use pretrain.sh for align, finetune.sh for tune"
             )
         if options.check:
-            check_run(run, processes)
+            check_run(run, options.processes or processes)
             check_folder(run, options.resume)
             return 0
         with leaving.heard(lambda: f"go on with {command_to_continue()}"):
             result = train(run, options.resume, options.accept_changed_data)
     except (InputError, Left) as error:
-        if int(os.environ.get("RANK", 0)) == 0 or not said_by_all(error):
+        if os.environ.get("RANK", "0") == "0" or not said_by_all(error):
             print(f"rgpt.train: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return error.status if isinstance(error, Left) else 2
-    if int(os.environ.get("RANK", 0)) == 0:
+    if rank == 0:
         print(f"the result is in {result}")
     return 0
 

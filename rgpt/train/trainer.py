@@ -40,9 +40,18 @@ from rgpt.model.processing_regiongpt import IGNORED
 from rgpt.train import checkpoints, record
 from rgpt.train.arguments import Run
 from rgpt.train.endings import Ended, gathered, last_checkpoint, not_finite, summed
-from rgpt.train.evaluation import answers, held_out_loss, spread
+from rgpt.train.evaluation import (
+    Best,
+    Question,
+    accuracies,
+    answers,
+    held_out_loss,
+    scored_questions,
+    spread,
+)
 from rgpt.train.groups import parameter_groups
 from rgpt.train.hidden_tower import HiddenTower, tower_state
+from rgpt.train.inputs import digest_of
 from rgpt.train.leaving import Left, leaving, let_the_parent_decide
 from rgpt.train.meter import flops_per_token, peak_flops
 from rgpt.train.name_loss import name_loss
@@ -50,7 +59,8 @@ from rgpt.train.stages import STAGES, part_of
 
 COUNTED = ("samples", "tokens", "pictures", "learned", "cut", *BAD_KINDS)
 COUNTS = "counts.json"
-"""In a checkpoint: what was counted up to it, over all ranks, and the best held-out loss."""
+"""In a checkpoint: what was counted up to it, over all ranks, and the `Best` until then; the same beside the
+best weights, which may be younger."""
 BEST = "best"
 FEW = 1000
 """Samples after which a run that has learned nothing yet is ended."""
@@ -90,8 +100,14 @@ class RegionTrainer(Trainer):
         self.base = base_for(run.model, STAGES["align"].trains) if run.delta or run.method != "full" else None
         self._tokenizer = rows.processor.tokenizer
         self._handled = -1
-        self.best: tuple[float, int] | None = None  # held-out loss, step
+        self.best: Best | None = None
         self._worse = 0  # looks at held-out samples since
+        # Figures of other samples, or of another kind, do not compare.
+        self._held_out_mark = run.held_out and {
+            "by": run.keep_best or "loss",
+            "file": digest_of(run.held_out.path),
+            "samples": run.held_out.samples,
+        }
         self._saved_step, self._saved_at, self._save_due = -1, time.monotonic(), 0.0
         self._staging: str | None = None
         # Counted by this rank since the last sum; by all since the last log; by all in all.
@@ -103,6 +119,7 @@ class RegionTrainer(Trainer):
         self._loss_before = torch.zeros(())
         self._waited, self._since = 0.0, time.perf_counter()
         self._row_tokens = [0, 0]  # tokens of rows, rows: for the average context
+        self._sums_at_first = self._sums()
 
     # ------------------------------------------------------------------------------------------------ data
 
@@ -330,6 +347,21 @@ class RegionTrainer(Trainer):
         self._count()
         self.check_learned(at_end=True)
         self.check_weights()
+        # Adam moves what is 0 by as little as the rate: to be seen it must be seen beside all the rest.
+        seen = 1e-12 * sum(self._sums_at_first)
+        pairs = zip(self._sums(), self._sums_at_first, strict=True)
+        changed = any(abs(now - before) > seen for now, before in pairs)
+        if self.state.global_step and not summed([changed], self.args.device)[0]:
+            raise Ended(
+                f"no weight has changed in {self.state.global_step} steps: lr {self.run.lr:g} is too small "
+                f"for {self.run.precision}, or nothing reaches what is trained; nothing is published."
+            )
+
+    def _sums(self) -> list[float]:
+        """Of every tensor that is trained the sum of its magnitudes; under ZeRO-3 of this rank's part."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        parts = [getattr(parameter, "ds_tensor", parameter).detach() for parameter in trained]
+        return [float(torch.linalg.vector_norm(part, 1, dtype=torch.float64)) for part in parts]
 
     def check_weights(self) -> None:
         """Raises Ended when weights are not finite on any rank."""
@@ -380,7 +412,7 @@ class RegionTrainer(Trainer):
         return speed
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Held-out loss, and answers into answers.jsonl."""
+        """Held-out loss and accuracy, and answers into answers.jsonl; nothing when it is time to leave."""
         settings, rows = self.run.held_out, self.eval_dataset
         if settings is None or rows is None:
             return {}
@@ -395,44 +427,70 @@ class RegionTrainer(Trainer):
                 self.model,
                 rows,
                 self.data_collator,
-                [row for row in self.held_out_rows if row < settings.samples],
+                self.measured_rows(),
                 self.run.micro_batch_size,
                 partial(name_loss, tokenizer=self._tokenizer) if by_name else None,
             )
             # Names are not generated: the language model has not been trained to read these vectors yet.
-            wanted = 0 if by_name else settings.answers
-            chosen = [
-                file[row] for row in spread(len(file), wanted, self.run.seed) if row in self.held_out_rows
-            ]
-            table = answers(self.accelerator.unwrap_model(self.model), rows, chosen)
+            shown = [] if by_name else spread(len(file), settings.answers, self.run.seed)
+            questions = [Question(row) for row in shown if row in self.held_out_rows]
+            count = len(questions)
+            if settings.accuracy:
+                questions += scored_questions(rows, self.measured_rows())[0]
+            table = answers(
+                self.accelerator.unwrap_model(self.model),
+                rows,
+                questions,
+                # On the way out there is no time for hundreds of answers.
+                stop=lambda: summed([leaving.asked > 0], self.args.device)[0] > 0,
+                progress=self.is_world_process_zero(),
+            )
         self.model.train(was_training)
         if not math.isfinite(loss):
             raise Ended(
                 f"step {self.state.global_step}: the held-out loss is not finite; look at {settings.path} "
                 "and at what the model has become."
             )
-        self.log({"held_out_loss": loss})
-        self._weigh(loss)
+        if table is None:
+            return {}
+        figures = {"held_out_loss": loss, **accuracies(table)}
+        self.log(dict(figures))
+        self._weigh(figures)
         if self.is_world_process_zero():
             step = self.state.global_step
             for row in table:
                 record.append(self.folder / "answers.jsonl", {"step": step, **row})
-            if table:
-                print(record.answer_table(table, step), flush=True)
+            if count:
+                print(record.answer_table(table[:count], step), flush=True)
         self._since += time.perf_counter() - began  # training speed is not the evaluation's
-        return {"held_out_loss": loss}
+        return figures
 
-    def _weigh(self, loss: float) -> None:
-        """Whether this is the best step so far, or time to stop; every rank has the same loss."""
-        if self.best is None or loss < self.best[0]:
-            self.best, self._worse = (loss, self.state.global_step), 0
+    def measured_rows(self) -> list[int]:
+        """The held-out samples that loss and accuracy are of."""
+        assert self.run.held_out is not None
+        return [row for row in self.held_out_rows if row < self.run.held_out.samples]
+
+    def _weigh(self, figures: Mapping[str, float]) -> None:
+        """Whether this is the best step so far, or time to stop; every rank has the same figures."""
+        now = Best(
+            self.run.keep_best or "loss",
+            self.state.global_step,
+            figures["held_out_loss"],
+            figures.get("held_out_accuracy"),
+        )
+        if now.better_than(self.best):
+            self.best, self._worse = now, 0
             if self.run.keep_best:
                 self.check_weights()
-                self.save_whole(self.folder / BEST)
+                self.save_whole(self.folder / BEST, self._sign)
             return
         self._worse += 1
         if self.run.early_stop is not None and self._worse >= self.run.early_stop:
             self.control.should_training_stop = self.control.should_save = True
+
+    def _sign(self, folder: Path) -> None:
+        """Note beside the best weights which they are: a run that goes on may be older than they."""
+        write_json(folder / COUNTS, self.best)
 
     def save_whole(self, folder: Path, finish: Callable[[Path], None] = lambda folder: None) -> None:
         """The weights, under their name in one step, in place of what was there; `finish` adds to them."""
@@ -444,7 +502,7 @@ class RegionTrainer(Trainer):
         if folder == best or not (self.run.keep_best and self.best):
             self.save_model(str(partial))
         elif self.is_world_process_zero():
-            shutil.copytree(best, partial)
+            shutil.copytree(best, partial, ignore=shutil.ignore_patterns(COUNTS))
         self._barrier()
         if self.is_world_process_zero():
             finish(partial)
@@ -459,8 +517,14 @@ class RegionTrainer(Trainer):
         with contextlib.suppress(FileNotFoundError):  # of a checkpoint before there was such a file
             kept = json.loads((checkpoint / COUNTS).read_text(encoding="utf-8"))
             self.totals |= kept["totals"]
-            if kept["best"] and (not self.run.keep_best or (self.folder / BEST).is_dir()):
-                self.best, self._worse = (kept["best"][0], kept["best"][1]), kept["worse"]
+            signed = self.folder / BEST / COUNTS
+            weights = not self.run.keep_best or (
+                signed.is_file() and json.loads(signed.read_text(encoding="utf-8")) == kept["best"]
+            )
+            if kept["best"] and kept.get("held_out") == self._held_out_mark and weights:
+                self.best, self._worse = Best(*kept["best"]), kept["worse"]
+            elif kept["best"] and self.is_world_process_zero():
+                print("--resume: what the best step so far was is not comparable, or its weights are gone")
 
     # ------------------------------------------------------------------------------------------------ saving
 
@@ -493,7 +557,12 @@ class RegionTrainer(Trainer):
         self._barrier()
         if self.is_world_process_zero():
             name = f"checkpoint-{step}"
-            kept = {"totals": self.totals, "best": self.best, "worse": self._worse}
+            kept = {
+                "totals": self.totals,
+                "best": self.best,
+                "worse": self._worse,
+                "held_out": self._held_out_mark,
+            }
             write_json(partial / name / COUNTS, kept)
             checkpoints.publish(
                 partial / name,

@@ -60,9 +60,7 @@ def test_a_step_can_be_written_again(tmp_path: Path) -> None:
 def test_shards_belong_to_a_number_of_processes(tmp_path: Path) -> None:
     make(tmp_path, 10, sharded=True, processes=8)
     assert checkpoints.newest(tmp_path, 8) is not None
-    with pytest.raises(
-        InputError, match="expected 8 processes, which wrote its shards, got 2; start as many"
-    ):
+    with pytest.raises(InputError, match="expected 8 processes, as wrote it, got 2; start as many"):
         checkpoints.newest(tmp_path, 2)
 
 
@@ -78,7 +76,9 @@ def test_the_log_forgets_what_will_be_done_again(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_a_picture(tmp_path: Path) -> None:
-    rows = [{"step": n, "loss": 1 / n} for n in range(1, 9)] + [{"step": 8, "held_out_loss": 0.2}]
+    rows = [{"step": n, "loss": 1 / n} for n in range(1, 9)] + [
+        {"step": 8, "held_out_loss": 0.2, "held_out_accuracy": 0.5}
+    ]
     record.draw_curve(rows, tmp_path / "curve.png", "a title")
     record.draw_curve([], tmp_path / "empty.png", "nothing yet")
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"

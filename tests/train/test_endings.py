@@ -321,6 +321,8 @@ def test_a_run_asks_the_environment_itself(little: Little, monkeypatch: pytest.M
         ({"gradient_clipping": 0.5}, "gradient_clipping"),
         ({"train_micro_batch_size_per_gpu": 2}, "train_micro_batch_size_per_gpu"),
         ({"optimizer": {"type": "Adam"}}, "optimizer"),
+        ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage"),
+        ({}, "zero_optimization.stage"),
         ([], "a JSON object"),
     ],
 )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
 from rgpt.files import write_text
-from rgpt.formats.plain_yaml import parse_yaml
+from rgpt.formats.plain_yaml import read_yaml
+from rgpt.train.inputs import digest_of, folder_digest
 
 RECIPES = ("clip", "sam", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector")
 OPTIMIZERS = ("adamw", "sgd")
+FREE_ON_RESUME = {"out", "steps", "log_every", "save_every"}
+"""The rate and the batch of a step follow from the step, so more steps may follow."""
 PRECISIONS = ("no", "bf16", "fp16")
 
 
@@ -64,6 +68,26 @@ class RunConfig:
                 raise InputError.about(
                     name, "a whole number of at least 1", repr(getattr(self, name)), "correct it"
                 )
+        for name, least, most in (
+            ("learning_rate", 0.0, math.inf),
+            ("momentum", 0.0, 1.0),
+            ("weight_decay", 0.0, math.inf),
+            ("decay", 0.0, math.inf),
+            ("warmup", 0, math.inf),
+            ("warmup_from", 0.0, 1.0),
+            ("gradient_clip", 0.0, math.inf),
+            ("seed", 0, 2**32 - 1),
+        ):
+            if not least <= getattr(self, name) <= most:
+                expected = f"{least:g} to {most:g}" if most < math.inf else f"at least {least:g}"
+                raise InputError.about(name, expected, repr(getattr(self, name)), "correct it")
+        if not self.learning_rate:
+            raise InputError.about("learning_rate", "a number above 0", "0", "correct it")
+        if not all(type(step) is int and step >= 0 for step in self.milestones):
+            raise InputError.about("milestones", "steps, counted from 0", repr(self.milestones), "correct it")
+        for name, number in _numbers({"model": self.model, "data": self.data}):
+            if not math.isfinite(number):
+                raise InputError.about(name, "a finite number", repr(number), "correct it")
         if not self.data:
             raise InputError.about("data", "at least one data set", "none", "name one")
 
@@ -80,12 +104,7 @@ def read_config(path: Path | str, **changes: Any) -> RunConfig:
     Raises:
         InputError: not a mapping, an unknown or missing key, a value of another type.
     """
-    try:
-        values = parse_yaml(Path(path).read_text(encoding="utf-8"), f"config {str(path)!r}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError.about(
-            f"config {str(path)!r}", "a YAML file", " ".join(str(error).split())[:160], "check it"
-        ) from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError.about(
             f"config {str(path)!r}", "keys and values", type(values).__name__, "write key: value"
@@ -109,6 +128,53 @@ def read_config(path: Path | str, **changes: Any) -> RunConfig:
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError.about(f"{name} in {str(path)!r}", "a finite number", repr(value), "correct it")
     return RunConfig(**values)
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Fractional numbers anywhere within, by dotted names."""
+    if isinstance(value, float):
+        yield name, value
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield from _numbers(item, f"{name}.{key}" if name else str(key))
+
+
+def inputs_of(config: RunConfig) -> dict[str, Any]:
+    """By name, size and hash of every file, and of every model's folder, that the settings name."""
+    found: dict[str, Any] = {}
+
+    def look(value: Any, name: str) -> None:
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                if key != "cache":  # which grows
+                    look(item, f"{name}.{key}" if name else str(key))
+        elif isinstance(value, str):
+            # `regionspot@FOLDER`, `rpn:FILE`
+            for text in (value, value.partition("@")[2], value.partition(":")[2]):
+                if text and len(text) < 4096 and "\n" not in text:
+                    path = Path(text)
+                    if path.is_file():
+                        found[f"{name} {text}"] = digest_of(path)
+                    elif path.is_dir():
+                        found[f"{name} {text}"] = folder_digest(path)
+
+    look({"init": config.init, "model": config.model, "data": config.data}, "")
+    return found
+
+
+def refuse_other_config(config: RunConfig, saved: Path) -> None:
+    """Raises InputError when `saved` (run.yaml of the run to continue) is not this run."""
+    before, now = read_yaml(saved), asdict(config)
+    if not isinstance(before, dict):
+        raise InputError.about(f"run {str(saved)!r}", "keys and values", type(before).__name__, "put it back")
+    changed = sorted(key for key in now if key not in FREE_ON_RESUME and before.get(key) != now[key])
+    if changed:
+        raise InputError.about(
+            f"--resume of {saved.parent}",
+            "the settings it began with",
+            f"another {', '.join(changed)}",
+            "use those, or another out for a new run",
+        )
 
 
 def write_config(config: RunConfig, folder: Path) -> None:

@@ -1,9 +1,9 @@
 """The training loop of all recognizers, on accelerate: any number of processes, bf16/fp16, resumable.
 
 State is written as safetensors and JSON, never pickled: `model.safetensors`, `optimizer.safetensors`,
-`state.json` in `<out>/checkpoint`. A batch and all random numbers of a step are decided by the step (those of
-torch's own generator by the process, too), so a resumed run goes on as if it had not stopped; under fp16 but
-for the gradient scaler, which finds its scale again.
+`state.json` in `<out>/checkpoints/checkpoint-N`, with the hashes of all. A batch and all random numbers of a
+step are decided by the step (those of torch's own generator by the process, too), so a resumed run goes on as
+if it had not stopped; under fp16 but for the gradient scaler, which finds its scale again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import math
 import os
 import random
 import signal
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from rgpt.errors import InputError
-from rgpt.files import whole_folder
 from rgpt.formats.jsonl import dump_line
-from rgpt.train.endings import Ended, gathered, not_finite, summed
+from rgpt.train import checkpoints
+from rgpt.train.endings import Ended, gathered, last_checkpoint, not_finite, refuse_ranks_that_differ, summed
 from rgpt.train.leaving import Left, leaving
 from rgpt.train.recognizers.config import RunConfig, write_config
 from rgpt.train.recognizers.data import Batches
 from rgpt.train.record import cut_log
 
+KEEP = 2
+"""Checkpoints: should the newest be damaged, the run goes on from the one before."""
 UNUSED = ("regionclip-transfer", "rovit-detector", "sam")
 """Recipes whose step may leave a head without gradient: no masks, no positive region, one of SAM's heads."""
 NO_DECAY = ("bias", "positions", "positional_embedding", "logit", "temperature", "log_theta")
@@ -60,13 +64,22 @@ def build_optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimiz
 
 
 def fit(
-    recipe: nn.Module, batches: Batches, config: RunConfig, resume: bool = False
+    recipe: nn.Module,
+    batches: Batches,
+    config: RunConfig,
+    resume: bool = False,
+    inputs: Mapping[str, Any] | None = None,
 ) -> list[dict[str, float]]:
     """Train `recipe`, whose forward takes a `Batch` and returns named losses, and return the logged means.
 
+    A step of which no process has a gradient that is not 0 makes no update: neither decay nor momentum.
+
+    Args:
+        inputs: what this process reads, with digests; all processes must have the same.
+
     Raises:
         InputError: loss, gradient or weights are not finite, which every process hears of before the update,
-            or a checkpoint does not fit.
+            nothing was learned in any step, or a checkpoint does not fit.
         Left: the process was asked to leave, and the step that was done is saved.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -83,12 +96,22 @@ def fit(
             f"{accelerator.num_processes} in accelerate's eyes",
             "on a CPU set ACCELERATE_USE_CPU=true",
         )
+    refuse_ranks_that_differ({"settings": asdict(config), **(inputs or {})})
     optimizer = build_optimizer(recipe, config)
     out, start = Path(config.out), 0
     if resume:  # first: what cannot go on writes nothing
-        start = load_checkpoint(out / "checkpoint", recipe, optimizer)
+        checkpoint = checkpoints.newest(out / "checkpoints", accelerator.num_processes)
+        start = 0 if checkpoint is None else load_checkpoint(checkpoint, recipe, optimizer)
+        if accelerator.is_main_process:
+            said = (
+                f"from {checkpoint.name}"
+                if checkpoint
+                else "from the beginning: there is no whole checkpoint"
+            )
+            print(f"--resume: going on after step {start}, {said}", flush=True)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
+        checkpoints.remove_leftovers(out / "checkpoints")
         write_config(config, out)
         cut_log(out / "losses.jsonl", start)
     for group in optimizer.param_groups:
@@ -99,6 +122,12 @@ def fit(
     wrapped.train()
     history: list[dict[str, float]] = []
     window: dict[str, list[float]] = {}
+    learned = start > 0
+
+    def save(step: int) -> None:
+        module = accelerator.unwrap_model(wrapped)
+        save_checkpoint(out, module, optimizer, step, accelerator.num_processes)
+
     progress = tqdm(
         range(start, config.steps),
         initial=start,
@@ -119,18 +148,24 @@ def fit(
             raise Ended(f"step {step + 1}: the loss is {'; '.join(where)}; lower the learning rate.")
         if leave:
             if accelerator.is_main_process and step > start:
-                save_checkpoint(out / "checkpoint", accelerator.unwrap_model(wrapped), optimizer, step)
-            raise Left(leaving.asked or signal.SIGTERM, f"stopped after step {step}; --resume goes on")
+                save(step)
+            accelerator.wait_for_everyone()
+            raise Left(leaving.asked or signal.SIGTERM, f"stopped after step {step}: {last_checkpoint(out)}")
         running.zero_grad()
         accelerator.backward(total)
         if config.precision != "fp16":  # whose scaler passes such a step over itself
             gradients = {n: p.grad for n, p in wrapped.named_parameters() if p.grad is not None}
-            # Summed over processes: the same on each.
-            if not torch.nn.utils.get_total_norm(gradients.values()).isfinite():
+            norm = torch.nn.utils.get_total_norm(
+                gradients.values()
+            )  # summed over processes: the same on each
+            if not norm.isfinite():
                 name = not_finite(gradients.items()) or "all weights together"
                 raise Ended(
                     f"step {step + 1}: the gradient of {name} is not finite; lower the learning rate."
                 )
+            if not norm:
+                running.zero_grad()
+            learned = learned or bool(norm)
         clip(accelerator, wrapped, config)
         running.step()
         schedule.step()
@@ -145,10 +180,15 @@ def fit(
             if accelerator.is_main_process:
                 with open(out / "losses.jsonl", "a", encoding="utf-8") as stream:
                     stream.write(dump_line(history[-1]))
-        if (step + 1) % config.save_every == 0 and step + 1 < config.steps and accelerator.is_main_process:
-            save_checkpoint(out / "checkpoint", accelerator.unwrap_model(wrapped), optimizer, step + 1)
+        due = (step + 1) % config.save_every == 0 or step + 1 == config.steps
+        if due and accelerator.is_main_process:
+            save(step + 1)
     accelerator.wait_for_everyone()
     check_finite(recipe, config.steps)
+    if not learned and config.precision != "fp16":
+        raise InputError(
+            "nothing was learned: all gradients of all steps were 0; look at the data's regions and names."
+        )
     return history
 
 
@@ -172,19 +212,27 @@ def clip(accelerator: Any, module: nn.Module, config: RunConfig) -> None:
         accelerator.clip_grad_norm_(group, config.gradient_clip)
 
 
-def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Parameters, buffers and optimizer, as a folder that appears whole; until it does, the one before stays
-    on the disk. Raises InputError for weights that are not finite."""
+def save_checkpoint(
+    out: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, processes: int = 1
+) -> None:
+    """Parameters, buffers and optimizer, as a folder of `<out>/checkpoints` that appears whole. Raises
+    InputError for weights that are not finite."""
     from safetensors.torch import save_file
 
     check_finite(module, step)
     weights = {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}
     states = optimizer.state_dict()["state"]
     kept = {f"{i}.{k}": torch.as_tensor(v).cpu().clone() for i, own in states.items() for k, v in own.items()}
-    with whole_folder(folder, replace=True) as partial:
-        save_file(weights, partial / "model.safetensors")
-        save_file(kept, partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    folder = out / "checkpoints"
+    partial = checkpoints.staging(folder, step)
+    checkpoints.remove_leftovers(folder)
+    partial.mkdir(parents=True)
+    save_file(weights, partial / "model.safetensors")
+    save_file(kept, partial / "optimizer.safetensors")
+    (partial / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    # A batch is drawn for each process: with another number of them the run would see other samples.
+    checkpoints.publish(partial, folder / f"checkpoint-{step}", step=step, processes=processes, sharded=True)
+    checkpoints.tidy(folder, KEEP)
 
 
 def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -192,8 +240,6 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not (folder / "state.json").is_file():
-        raise InputError.about(f"checkpoint {str(folder)!r}", "a saved state", "none", "run without --resume")
     try:
         module.load_state_dict(load_file(folder / "model.safetensors"))
         state: dict[int, dict[str, Tensor]] = {}
@@ -207,5 +253,5 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
             f"checkpoint {str(folder)!r}",
             "a whole state of this very run",
             f"{type(error).__name__}: {' '.join(str(error).split())}"[:160],
-            "run without --resume",
+            "name another out for a new run",
         ) from error
