@@ -1,6 +1,6 @@
 """Benchmarks, measured now on this machine.
 
-    python -m scripts.bench chat|photo|train|equal|serve|recipes|regions|recognizers [--json FILE]
+    python -m scripts.bench chat|photo|train|cost|equal|serve|recipes|regions|recognizers [--json FILE]
 
 Every figure is printed as minimum, median and maximum over its repetitions; nothing is remembered from an
 earlier run. What is compared is measured in one run, in turns.
@@ -19,6 +19,7 @@ from typing import Any
 from rgpt.files import write_json
 from scripts import (
     bench_chat,
+    bench_cost,
     bench_equal,
     bench_photo,
     bench_recipes,
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench_chat.add_arguments(what.add_parser("chat", help="first token, tokens/s, start-up times, memory"))
     bench_photo.add_arguments(what.add_parser("photo", help="the app's start, first token, a table"))
     bench_train.add_arguments(what.add_parser("train", help="training speed beside LLaVA's, ms by part"))
+    bench_cost.add_arguments(what.add_parser("cost", help="a step of training, beside another checkout"))
     bench_equal.add_arguments(
         what.add_parser("equal", help="runs that must come out the same, how far apart")
     )
