@@ -476,7 +476,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=None, help="with --check: how many there will be")
     options = parser.parse_intermixed_args(arguments)
     try:
-        rank, processes = launched()
+        # Before a launcher is started, what stands in its variables says nothing.
+        rank, processes = (0, options.processes) if options.processes else launched()
         if options.accept_changed_data and not options.resume:
             raise InputError("--accept-changed-data: expected --resume with it; a new run needs none.")
         run = read_run(options.run, options.overrides)
@@ -485,7 +486,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "stage", options.stage, run.stage, "use pretrain.sh for align, finetune.sh for tune"
             )
         if options.check:
-            check_run(run, options.processes or processes)
+            check_run(run, processes)
             check_folder(run, options.resume)
             return 0
         with leaving.heard(lambda: f"go on with {command_to_continue()}"):
