@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.errors import InputError
-from rgpt.files import sha256
+from rgpt.files import file_sha256, sha256
 from rgpt.formats.jsonl import BrokenLine, parse_line
 from rgpt.formats.llava import LlavaRecord, read_llava
 from rgpt.formats.paths import picture_below
@@ -82,7 +82,7 @@ class SampleFile:
         self._size, self._changed = facts.st_size, facts.st_mtime_ns
         self._bytes: mmap.mmap | None = None
         self._open: int | None = None
-        self.sha256 = hashlib.sha256(self._map()).hexdigest()
+        self.sha256 = file_sha256(self.path)
         lines = (
             self.kind == "jsonl"
             or self._map()[:64].decode("latin-1").lstrip("\xef\xbb\xbf \t\r\n")[:1] == "{"
@@ -193,9 +193,9 @@ class SampleFile:
     def _compare(self, changed: int) -> None:
         """Raises FileChanged unless a file that was written to again holds what it held."""
         assert self._open is not None
-        with open(os.dup(self._open), "rb") as stream:
-            stream.seek(0)
-            now = hashlib.file_digest(stream, "sha256").hexdigest()
+        # Of the file that is open, whatever has its name now.
+        starts = range(0, self._size, 1 << 20)
+        now = sha256(os.pread(self._open, 1 << 20, start) for start in starts)
         if now != self.sha256:
             raise FileChanged.about(
                 f"data {str(self.path)!r}",

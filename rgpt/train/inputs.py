@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
-from rgpt.files import check_writable, file_sha256, write_json
+from rgpt.files import check_writable, file_sha256, sha256, write_json
 from rgpt.train.arguments import Run
 
 FILE = "inputs.json"
@@ -53,7 +53,7 @@ def digest_of(path: Path | str) -> dict[str, Any]:
 def folder_digest(path: Path) -> dict[str, Any]:
     """{"sha256": hex digits} of a folder's weights and settings."""
     listed = [[file.name, digest_of(file)] for file in sorted(path.glob("*")) if file.suffix in READ]
-    return {"sha256": hashlib.sha256(json.dumps(listed).encode()).hexdigest()}
+    return {"sha256": sha256(json.dumps(listed).encode())}
 
 
 def inputs_of(run: Run) -> dict[str, Any]:
