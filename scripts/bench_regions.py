@@ -175,7 +175,7 @@ def open_model(name: str, device: str, dtype: str | None) -> tuple[Any, Any]:
     finally:
         torch.set_default_dtype(before)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    return model, RegionGPTProcessor.for_model(config, tokenizer, "plain")
+    return model, RegionGPTProcessor.for_model(config, tokenizer, "lines")
 
 
 def timed(work: Callable[[], Any], device: str) -> tuple[Any, float]:

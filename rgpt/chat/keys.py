@@ -76,8 +76,12 @@ class Keys:
             for slot, region in zip(prompt.slots, prompt.mentions, strict=True)
             if start <= slot < start + len(piece)
         ]
-        pictures = sum(image_id in piece for piece in pieces)
-        if not weights and not pictures:
+        # A prompt that ends with its picture (LLaVA's plain) is cut within it: some rows were read before.
+        shown = [
+            (prompt.ids[:start].count(image_id), piece.count(image_id))
+            for prompt, piece in zip(prompts, pieces, strict=True)
+        ]
+        if not weights and not any(count for _, count in shown):
             return None
         with torch.inference_mode():
             regions = None
@@ -86,10 +90,11 @@ class Keys:
                     self.refined, torch.stack(weights)[None].to(self.refined.device)
                 )[0]
             width = self.model.config.get_text_config().hidden_size
-            tokens = self.refined.new_zeros(0, width) if not pictures else network.merge(self.refined)
-        return RegionGPTImageFeatures(
-            pooler_output=tokens if pictures < 2 else tokens.repeat(pictures, 1, 1), region_features=regions
-        )
+            tokens = self.refined.new_zeros(0, width)
+            if any(count for _, count in shown):
+                (merged,) = network.merge(self.refined)
+                tokens = torch.cat([merged[first : first + count] for first, count in shown])
+        return RegionGPTImageFeatures(pooler_output=tokens[None], region_features=regions)
 
     def _keep(self, prompt: Conversation, length: int) -> int:
         """Cut the cache to what it shares with the prompt's first `length` tokens; how many that are."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Self
 
 import torch
@@ -25,6 +25,8 @@ from rgpt.regions import Region, open_image
 
 KNOWN = 256
 """Regions of a picture that are not laid on the model's grid again; each takes some 40 KB and itself."""
+ANSWERS = 2048
+"""Answers that are not tokenised again: lists of names are asked about for every region."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Session:
         self._image: Any = None
         self._keys = Keys(model, processor)
         self._weigh = lru_cache(KNOWN)(processor.weigh)
-        ends = model.generation_config.eos_token_id
-        ends = processor.tokenizer.eos_token_id if ends is None else ends
-        self._ends = set(ends) if isinstance(ends, (list, tuple)) else {ends}
+        self._form = processor.answer_form()
+        self._words = lru_cache(ANSWERS)(partial(processor.answer_ids, form=self._form))
+        self._ends = self._form.stops_of(model)
         self._never = [processor.image_token_id, processor.region_token_id]
         self._no_repeat: int = getattr(model.generation_config, "no_repeat_ngram_size", None) or 0
 
@@ -122,7 +124,8 @@ class Session:
     def another(self) -> Self:
         """A new session about the same picture, which is not encoded again; without regions and turns."""
         session = type(self)(self.model, self.processor)
-        session._image, session._keys.refined, session._weigh = self._image, self._keys.refined, self._weigh
+        session._image, session._keys.refined = self._image, self._keys.refined
+        session._weigh, session._words = self._weigh, self._words
         return session
 
     # ------------------------------------------------------------------------------------------- conversation
@@ -283,9 +286,8 @@ class Session:
         return max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt.ids))
 
     def _trie(self, choices: Sequence[str]) -> Trie:
-        return token_trie((self._tail(choice)[:-1] for choice in choices), self._ends)
+        return token_trie(map(self._words, choices), self._ends)
 
     def _tail(self, answer: str) -> list[int]:
-        """An answer's tokens, its end included."""
-        tokenizer = self.processor.tokenizer
-        return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        """An answer's tokens as the template writes them, its end included."""
+        return [*self._words(answer), *self._form.end]

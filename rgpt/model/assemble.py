@@ -42,7 +42,7 @@ from rgpt.model.assemble_plan import (
     write_model,
 )
 from rgpt.model.assemble_sources import FileWeights, MemoryWeights, Source, find_source
-from rgpt.model.assemble_text import load_tokenizer
+from rgpt.model.assemble_text import choose_template, load_tokenizer
 from rgpt.model.assemble_tower import default_layer, patch_grid, picture_settings, token_grid, tower_output
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 
@@ -339,6 +339,10 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
             )
         ),
     ]
+    if options.chat_template is None and choose_template(folders["llm"], tokenizer, None) == "llama-3":
+        options = replace(
+            options, chat_template="spatialrgpt"
+        )  # the words these weights were trained with [A]
     template, ends, ids = prepare_text(folders["llm"], tokenizer, text.vocab_size, generation, options)
     text.vocab_size = ids.pop("vocab_size")
     config = RegionGPTConfig(

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rgpt.errors import InputError
 from rgpt.model.assemble_sources import Source
+from rgpt.model.answer_form import AnswerForm
 from rgpt.model.conversation import chat_template
 from rgpt.model.processing_regiongpt import add_placeholders
 
@@ -148,10 +149,6 @@ def with_placeholders(tokenizer: Any, label: str, image_token: str, region_token
     return ids[image_token], ids[region_token]
 
 
-TEMPLATE_END = {"llama-3": "<|eot_id|>", "qwen": "<|im_end|>"}
-"""The token that ends a turn, where it is not the tokenizer's end of text."""
-
-
 def choose_template(source: Source, tokenizer: Any, name: str | None) -> str:
     """Name of one of our templates, or the source's own Jinja text.
 
@@ -173,7 +170,7 @@ def choose_template(source: Source, tokenizer: Any, name: str | None) -> str:
         return "vicuna"
     raise InputError(
         f"the chat template of {source.name} cannot be told from its tokens: give --chat-template vicuna, "
-        "llama-3, qwen or plain."
+        "llama-3, qwen or lines."
     )
 
 
@@ -189,10 +186,19 @@ def _own_template(source: Source) -> str | None:
 
 
 def end_ids(tokenizer: Any, template: str, given: Any) -> list[int]:
-    """Ids that end an answer: the source's own, and the turn token of the template."""
+    """Ids that end an answer: the source's own, and those that the template ends answers with.
+
+    Raises:
+        InputError: the tokenizer spells the template's end out, so that generation could not stop at it.
+    """
     found = [given] if isinstance(given, int) else list(given or [])
-    turn = tokenizer.get_vocab().get(TEMPLATE_END.get(template, ""))
-    for number in (turn, tokenizer.eos_token_id):
+    form = AnswerForm.of(tokenizer, template)
+    if len(form.end) > 1:
+        raise InputError(
+            f"the chat template ends an answer with {tokenizer.decode(list(form.end))!r}, for which the "
+            "tokenizer has no token of its own: choose another with --chat-template."
+        )
+    for number in (*sorted(form.stops), tokenizer.eos_token_id):
         if number is not None and number not in found:
             found.append(number)
     return found

@@ -85,13 +85,13 @@ class Conversation:
         )
 
 
-CHAT_TEMPLATES = ("vicuna", "llama-3", "qwen", "plain")
+CHAT_TEMPLATES = ("vicuna", "llama-3", "spatialrgpt", "qwen", "plain", "lines")
 
 
 @cache
 def chat_template(name: str) -> str:
-    """The Jinja text of a chat template of this package, `vicuna`, `llama-3`, `qwen` or `plain`; such text
-    itself is left as it is."""
+    """The Jinja text of a chat template of this package, one of CHAT_TEMPLATES; such text itself is left as it
+    is."""
     if "{" in name:
         return name
     if name not in CHAT_TEMPLATES:

@@ -93,7 +93,7 @@ class RegionGPTProcessor(Tokenizing, ProcessorMixin):
         """A processor whose grids, picture size and context follow a model's configuration.
 
         Args:
-            template: name of a chat template (`vicuna`, `llama-3`, `qwen`, `plain`) or Jinja text.
+            template: name of a chat template (`rgpt.model.CHAT_TEMPLATES`) or Jinja text.
             settings: override any argument of the constructor, e.g. `image_size` for a tower that does not
                 state it.
         """

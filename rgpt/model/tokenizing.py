@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from rgpt.errors import ContextLengthError, InputError
+from rgpt.model.answer_form import AnswerForm
 from rgpt.model.conversation import (
     IGNORED,
     Conversation,
     Key,
     Messages,
     chat_template,
+    neutralise,
     number_of,
     numbered_regions,
     place_region,
@@ -85,6 +87,20 @@ class Tokenizing:
         pictures = read.pictures if images is None else images
         return self._tokenize(prompt, read.mentions, pictures, read.regions, spans, **options)
 
+    def answer_form(self) -> AnswerForm:
+        """How the chat template writes an answer. Raises InputError without a template."""
+        return AnswerForm.of(self.tokenizer, self._template(None))
+
+    def answer_ids(self, answer: str, form: AnswerForm) -> list[int]:
+        """Ids of an answer's words as training writes them; its end is `form.end`."""
+        return form.ids(self.tokenizer, neutralise(answer, self._control))
+
+    def _template(self, given: str | None) -> str:
+        template = self.chat_template if given is None else given
+        if not isinstance(template, str):
+            raise InputError("this processor has no chat template: give one, e.g. chat_template='lines'.")
+        return chat_template(template)
+
     def _render(
         self,
         messages: list[dict[str, Any]],
@@ -93,15 +109,11 @@ class Tokenizing:
         continue_final: bool | str,
     ) -> tuple[str, list[tuple[int, int]]]:
         """The prompt, and in it the character spans of the assistant's words (`{% generation %}`)."""
-        if template is None:
-            template = self.chat_template
-            if not isinstance(template, str):
-                raise InputError("this processor has no chat template: give one, e.g. chat_template='plain'.")
         # transformers cannot track spans in a message that it cuts; a prompt to continue has no labels.
         try:
             prompts, spans = render_jinja_template(
                 conversations=[messages],
-                chat_template=chat_template(template),
+                chat_template=self._template(template),
                 return_assistant_tokens_mask=not continue_final,
                 continue_final_message=continue_final,
                 add_generation_prompt=generation_prompt,

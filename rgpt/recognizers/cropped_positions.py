@@ -67,9 +67,9 @@ def crop_positions(positions: Tensor, crops: Tensor, aligned: bool = True, side:
 
 def whole_positions(positions: Tensor, height: int, width: int) -> Tensor:
     """All positions resized to a height x width token grid, `[height, width, d]`: detection and plain
-    tests."""
+    tests. Where they shrink, every position counts (`antialias`), as in jax.image.resize of the source."""
     if positions.shape[:2] == (height, width):
         return positions
     grid = positions.permute(2, 0, 1)[None]
-    resized = F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)
+    resized = F.interpolate(grid, (height, width), mode="bilinear", align_corners=False, antialias=True)
     return resized[0].permute(1, 2, 0)

@@ -3,7 +3,7 @@
 Image tower as released [A]: patch convolution with bias, learned positions, pre-norm blocks, tanh-GELU, final
 norm on all tokens, no class token and no visual projection: the text side projects into the visual width. A
 picture's embedding is the mean of its tokens, a region's the mean of the top feature map under its box
-(RoIAlign).
+(RoIAlign, unaligned as released).
 """
 
 from __future__ import annotations

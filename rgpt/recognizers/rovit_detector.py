@@ -299,7 +299,8 @@ class RoVitDetector(nn.Module):
         embedded, deltas = self.box_head(self.box_pool(features, [proposals], [size]))
         p = self.class_logits(embedded, bank).softmax(-1)
         boxes = clip_boxes_to_image(self.coder.decode_single(deltas, proposals), size)
-        scores = self.scores(p, self.frozen_scores(pixels, boxes, bank), objectness, bank.is_base)
+        z = self.frozen_scores(pixels, proposals, bank)  # where it was proposed, not where it is moved to [A]
+        scores = self.scores(p, z, objectness, bank.is_base)
         geometry = self.named.geometry(image.height, image.width)
         extent = boxes.new_tensor([geometry.content_width, geometry.content_height])
         boxes = torch.minimum(boxes, extent.repeat(2))  # nothing is to be found in the padding

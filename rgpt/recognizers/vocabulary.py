@@ -48,8 +48,8 @@ class Vocabulary:
         names: as given; duplicates are merged into the first of them.
         frequency: "r", "c" or "f" a name as given, or empty (LVIS).
         is_base: whether each name as given was trained with, or empty (unknown).
-        templates: `bare` ("{}"), `openai80`, `openai81` (those and the bare one; both papers' 81), or texts
-            with one "{}".
+        templates: `bare` ("{}"), `openai80`, `openai81` (those and "{}."; both papers' 81), or texts with
+            one "{}".
         clean_names: see `clean_name`.
         normalise_first: average unit vectors (open_clip, RO-ViT) instead of raw embeddings (RegionSpot,
             RegionCLIP).
@@ -128,7 +128,7 @@ class Vocabulary:
             return ["{}"]
         from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-        return [t("{}") for t in OPENAI_IMAGENET_TEMPLATES] + ["{}"] * (self.templates == "openai81")
+        return [t("{}") for t in OPENAI_IMAGENET_TEMPLATES] + ["{}."] * (self.templates == "openai81")
 
     def content_hash(self) -> str:
         """Changes whenever the embeddings could."""

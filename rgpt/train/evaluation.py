@@ -19,6 +19,7 @@ from rgpt.data.collator import Collator, model_inputs
 from rgpt.data.dataset import BadSample, TrainingSet, messages_of
 from rgpt.data.mixture import Draw
 from rgpt.errors import InputError
+from rgpt.model.answer_form import AnswerForm
 from rgpt.regions import open_image
 
 
@@ -95,6 +96,8 @@ def answers(
     """
     device = next(model.parameters()).device
     tokenizer, result = rows.processor.tokenizer, list[dict[str, Any]]()
+    form = AnswerForm.of(tokenizer, rows.chat_template or rows.processor.chat_template)
+    ends = sorted(form.stops_of(model))
     bar = tqdm(questions, "held-out answers", leave=False, mininterval=2, delay=2, disable=not progress)
     for row, turn, kind in bar:
         if stop():
@@ -112,7 +115,7 @@ def answers(
         inputs = {key: value.to(device) for key, value in batch.items()}
         # What is cut here is longer than the truth by several tokens, and so cannot pass for it.
         most = max_new_tokens if kind is None else len(tokenizer(truth)["input_ids"]) + 8
-        ids = model.generate(**inputs, max_new_tokens=most, do_sample=False)
+        ids = model.generate(**inputs, max_new_tokens=most, do_sample=False, eos_token_id=ends)
         answer = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         facts = {} if kind is None else {"kind": kind, "right": is_right(kind, truth, answer)}
         result.append({"question": question, "truth": truth, "answer": answer, **facts})

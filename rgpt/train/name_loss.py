@@ -56,10 +56,9 @@ def name_loss(model: Any, batch: dict[str, Any], tokenizer: Any) -> tuple[Tensor
         InputError: when mentions and answers of a row differ in number.
     """
     core = model.model
-    ends = model.generation_config.eos_token_id
-    rows = [
-        _answers(row, set(ends if isinstance(ends, list) else [ends])) for row in batch["labels"].tolist()
-    ]
+    # Whatever the template ends an answer with, and the end of the tokenizer: no part of a name.
+    ends = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    rows = [_answers(row, ends) for row in batch["labels"].tolist()]
     mentions = (batch["input_ids"] == model.config.region_token_id).sum(1).tolist()
     for row, count in zip(rows, mentions, strict=True):
         if len(row) != count:

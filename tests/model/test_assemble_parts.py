@@ -17,11 +17,12 @@ from rgpt.errors import InputError
 from rgpt.model import RegionGPTConfig, RegionGPTForConditionalGeneration, load
 from rgpt.model.assemble import Options, assemble_parts, assemble_spatialrgpt
 from rgpt.model.assemble_openclip import open_clip_tower
+from rgpt.model.conversation import chat_template
 from rgpt.model.projection import fold_blocks
 from rgpt.regions import Box, Point
 from tests.model.checkpoints import as_pickle, make_clip, make_llm, make_spatialrgpt, rewrite
 from tests.model.test_parts import plain_gelu, plain_merge, plain_pool, plain_refine
-from tests.model.tiny_models import VIT, make_config, make_picture
+from tests.model.tiny_models import VIT, make_config, make_picture, make_tokenizer
 
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pytorch_model.bin"])
@@ -208,6 +209,19 @@ def test_spatialrgpt_is_the_formula(connector: str, tmp_path: Path) -> None:
     words = processor(text="only words")
     assert torch.equal(model(**words).logits[..., :100], parts["llm"](**words).logits)
     assert "<region>" in processor.tokenizer.get_vocab() and processor.mention(3) == "<region>"
+
+
+def test_spatialrgpt_on_llama_3_keeps_the_words_it_was_trained_with(tmp_path: Path) -> None:
+    make_spatialrgpt(tmp_path / "source")
+    tokenizer = make_tokenizer(placeholders=False)
+    turns = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": turns})
+    tokenizer.save_pretrained(tmp_path / "source" / "llm")
+    assemble_spatialrgpt(str(tmp_path / "source"), tmp_path / "out")
+    _, processor = load(tmp_path / "out", device="cpu")
+    assert processor.chat_template == chat_template("spatialrgpt")
+    ends = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert set(processor.tokenizer.convert_ids_to_tokens(ends)) == {"<|eot_id|>", "<|end_of_text|>", "</s>"}
 
 
 def test_spatialrgpt_accounts_for_every_key(tmp_path: Path) -> None:

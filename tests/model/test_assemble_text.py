@@ -153,7 +153,7 @@ def test_templates_are_told_from_turn_tokens(special: list[str], expected: str, 
     own = "{%- for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     (tmp_path / "chat_template.jinja").write_text(own)
     assert choose_template(Source("x", tmp_path), tokenizer, None) == own
-    assert choose_template(Source("x", tmp_path), tokenizer, "plain") == "plain"
+    assert choose_template(Source("x", tmp_path), tokenizer, "lines") == "lines"
     with pytest.raises(InputError, match="no chat template 'vicunna'"):
         choose_template(Source("x", tmp_path), tokenizer, "vicunna")
 

@@ -34,6 +34,9 @@ TALK: list[dict[str, Any]] = [
 ]
 
 
+REGIONS = [Box(1, 1, 9, 9)]
+
+
 @pytest.mark.parametrize(
     "typed, harmless",
     [
@@ -132,12 +135,24 @@ def test_a_block_without_a_number_takes_one_that_no_message_gave() -> None:
 
 
 def test_an_unknown_template_is_named() -> None:
-    with pytest.raises(InputError, match="vicuna, llama-3, qwen, plain"):
+    with pytest.raises(InputError, match="vicuna, llama-3, spatialrgpt, qwen, plain, lines"):
         chat_template("alpaca")
 
 
+# As published: Vicuna and plain in LLaVA-1.5 (conv_vicuna_v1, conv_llava_plain), spatialrgpt in SpatialRGPT's
+# conversation.py (llama_3), qwen and llama-3 in their makers' tokenizer configurations.
 EXPECTED = {
-    "plain": "<image>\nWhat is <region1>?\nA cat.</s>Sure?\nYes.</s>",
+    "lines": "<image>\nWhat is <region1>?\nA cat.</s>Sure?\nYes.</s>",
+    "plain": "<s><image>A cat.\nYes.\n",
+    "spatialrgpt": (
+        "<s><|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision assistant. "
+        "You are able to understand the visual content that the user provides, and assist the user with a "
+        "variety of tasks using natural language.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n<image>\nWhat is <region1>?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nA cat.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nSure?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|end_of_text|>"
+    ),
     "vicuna": (
         "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives "
         "helpful, detailed, and polite answers to the user's questions. "
@@ -157,12 +172,21 @@ EXPECTED = {
     ),
 }
 HEADERS = {
-    "plain": "",
+    "lines": "",
+    "plain": "<image>",
+    "spatialrgpt": "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "vicuna": "ASSISTANT:",
     "llama-3": "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "qwen": "<|im_start|>assistant\n",
 }
-ENDS = {"plain": "</s>", "vicuna": "</s>", "llama-3": "<|eot_id|>", "qwen": "<|im_end|>"}
+LEARNED = {  # characters: the tiny tokenizer has no <|...|> tokens, there the end of a turn is spelt out
+    "lines": "A cat.</s>Yes.</s>",
+    "plain": "A cat.\nYes.\n",
+    "vicuna": " A cat.</s> Yes.</s>",
+    "llama-3": "A cat.<|eot_id|>Yes.<|eot_id|>",
+    "spatialrgpt": "A cat.<|eot_id|>Yes.<|end_of_text|>",
+    "qwen": "A cat.<|im_end|>Yes.<|im_end|>",
+}
 
 
 @pytest.fixture(params=CHAT_TEMPLATES)
@@ -192,7 +216,7 @@ def test_a_system_message_takes_the_place_of_the_default(
     processor: RegionGPTProcessor, template: str
 ) -> None:
     prompt = processor.apply_chat_template([{"role": "system", "content": "Be brief."}, *TALK])
-    assert "Be brief." in prompt and "helpful" not in prompt
+    assert "helpful" not in prompt and (template == "plain" or "Be brief." in prompt)
     assert processor.apply_chat_template([{"role": "system", "content": ""}, *TALK]).count("helpful") == 0
 
 
@@ -215,20 +239,29 @@ def test_an_unknown_role_is_refused(processor: RegionGPTProcessor) -> None:
 def test_labels_are_the_words_of_the_assistant_and_their_end(
     processor: RegionGPTProcessor, template: str
 ) -> None:
-    batch = processor.encode_chat(TALK, images=make_picture(), regions=[Box(1, 1, 9, 9)], return_labels=True)
+    if template == "plain":  # leaves the user's words out, mentions too
+        with pytest.raises(InputError, match="leaves messages out"):
+            processor.encode_chat(TALK, images=make_picture(), regions=[Box(1, 1, 9, 9)])
+    batch = processor.encode_chat(_bare(template), images=make_picture(), regions=REGIONS, return_labels=True)
     labels = batch["labels"][0]
     learned = labels[labels >= 0].tolist()
     assert learned == batch["input_ids"][0][labels >= 0].tolist()
     words = "".join(processor.tokenizer.convert_ids_to_tokens(learned))
-    # The tiny tokenizer has no <|...|> tokens: there the end of a turn is spelt out.
-    assert words == f"A cat.{ENDS[template]}Yes.{ENDS[template]}"
+    assert words == LEARNED[template]
 
 
-def test_the_mask_of_the_assistant_is_where_the_labels_are(processor: RegionGPTProcessor) -> None:
+def _bare(template: str) -> list[dict[str, Any]]:
+    """TALK, without the mention that the template `plain` has no place for."""
+    return [{**TALK[0], "content": TALK[0]["content"][:1]}, *TALK[1:]] if template == "plain" else TALK
+
+
+def test_the_mask_of_the_assistant_is_where_the_labels_are(
+    processor: RegionGPTProcessor, template: str
+) -> None:
     batch = processor.apply_chat_template(
-        [TALK, TALK[:2]],
+        [_bare(template), _bare(template)[:2]],
         images=[make_picture(), make_picture(1)],
-        regions=[[Box(1, 1, 9, 9)]] * 2,
+        regions=[REGIONS] * 2,
         tokenize=True,
         return_dict=True,
         return_labels=True,
@@ -280,21 +313,23 @@ def _messages(words: list[str]) -> list[dict[str, Any]]:
     """Alternating user and assistant texts; `<image>\\n` at the head of one is a picture."""
     messages: list[dict[str, Any]] = []
     for number, text in enumerate(words):
-        blocks: list[dict[str, Any]] = [{"type": "text", "text": text.removeprefix("<image>\n")}]
+        words = text.removeprefix("<image>").removeprefix("\n")
+        blocks: list[dict[str, Any]] = [{"type": "text", "text": words}]
         if text.startswith("<image>"):
             blocks.insert(0, {"type": "image"})
         messages.append({"role": ("user", "assistant")[number % 2], "content": blocks})
     return messages
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_vicuna_prompts_are_those_of_llava(
-    vicuna: RegionGPTProcessor, golden: dict[str, Any], number: int
+@pytest.mark.parametrize("template, number", [("v1", 0), ("v1", 1), ("plain", 0)])
+def test_prompts_are_those_of_llava(
+    vicuna: RegionGPTProcessor, golden: dict[str, Any], template: str, number: int
 ) -> None:
-    case = golden["v1"][number]
+    case = golden[template][number]
     messages = _messages(case["after_multimodal"])
     # Id for id, label for label; LLaVA writes a picture as one -200, here it is 2 x 2 tokens.
-    batch = vicuna.encode_chat(messages, images=make_picture(), return_labels=True)
+    own = chat_template({"v1": "vicuna", "plain": "plain"}[template])
+    batch = vicuna.encode_chat(messages, own, images=make_picture(), return_labels=True)
     ids = [token for token in batch["input_ids"][0].tolist() if token != vicuna.image_token_id]
     labels = [
         label
@@ -305,6 +340,14 @@ def test_vicuna_prompts_are_those_of_llava(
     assert ids == [case["input_ids"][position] for position in without]
     assert labels == [case["labels"][position] for position in without]
     assert batch["input_ids"][0].tolist().index(vicuna.image_token_id) == case["input_ids"].index(-200)
+
+
+def test_vicuna_learns_the_blank_before_an_answer(vicuna: RegionGPTProcessor) -> None:
+    """LLaVA's preprocess_v1 masks up to the colon: of "ASSISTANT: 2</s>" it learns 29871, 29906, 2."""
+    talk = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "2"}]
+    batch = vicuna.encode_chat(talk, return_labels=True)
+    assert batch["input_ids"][0][-4:].tolist() == [29901, 29871, 29906, 2]
+    assert batch["labels"][0][-4:].tolist() == [-100, 29871, 29906, 2]
 
 
 def test_vicuna_texts_are_those_of_llava(vicuna: RegionGPTProcessor, golden: dict[str, Any]) -> None:

@@ -122,7 +122,7 @@ def make_model(kind: str = "clip+llama", seed: int = 0, **changes: Any) -> Regio
 def make_processor(config: RegionGPTConfig, kind: str = "clip+llama", **settings: Any) -> RegionGPTProcessor:
     settings.setdefault("image_size", PICTURE_SIZE[kind])
     return RegionGPTProcessor.for_model(
-        config, make_tokenizer(), settings.pop("template", "plain"), **settings
+        config, make_tokenizer(), settings.pop("template", "lines"), **settings
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from rgpt.model.projection import pool_regions
 from rgpt.recognizers.clip import grown
 from rgpt.recognizers.geometry import Geometry
-from rgpt.recognizers.pooling import mask_average, roi_average
+from rgpt.recognizers.pooling import mask_average, roi_average, roi_features
 from rgpt.recognizers.region_set import RegionSet, pad_sets
 from rgpt.regions import Box, Mask, region_weights
 from tests.recognizers.tiny_recognizers import picture
@@ -35,8 +35,26 @@ def test_a_box_on_cell_borders_pools_alike() -> None:
     boxes = torch.tensor([[8.0, 16.0, 40.0, 48.0]])
     regions = RegionSet.of_boxes(boxes, 64, 64)
     masked = mask_average(feature, regions.weights(Geometry.squash(64, 64, 64), 8, 8))
-    torch.testing.assert_close(masked, roi_average(feature, boxes, 4, 1 / 8), atol=1e-6, rtol=1e-5)
-    assert (masked - roi_average(feature, boxes, 7, 1 / 8)).abs().max() > 1e-4  # another grid, legitimately
+    found, other = (roi_features(feature, boxes, size, 1 / 8).mean((2, 3)) for size in (4, 7))
+    torch.testing.assert_close(masked, found, atol=1e-6, rtol=1e-5)
+    assert (masked - other).abs().max() > 1e-4  # another grid, legitimately
+
+
+@pytest.mark.parametrize(
+    ("box", "mean"),
+    [
+        ((0, 0, 64, 64), 1.875),  # samples .5, 1.5, 2.5 and 3.5, the last one clamped to the border, 3
+        ((16, 0, 32, 16), 1.5),  # one cell: aligned it would be 1
+        ((32, 0, 64, 64), 2.75),  # 2.25, 2.75, and two clamped
+        ((16, 0, 20, 16), 1.125),  # a quarter of a cell wide, not made a whole one
+    ],
+)
+def test_the_roi_mean_of_the_released_detector(box: tuple[int, ...], mean: float) -> None:
+    """Worked out by hand from F-VLM's `compute_grid_positions`: x + (i + .5) w / n in cells of 16 pixels, read
+    between neighbours with floor(x) for the left one; here n = 4, and the map is its column number."""
+    columns = torch.arange(4.0).expand(1, 4, 4)
+    found = roi_average(columns, torch.tensor([box], dtype=torch.float32), 4, 1 / 16)
+    assert found.item() == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("make", [

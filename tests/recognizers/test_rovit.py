@@ -82,6 +82,15 @@ def test_a_full_size_crop_is_not_the_table_itself() -> None:
     assert whole_positions(smooth, 9, 20).shape == (9, 20, 8)
 
 
+def test_positions_that_shrink_all_count() -> None:
+    """jax.image.resize, bilinear: 4 cells to 2 weigh by 1 - |distance| / 2, over their sum: 3, 3, 1, 0 of 7."""
+    row = torch.tensor([7.0, 14.0, 0.0, 70.0])
+    found = whole_positions(row[None, :, None].expand(4, 4, 1), 4, 2)[0, :, 0]
+    assert found.tolist() == pytest.approx([9.0, 32.0])  # (3*7 + 3*14 + 0)/7, (14 + 3*0 + 3*70)/7
+    grown = whole_positions(row[None, :, None].expand(4, 4, 1), 4, 8)[0, :, 0]
+    assert grown[:4].tolist() == pytest.approx([7.0, 8.75, 12.25, 10.5])  # 3/4 and 1/4, the border held
+
+
 @pytest.mark.parametrize(("sampler", "mean"), [("resized_crop", 0.436), ("corners", 0.21)])
 def test_crop_samplers(sampler: str, mean: float) -> None:
     torch.manual_seed(0)
@@ -268,6 +277,24 @@ def test_detector_contract() -> None:
     proposals = detector.propose([picture()])[0]
     assert len(proposals) and proposals.scores is not None and proposals.logits is not None
     torch.testing.assert_close(proposals.logits.sigmoid(), proposals.scores)
+
+
+@torch.no_grad()
+def test_the_frozen_tower_looks_where_a_region_was_proposed() -> None:
+    """F-VLM's head pools z from its proposals; how far the box head moves them changes boxes, not scores."""
+    detector = tiny_detector().eval()
+    detector.config.nms, detector.config.per_image, detector.config.floor = 1.0, 10_000, 0.0
+    vocabulary = Vocabulary(("red", "blue"), is_base=(True, False))
+    found = []
+    for shift in (0.0, 2.0):  # tenths of a box's width, to the right
+        detector.box_head.deltas.bias[0] = shift
+        found.append(detector.detect([picture()], vocabulary, masks=False)[0])
+    assert (found[0].boxes[:, 0].mean() - found[1].boxes[:, 0].mean()).abs() > 1
+    scores = [{(int(r), int(n)): float(s) for r, n, s in zip(f.region, f.labels, f.scores)} for f in found]
+    assert scores[0].keys() & scores[1].keys() and all(
+        scores[0][key] == pytest.approx(scores[1][key], rel=1e-5)
+        for key in scores[0].keys() & scores[1].keys()
+    )
 
 
 def test_detector_step_trains_all_but_the_frozen_copy() -> None:

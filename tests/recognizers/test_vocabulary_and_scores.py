@@ -92,9 +92,9 @@ def test_no_such_vocabulary(names) -> None:
 
 def test_templates() -> None:
     assert len(Vocabulary(("a",), templates="openai80").prompts()) == 80
-    with_bare = Vocabulary(("a",), templates="openai81").prompts()
-    assert len(with_bare) == 81 and with_bare[-1] == "{}"
-    assert all(template.count("{}") == 1 for template in with_bare)
+    both_papers = Vocabulary(("a",), templates="openai81").prompts()
+    assert len(both_papers) == 81 and both_papers[-1] == "{}." and "a bad photo of a {}." in both_papers
+    assert all(template.count("{}") == 1 and template.endswith(".") for template in both_papers)
     assert coco80()[0] == "person" and coco80()[-1] == "toothbrush" and len(set(coco80())) == 80
 
 

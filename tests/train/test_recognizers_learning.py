@@ -15,7 +15,7 @@ from rgpt.model.loading import TINY
 from rgpt.recognizers.clip_towers import load_clip
 from rgpt.recognizers.cropped_positions import random_crops
 from rgpt.recognizers.focal_contrast import focal_contrastive_loss
-from rgpt.recognizers.pooling import roi_average
+from rgpt.recognizers.pooling import roi_features
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.regionclip import RegionClip
 from rgpt.recognizers.regionclip_losses import distillation, pseudo_labels, region_text_contrast
@@ -180,7 +180,7 @@ def canvas_accuracy(tower: RoVitTower) -> float:
     boxes = torch.tensor([[0.0, 0, 24, 24], [24, 0, 48, 24], [0, 24, 24, 48], [24, 24, 48, 48]])
     with torch.no_grad():
         features = tower(canvas, window=6)
-        rows = torch.cat([roi_average(feature, boxes, 6, 1 / 4) for feature in features])
+        rows = torch.cat([roi_features(feature, boxes, 6, 1 / 4).mean((2, 3)) for feature in features])
     return float(((rows @ pair_bank().T).argmax(1) == labels).float().mean())
 
 

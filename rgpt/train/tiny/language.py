@@ -114,7 +114,7 @@ def language_config(vocab_size: int, end_id: int, pad_id: int) -> LlamaConfig:
 
 
 class Writer:
-    """Exchanges -> token ids in the `plain` template: question, newline, answer, end token."""
+    """Exchanges -> token ids in the `lines` template: question, newline, answer, end token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.backend = tokenizer.backend_tokenizer

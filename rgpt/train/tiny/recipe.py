@@ -187,7 +187,7 @@ def export(model: Any, language_folder: Path, out: Path) -> None:
     processor = rgpt_model.RegionGPTProcessor.for_model(
         model.config,
         tokenizer,
-        "plain",
+        "lines",
         image_size=scene_store.IMAGE_SIZE,
         image_mean=scene_store.IMAGE_MEAN,
         image_std=scene_store.IMAGE_STD,
