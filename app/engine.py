@@ -78,11 +78,12 @@ class ModelEngine:
         self.notes = NOTES[self.about.pictures]
 
     @classmethod
-    def load(cls, name_or_path: str) -> ModelEngine:
-        """Load an embedded model, a folder or a hub id; InputError when there is no such model."""
+    def load(cls, name_or_path: str, **where: Any) -> ModelEngine:
+        """Load an embedded model, a folder or a hub id (`where`: see `rgpt.placement`); InputError when there
+        is no such model, or it cannot be opened so."""
         from rgpt.model import load
 
-        model, processor = load(name_or_path)
+        model, processor = load(name_or_path, **where)
         return cls(model, processor, name_or_path.rstrip("/").rsplit("/", 1)[-1])
 
     def open(self, image: Image.Image) -> Session:

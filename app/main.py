@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Before Gradio is imported anywhere: it would otherwise contact two outside hosts.
@@ -13,6 +13,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 from app.options import add_options, open_tools
 from rgpt.errors import InputError
+from rgpt.placement import add_placement, placement
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
     parser.add_argument("--port", type=_port, default=7860, help="default: 7860")
+    add_placement(parser)
     add_options(parser)
     return parser
 
@@ -42,17 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from rgpt.model.default import default_model
 
             options.model = default_model()
-        serve(options.model, options.host, options.port, **tools)
+        serve(options.model, options.host, options.port, placement(options), **tools)
     except InputError as error:
         print(f"app: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def serve(model: str, host: str, port: int, **tools: Any) -> None:
+def serve(model: str, host: str, port: int, where: Mapping[str, Any], **tools: Any) -> None:
     """Serve the app until it is interrupted; prints its address.
 
     Args:
+        where: the model runs, see `rgpt.placement`.
         tools: what `open_tools` returns.
 
     Raises:
@@ -62,7 +65,7 @@ def serve(model: str, host: str, port: int, **tools: Any) -> None:
     from app.examples import shown_with
     from app.page import build_page, launch_options
 
-    engine = ModelEngine.load(model)
+    engine = ModelEngine.load(model, **where)
     page = build_page(engine, **shown_with(engine.about), **tools)
     try:
         _, address, _ = page.launch(

@@ -27,6 +27,7 @@ from eval.tasks.region_forms import FORMS
 from eval.tasks.shapes import KINDS
 from rgpt.data.photographs import SPLITS
 from rgpt.errors import InputError
+from rgpt.placement import add_placement
 
 DRAWN = "shapes"
 """As `--data`: drawn scenes in place of a data set."""
@@ -66,8 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--count", type=int, default=500, help="how many drawn scenes")
     common.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
     common.add_argument("--threads", type=int, default=2, help="torch threads of each process")
-    common.add_argument("--device", help="default: the first GPU, or the CPU")
-    common.add_argument("--dtype", choices=("float32", "bfloat16", "float16", "auto"))
+    add_placement(common)
     common.add_argument("--batch-size", type=int, default=32, help="questions answered together")
     common.add_argument("--retry-failed", action="store_true", help="ask pictures with failed items again")
     common.add_argument("--no-sheet", action="store_true", help="no contact sheet of mistakes")

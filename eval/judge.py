@@ -29,6 +29,7 @@ from eval.layouts.rows import check_complete, read_predictions
 from rgpt.backends import Backend, BackendError, described_changes, open_backend
 from rgpt.errors import InputError
 from rgpt.formats.jsonl import dump_line, parse_line
+from rgpt.placement import add_placement, placement
 
 LONGEST_WAIT = 60.0  # seconds
 
@@ -139,7 +140,8 @@ def read_answers(
     return {whole[i]: t for i, t in texts.items()}, {whole[i]: why for i, why in failed.items()}
 
 
-def main(argv: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m eval.judge`."""
     parser = argparse.ArgumentParser(prog="python -m eval.judge", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("task", choices=sorted(JUDGES))
@@ -147,6 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--predictions", required=True, help="answers by id, in any caption layout")
     parser.add_argument("--judge", required=True, help="openai:MODEL@URL, local:MODEL_DIR")
     parser.add_argument("--out", required=True, help="judgements, JSON lines")
+    add_placement(parser)
     parser.add_argument(
         "--instructions", help="file with the judge's instructions, instead of the usual ones"
     )
@@ -154,7 +157,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=4, help="requests at a time")
     parser.add_argument("--attempts", type=int, default=5, help="per request")
     parser.add_argument("--subset", action="store_true", help="leave out items without an answer")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
     try:
         if args.workers < 1 or args.attempts < 1:
             raise InputError("--workers and --attempts: expected at least 1 each, got less; raise them.")
@@ -164,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         questions, judge_one = JUDGES[args.task](args.gt, args.instructions, **shown)
         texts, failed = read_answers(args.task, args.predictions, questions)
         check_complete(texts, questions, args.predictions, args.subset)
-        backend = open_backend(args.judge)
+        backend = open_backend(args.judge, where=placement(args))
         ask = asking(backend, args.attempts)
 
         def work(id_: str) -> Callable[[], dict[str, Any]]:

@@ -37,6 +37,7 @@ from rgpt.data.photo_facts import direction
 from rgpt.data.photographs import Photograph, class_counts, read_photographs
 from rgpt.data.scene_questions import DIRECTIONS
 from rgpt.errors import InputError
+from rgpt.placement import add_placement, placement
 from rgpt.regions import open_image
 
 NEIGHBOURS = 30
@@ -435,7 +436,7 @@ def compute(args: argparse.Namespace) -> dict[str, Any]:
     train = train[: args.train_limit]
     names = list(dict.fromkeys([*task.names, *sorted(class_counts(train))]))
     torch.set_num_threads(args.threads)
-    model, processor = load(args.model)
+    model, processor = load(args.model, **placement(args))
     features = open_features(args.features, model, processor)
     vectors = read_vectors([*train, *task.photographs], model, processor, features, task.draw)
     learned = learn(train, names, vectors, task.draw, args.seeds)
@@ -524,6 +525,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="as of eval.run")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N photographs")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    add_placement(parser)
     parser.set_defaults(batch_size=32)
     return parser
 

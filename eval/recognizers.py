@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rgpt.errors import InputError
+from rgpt.placement import EVERYWHERE
 from rgpt.regions import Region
 
 if TYPE_CHECKING:
@@ -46,12 +47,14 @@ def check(args: argparse.Namespace) -> None:
         "task": (args.task, ("region_classification", "detection")[not is_recognizer(args.model) :]),
         "--ask": (getattr(args, "ask", "single"), ("single",)),
         "--dtype": (args.dtype or "float32", ("float32", "auto")),
+        "--bits": (args.bits, (None,)),
+        "--device": (args.device if args.device == EVERYWHERE else "one device", ("one device",)),
     }
     for what, (value, known) in chosen.items():
         if value not in known:
             raise InputError.about(
                 f"{what} with the recognizer {args.model}",
-                known[0],
+                str(known[0]),
                 repr(value),
                 "a recognizer names regions and does nothing else: leave it out, or name a chat model",
             )
@@ -85,6 +88,7 @@ class RecognizerSession:
     """What a task needs of a model, answered by a recognizer: a picture, then all its regions at once."""
 
     def __init__(self, name: str, device: str | None = None) -> None:
+        from rgpt.model.device import device_of
         from rgpt.recognizers.loading import open_recognizer
 
         self.recognizer = open_recognizer(name, device_of(device))
@@ -120,13 +124,6 @@ class DetectorSession:
 
     def reset(self) -> None:
         """There is no conversation to forget."""
-
-
-def device_of(device: str | None) -> str:
-    """The device of `--device`: without it the first GPU, or the CPU."""
-    import torch
-
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def parameters(session: Any) -> dict[str, int]:

@@ -28,6 +28,7 @@ from eval.store import Store, to_do
 from eval.tasks.base import Task
 from rgpt.errors import InputError
 from rgpt.files import sha256, sole_writer, write_text
+from rgpt.placement import placement
 
 PHOTOGRAPHS = (
     "names", "names_not_person", "names_generated", "mAP", "CIDEr", "METEOR",
@@ -151,10 +152,10 @@ def predict(
     asked: Sequence[Any] = []
     try:
         asked = task.pictures()  # bad data is refused before the model is opened
-        device = args.device
-        if device is None and world > 1 and torch.cuda.is_available():
-            device = f"cuda:{int(os.environ.get('LOCAL_RANK', rank)) % torch.cuda.device_count()}"
-        options = {k: v for k, v in (("dtype", args.dtype), ("device", device)) if v is not None}
+        options = placement(args)
+        if world > 1 and torch.cuda.is_available():
+            local = int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count()
+            options.setdefault("device", f"cuda:{local}")
         session = task.open_session(args.model, **options)
         run = describe(args, task, revision(session, args.model))
         run["parameters"] = recognizers.parameters(session)

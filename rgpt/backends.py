@@ -29,6 +29,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -174,7 +175,13 @@ def parse_backend(spec: str) -> tuple[str, str, str | None]:
     return kind, model, url
 
 
-def open_backend(spec: str, *, timeout: float = 120.0, api_key_env: str = "OPENAI_API_KEY") -> Backend:
+def open_backend(
+    spec: str,
+    *,
+    timeout: float = 120.0,
+    api_key_env: str = "OPENAI_API_KEY",
+    where: Mapping[str, Any] = MappingProxyType({}),
+) -> Backend:
     """The backend that `spec` names.
 
     Args:
@@ -182,19 +189,28 @@ def open_backend(spec: str, *, timeout: float = 120.0, api_key_env: str = "OPENA
             `local:MODEL_DIR` (a transformers image-text-to-text model), `rgpt:tiny` or `rgpt:MODEL_DIR`.
         timeout: seconds until a request to an endpoint is given up, all of it counted.
         api_key_env: the environment variable that holds the endpoint's key; local servers need none.
+        where: a model that is opened here runs, and in which numbers (`rgpt.placement`).
 
     Raises:
-        InputError: for another form, a missing folder, or no key for the public endpoint. No request is made.
+        InputError: for another form, a missing folder, no such device, no key for the public endpoint, or
+            `where` for an endpoint. No request is made.
     """
     kind, model, url = parse_backend(spec)
     if kind == "openai":
+        if where:
+            raise InputError.about(
+                f"--{next(iter(where))}",
+                "a model that is opened here",
+                f"the endpoint {model}",
+                "leave it out",
+            )
         key = os.environ.get(api_key_env)
         if url is None and not key:
             raise InputError.about(
                 f"the variable {api_key_env}", "the endpoint's key", "nothing", "export it or give a URL"
             )
         return OpenAIBackend(model, url, key or "none", timeout)
-    return LocalBackend(model) if kind == "local" else RegionGPTBackend(model)
+    return LocalBackend(model, **where) if kind == "local" else RegionGPTBackend(model, **where)
 
 
 # ------------------------------------------------------------------------------------------------ endpoint
@@ -408,30 +424,30 @@ def _parts(message: Message) -> list[dict[str, Any]]:
 class LocalBackend(Backend):
     """A transformers image-text-to-text model from a folder, with its own chat template."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, **where: Any) -> None:
         self._lock = threading.Lock()
         if not (Path(folder) / "config.json").is_file():
             raise InputError.about(
                 f"model {folder!r}", "a folder with config.json", "none", "download it first"
             )
-        import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
+        from rgpt.model.device import pretrained_options
+
+        options, moved_to = pretrained_options(**where)
         self.name = f"local:{Path(folder).resolve().name}"
         try:
             self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            dtype = "auto" if device == "cuda" else torch.float32
             model = AutoModelForImageTextToText.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=dtype
+                folder, local_files_only=True, use_safetensors=True, **options
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise InputError(
                 f"the model {folder!r} cannot be opened ({reason}): give an image-text-to-text model with "
                 "safetensors weights."
             ) from error
-        self.model = model.to(device).eval()
+        self.model = (model if moved_to is None else model.to(moved_to)).eval()
         if not getattr(self.processor, "chat_template", None):
             raise InputError(f"the model {folder!r} has no chat template: give one that was tuned to chat.")
 
@@ -466,13 +482,13 @@ class RegionGPTBackend(Backend):
 
     sees_regions = True
 
-    def __init__(self, name_or_path: str) -> None:
+    def __init__(self, name_or_path: str, **where: Any) -> None:
         self._lock = threading.Lock()
         from rgpt.model import load
 
         label = name_or_path if not Path(name_or_path).is_dir() else Path(name_or_path).resolve().name
         self.name = f"rgpt:{label}"
-        self.model, self.processor = load(name_or_path)
+        self.model, self.processor = load(name_or_path, **where)
 
     def _complete(
         self, messages: list[Message], max_tokens: int, temperature: float, seed: int | None

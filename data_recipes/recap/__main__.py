@@ -18,6 +18,7 @@ from data_recipes.recap.sources import Shard
 from data_recipes.recap.wordings import STYLES
 from rgpt.backends import FORMS, described_changes
 from rgpt.errors import InputError
+from rgpt.placement import add_placement
 
 STOPPED = 3
 
@@ -69,6 +70,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     asked.add_argument("--max-side", type=int, default=1024, help="pixels of pictures sent (default: 1024)")
     asked.add_argument("--min-side", type=int, default=112, help="pixels of close-ups sent (default: 112)")
+    add_placement(run.add_argument_group("where a model runs that is no endpoint"))
     asked.add_argument("--shard", default="1/1", metavar="I/N", help="do part I of N (default: 1/1)")
     spent = run.add_argument_group("how much and how fast (may change from run to run)")
     spent.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), default=(0.0, 0.0),

@@ -26,6 +26,7 @@ from data_recipes.recap.sources import Index, Record, Shard, Target, index_of, r
 from data_recipes.recap.state import PICTURE, REGION, REPHRASE, State
 from rgpt.backends import open_backend, parse_backend
 from rgpt.errors import InputError
+from rgpt.placement import placement
 from rgpt.regions import open_image
 
 VERSION = 1
@@ -57,6 +58,8 @@ class Settings:
     max_side: int = 1024
     min_side: int = 112
     shard: Shard = field(default_factory=Shard)
+    dtype: str | None = None
+    bits: int | None = None
 
     concurrency: int = 8
     limit: int | None = None
@@ -70,6 +73,7 @@ class Settings:
     timeout: float = 120.0
     api_key_env: str = "OPENAI_API_KEY"
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+    device: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "max_side", "min_side", "concurrency", "limit"):
@@ -125,6 +129,7 @@ class Settings:
             "margin": self.margin,
             "max_side": self.max_side,
             "min_side": self.min_side,
+            **{name: value for name in ("dtype", "bits") if (value := getattr(self, name)) is not None},
         }
 
 
@@ -158,10 +163,16 @@ def recap(settings: Settings) -> Summary:
 def open_models(settings: Settings) -> tuple[Asked, Asked]:
     """Who describes, and who rephrases (the same unless another is named)."""
     options: dict[str, Any] = {"timeout": settings.timeout, "api_key_env": settings.api_key_env}
-    asked = Asked(open_backend(settings.backend, **options), settings.prices)
-    if not (settings.rephrasings and settings.rephrase_backend):
-        return asked, asked
-    return asked, Asked(open_backend(settings.rephrase_backend, **options), settings.rephrase_prices)
+    specs = [settings.backend]
+    if settings.rephrasings and settings.rephrase_backend:
+        specs.append(settings.rephrase_backend)
+    # Only what is opened here runs somewhere of our choice; where all are endpoints, the first says so.
+    here = [spec for spec in specs if parse_backend(spec)[0] != "openai"] or specs[:1]
+    opened = [
+        open_backend(spec, where=placement(settings) if spec in here else {}, **options) for spec in specs
+    ]
+    asked = Asked(opened[0], settings.prices)
+    return asked, Asked(opened[1], settings.rephrase_prices) if len(opened) > 1 else asked
 
 
 async def _run(

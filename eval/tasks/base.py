@@ -84,7 +84,7 @@ class Task:
         raise NotImplementedError
 
     def open_session(self, model: str, **options: Any) -> Any:
-        """The model that is asked: a region recognizer or a chat model. `options`: device, dtype."""
+        """The model that is asked: a region recognizer or a chat model. `options`: of `rgpt.placement`."""
         if is_recognizer(model):
             return RecognizerSession(model, options.get("device"))
         return ChatSession.from_pretrained(model, **options)

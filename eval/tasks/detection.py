@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from eval.layouts.coco import CocoTruth
-from eval.recognizers import DetectorSession, device_of, is_detector
+from eval.recognizers import DetectorSession, is_detector
 from eval.score import score_task
 from eval.tasks.base import Answer, Item, Picture, check_pictures
 from eval.tasks.region_classification import AnnotatedTask, guide_for, region_of
@@ -107,6 +107,8 @@ class Detection(AnnotatedTask):
         source = self.source  # before the model, which may be large
         if not is_detector(model):
             return ChatSession.from_pretrained(model, **options)
+        from rgpt.model.device import device_of
+
         device = device_of(options.get("device"))
         detector = open_detector(model, source, device, masks=self.masks, most=self.most, nms=self.nms)
         return DetectorSession(detector)

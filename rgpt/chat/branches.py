@@ -249,7 +249,7 @@ class _Tree:
         """Of every tail the sum of `logs [1 + nodes, V]`, whose first row follows the prompt itself."""
         rows = torch.tensor([node + 1 for path in self.paths for node, _ in path], device=logs.device)
         tokens = torch.tensor([token for path in self.paths for _, token in path], device=logs.device)
-        steps = logs[rows, tokens].double().cpu().split([len(path) for path in self.paths])
+        steps = logs[rows, tokens].cpu().double().split([len(path) for path in self.paths])
         return [float(step.sum()) for step in steps]
 
 
@@ -294,7 +294,7 @@ def _group_search(
                 if k < len(path) and (i, path[k][0]) in row_of
             ]
             rows, tokens = (torch.tensor([s[part] for s in steps], device=logits.device) for part in (2, 3))
-            values = logits.float().log_softmax(-1)[rows, tokens].double().tolist()
+            values = logits.float().log_softmax(-1)[rows, tokens].cpu().double().tolist()
             for (i, t, _, _), value in zip(steps, values, strict=True):
                 sums[i][t] += value
                 read[i][t] += 1

@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--chat-template",
         metavar="NAME",
-        help="vicuna, llama-3, spatialrgpt, qwen, plain (LLaVA's first stage) or lines (default: told from the source)",
+        help="vicuna, llama-3, spatialrgpt, qwen, plain (LLaVA's) or lines (default: told from the source)",
     )
     parser.add_argument(
         "--region-token", default="<region>", metavar="TOKEN", help="the placeholder (default: <region>)"

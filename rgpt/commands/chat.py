@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rgpt.cli import MODEL_HELP, OneLineParser
 from rgpt.commands.answering import shares_of_last, stream_answer, tell_only_drawn
 from rgpt.errors import InputError
+from rgpt.placement import add_placement, placement
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, metavar="N", help="makes sampling at --temperature > 0 repeatable"
     )
+    add_placement(parser)
     return parser
 
 
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("--json prints the answers to --ask, but no --ask was given.")
     image, regions = read_inputs(options.image, options.region)
     options.model = options.model or choose_model()
-    session = open_session(options.model)
+    session = open_session(options.model, **placement(options))
     if image is not None:
         session.set_image(image)
     for region in regions:
@@ -151,11 +153,12 @@ def choose_model() -> str:
     return default_model()
 
 
-def open_session(model_name: str) -> ChatSession:
-    """Load the model and start an empty conversation; here, and not earlier, torch is imported.
+def open_session(model_name: str, **where: Any) -> ChatSession:
+    """Load the model (`where`: see `rgpt.placement`) and start an empty conversation; here, and not earlier,
+    torch is imported.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or it cannot be opened so.
     """
     from transformers.utils import logging
 
@@ -163,7 +166,7 @@ def open_session(model_name: str) -> ChatSession:
     from rgpt.model import load
 
     logging.disable_progress_bar()  # stderr is for the one sentence that says what is wrong
-    return ChatSession(*load(model_name))
+    return ChatSession(*load(model_name, **where))
 
 
 def _report(

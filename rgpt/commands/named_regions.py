@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rgpt.errors import InputError
 from rgpt.files import whole_file
+from rgpt.placement import DEVICE_HELP
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser, model: str, top: str) -> None:
     parser.add_argument("--top", type=int, metavar="K", help=top)
     parser.add_argument("--draw", metavar="FILE", help="write the picture with regions and names")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--device", metavar="D", default="cpu", help=f"{DEVICE_HELP} (default: cpu)")
 
 
 def open_picture(options: argparse.Namespace) -> Image.Image:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from rgpt.cli import MODEL_HELP, OneLineParser
 from rgpt.errors import InputError
+from rgpt.placement import add_placement, placement
 
 PAGE = "app.mount:mount"
 EXAMPLES = """\
@@ -86,8 +87,7 @@ def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
     add("--max-image-pixels", type=_count, metavar="N")
     add("--time-limit", type=_seconds, metavar="S", help="of a request, waiting included")
     add("--grace", type=_seconds, metavar="S", help="that answers get to finish after SIGTERM")
-    add("--dtype", help="float32, bfloat16, float16 or auto")
-    add("--device", help="cpu, cuda, cuda:1 … (default: the first GPU, or the CPU)")
+    add_placement(parser)
     add("--access-log", action="store_true", help="a line on stderr for every request")
     if page is not None:
         page.add_options(parser)
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
     listener = listen(options.host, options.port)  # a taken port is told before a large model is loaded
     tools = page.open_tools(options) if page is not None else {}
     chosen = options.model or default_model()
-    model, processor = load(chosen, dtype=options.dtype, device=options.device)
+    model, processor = load(chosen, **placement(options))
     name = options.model_name or chosen.rstrip("/").rsplit("/", 1)[-1]
     service = Service(
         lambda: ChatSession(model, processor),

@@ -1,7 +1,7 @@
 """How a chat template writes an answer: what likelihoods count, and where generation stops.
 
-Both follow the template and not the tokenizer: Llama 3 ends a turn with <|eot_id|> whatever its tokenizer calls
-the end of a text, Vicuna says a blank first, LLaVA's plain ends with a line break. What training labels
+Both follow the template and not the tokenizer: Llama 3 ends a turn with <|eot_id|> whatever its tokenizer
+calls the end of a text, Vicuna says a blank first, LLaVA's plain ends with a line break. What training labels
 (`{% generation %}`), what `rank` and `score` count and what ends an answer are therefore the same tokens.
 """
 
@@ -15,7 +15,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from rgpt.model.conversation import chat_template
 
 WORDS = "\ue000"
-"""Stands for the words of an answer while its surroundings are looked at; of private use, so in no template."""
+"""Stands for an answer's words while its surroundings are looked at; of private use, so in no template."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _render(tokenizer: Any, template: str, messages: list[dict[str, str]], promp
 
 
 def _end(tokenizer: Any, said: str, after: str) -> tuple[int, ...]:
-    """Ids of what stands behind the words, up to the first special token: a line break behind it is layout."""
+    """Ids of what stands behind the words, up to the first special token: what follows it is layout."""
     words, whole = (_ids(tokenizer, text) for text in (said + "a", said + "a" + after))
     special, found = _special(tokenizer), list[int]()
     for token in whole[len(words) :] if whole[: len(words)] == words else []:

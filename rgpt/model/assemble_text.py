@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rgpt.errors import InputError
-from rgpt.model.assemble_sources import Source
 from rgpt.model.answer_form import AnswerForm
+from rgpt.model.assemble_sources import Source
 from rgpt.model.conversation import chat_template
 from rgpt.model.processing_regiongpt import add_placeholders
 

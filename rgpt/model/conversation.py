@@ -90,8 +90,8 @@ CHAT_TEMPLATES = ("vicuna", "llama-3", "spatialrgpt", "qwen", "plain", "lines")
 
 @cache
 def chat_template(name: str) -> str:
-    """The Jinja text of a chat template of this package, one of CHAT_TEMPLATES; such text itself is left as it
-    is."""
+    """The Jinja text of a chat template of this package, one of CHAT_TEMPLATES; such text itself is
+    left as it is."""
     if "{" in name:
         return name
     if name not in CHAT_TEMPLATES:

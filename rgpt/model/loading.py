@@ -16,9 +16,11 @@ from rgpt.errors import InputError
 from rgpt.model.about import About, read_about
 from rgpt.model.bases import GIVE, PACKAGED, apply_layer, lineage, read_json
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.device import pretrained_options
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
-from rgpt.model.quantization import keep_whole, quantization_config
+from rgpt.model.quantization import keep_whole
+from rgpt.placement import EVERYWHERE
 
 TINY = PACKAGED["tiny"]
 """The folder of the embedded default model."""
@@ -39,7 +41,7 @@ def load(
             what was trained is then merged into its base in memory, and the processor is the base's.
         dtype: `float32`, `bfloat16`, `float16` or `auto` (as saved); default: float32 on the CPU, else as
             saved.
-        device: default: the first GPU, or the CPU.
+        device: default: the first GPU, or the CPU; `auto` spreads the model over all GPUs.
         bits: 8 or 4: linear layers of tower and language model are quantised by bitsandbytes while loading;
             connector, refinement and head stay whole.
         base: where the base of an adapter or delta is, instead of the place that it names.
@@ -47,27 +49,25 @@ def load(
 
     Raises:
         InputError: when there is no such model, it is not a RegionGPT, or its files are incomplete or do
-            not belong together.
+            not belong together, or torch has no such device.
     """
+    if bits is not None and options.get("quantization_config") is not None:
+        raise InputError("load takes bits or quantization_config, not both.")
+    own, moved_to = pretrained_options(device, dtype, bits)
     path, layers = lineage(name_or_path, base)
-    if bits is not None:
-        if options.get("quantization_config") is not None:
-            raise InputError("load takes bits or quantization_config, not both.")
-        options["quantization_config"] = quantization_config(bits)
+    options = {**own, **options}
     if layers and options.get("quantization_config") is not None:
         raise InputError(
             f"{str(layers[-1])!r} cannot be loaded quantised, for what was trained is added to whole "
             "weights: make a plain checkpoint of it with rgpt merge-lora and load that."
         )
     if options.get("quantization_config") is not None:
-        # bitsandbytes places the weights while it makes them small; they must not be moved as a whole later.
         options["quantization_config"] = keep_whole(options["quantization_config"])
-        options.setdefault("device_map", {"": device if device is not None else _default_device()})
-        device, dtype = None, dtype or "auto"
-    if device is None and "device_map" not in options:
-        device = _default_device()
-    if dtype is None:
-        dtype = torch.float32 if device is not None and torch.device(device).type == "cpu" else "auto"
+        options.setdefault("device_map", {"": moved_to})
+        options["dtype"] = dtype or "auto"
+    spread = options.pop("device_map", None) if layers else None  # what was trained is added first
+    if spread is not None or "device_map" in options:
+        moved_to = None
     config = _open(RegionGPTConfig, path)
     processor = _open(RegionGPTProcessor, path)
     processor.check_model(config)
@@ -81,7 +81,6 @@ def load(
         RegionGPTForConditionalGeneration,
         path,
         config=config,
-        dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # reported below, with the others
         **options,
@@ -100,9 +99,11 @@ def load(
         apply_layer(model, layer)
         if (file := Path(layer) / "generation_config.json").is_file():
             model.generation_config.update(**read_json(file))
-    if device is not None:
-        model = model.to(device)
+    if moved_to is not None:
+        model = model.to(moved_to)
         _align(model)
+    elif spread is not None:
+        model = _spread(model, spread)
     # What was trained last says it best; a layer that says nothing has seen what its base has.
     folders: list[str | Path] = [*reversed(layers), path]
     said = map(read_about, folders)
@@ -120,8 +121,16 @@ def open_processor(name_or_path: str | Path) -> RegionGPTProcessor:
     return _open(RegionGPTProcessor, lineage(name_or_path)[0])
 
 
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _spread(model: Any, device_map: Any) -> Any:
+    """A model that was loaded whole, over the devices of the library's map."""
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    if device_map == EVERYWHERE:
+        kept = sorted(model._no_split_modules)
+        room = get_balanced_memory(model, no_split_module_classes=kept)
+        device_map = infer_auto_device_map(model, room, no_split_module_classes=kept)
+    return dispatch_model(model, device_map)
 
 
 def _align(model: torch.nn.Module) -> None:

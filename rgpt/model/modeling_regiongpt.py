@@ -141,7 +141,9 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
     def pool_regions(self, refined: Tensor, region_masks: Tensor) -> Tensor:
         """`[I, C, G, G]`, `[I, R, G, G]` area shares -> `[I, R, D]` region vectors, after the connector."""
         vectors = self.name_regions(refined, region_masks)
-        return vectors if self.region_geometry is None else vectors + self.region_geometry(region_masks)
+        if self.region_geometry is None:
+            return vectors
+        return vectors + self.region_geometry(region_masks).to(vectors.device)  # a model may lie on several
 
     def name_regions(self, refined: Tensor, region_masks: Tensor) -> Tensor:
         """`pool_regions` without where the regions are: what they show alone."""

@@ -32,8 +32,8 @@ def roi_features(feature: Tensor, boxes: Tensor, size: int, scale: float, sampli
 
 
 def roi_average(feature: Tensor, boxes: Tensor, size: int, scale: float) -> Tensor:
-    """The mean of each RoI: `[C, h, w]`, `[N, 4]` -> `[N, C]`, sampled as F-VLM and its successors do [A]: once
-    in the middle of each of size x size bins, where a cell's centre has its number for coordinate.
+    """The mean of each RoI: `[C, h, w]`, `[N, 4]` -> `[N, C]`, sampled as F-VLM and its successors do [A]:
+    once in the middle of each of size x size bins, where a cell's centre has its number for coordinate.
 
     That is half a cell further right and down than `roi_features`; a box smaller than a cell stays small.
     """

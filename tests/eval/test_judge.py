@@ -54,7 +54,7 @@ def bench(tmp_path: Path) -> Path:
 
 
 def run(bench: Path, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
-    monkeypatch.setattr(judge, "open_backend", lambda spec: backend)
+    monkeypatch.setattr(judge, "open_backend", lambda spec, **where: backend)
     files = [
         "--gt",
         str(bench),
@@ -238,7 +238,7 @@ def osprey(tmp_path: Path) -> Path:
 
 def test_osprey_descriptions_are_judged_and_scored(osprey: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend({"reference 0": "8 6\nfine", "reference 1": "9 3"})
-    monkeypatch.setattr(judge, "open_backend", lambda spec: backend)
+    monkeypatch.setattr(judge, "open_backend", lambda spec, **where: backend)
     files = [
         "--gt",
         str(osprey),
@@ -297,7 +297,7 @@ def test_mdvp_is_judged_by_the_marked_picture(
     mdvp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backend = Looking({})
-    monkeypatch.setattr(judge, "open_backend", lambda spec: backend)
+    monkeypatch.setattr(judge, "open_backend", lambda spec, **where: backend)
     gt = str(mdvp / "natural_box.json")
     files = ["--gt", gt, "--predictions", str(mdvp / "said.json"), "--out", str(mdvp / "out.jsonl")]
     command = ["mdvp_bench", *files, "--judge", "openai:fake"]

@@ -50,8 +50,8 @@ def test_a_box_on_cell_borders_pools_alike() -> None:
     ],
 )
 def test_the_roi_mean_of_the_released_detector(box: tuple[int, ...], mean: float) -> None:
-    """Worked out by hand from F-VLM's `compute_grid_positions`: x + (i + .5) w / n in cells of 16 pixels, read
-    between neighbours with floor(x) for the left one; here n = 4, and the map is its column number."""
+    """Worked out by hand from F-VLM's `compute_grid_positions`: x + (i + .5) w / n in cells of 16 pixels,
+    read between neighbours with floor(x) for the left one; here n = 4, and the map is its column number."""
     columns = torch.arange(4.0).expand(1, 4, 4)
     found = roi_average(columns, torch.tensor([box], dtype=torch.float32), 4, 1 / 16)
     assert found.item() == pytest.approx(mean)

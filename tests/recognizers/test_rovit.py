@@ -83,7 +83,7 @@ def test_a_full_size_crop_is_not_the_table_itself() -> None:
 
 
 def test_positions_that_shrink_all_count() -> None:
-    """jax.image.resize, bilinear: 4 cells to 2 weigh by 1 - |distance| / 2, over their sum: 3, 3, 1, 0 of 7."""
+    """jax.image.resize, bilinear: 4 cells to 2 weigh by 1 - |distance| / 2, normalised: 3, 3, 1, 0 of 7."""
     row = torch.tensor([7.0, 14.0, 0.0, 70.0])
     found = whole_positions(row[None, :, None].expand(4, 4, 1), 4, 2)[0, :, 0]
     assert found.tolist() == pytest.approx([9.0, 32.0])  # (3*7 + 3*14 + 0)/7, (14 + 3*0 + 3*70)/7
@@ -290,7 +290,10 @@ def test_the_frozen_tower_looks_where_a_region_was_proposed() -> None:
         detector.box_head.deltas.bias[0] = shift
         found.append(detector.detect([picture()], vocabulary, masks=False)[0])
     assert (found[0].boxes[:, 0].mean() - found[1].boxes[:, 0].mean()).abs() > 1
-    scores = [{(int(r), int(n)): float(s) for r, n, s in zip(f.region, f.labels, f.scores)} for f in found]
+    scores = [
+        {(int(r), int(n)): float(s) for r, n, s in zip(f.region, f.labels, f.scores, strict=True)}
+        for f in found
+    ]
     assert scores[0].keys() & scores[1].keys() and all(
         scores[0][key] == pytest.approx(scores[1][key], rel=1e-5)
         for key in scores[0].keys() & scores[1].keys()
