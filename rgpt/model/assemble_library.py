@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModel, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -169,12 +171,17 @@ class LibraryWeights:
         return self.weights.files()
 
 
+ANTIALIASED = ("clip_vision_model", "siglip_vision_model")
+"""Towers whose publishers shrink positions with antialiasing; DINOv2's own code does not."""
+
+
 def resized_tower(config: Any, weights: Weights, size: int, label: str) -> tuple[Any, Weights, list[str]]:
     """A tower for pictures of another size: (configuration, weights, names of those that were interpolated).
 
     Weights with one row a patch, such as position embeddings, are interpolated by the tower's own method,
     the one it would run for every picture of that size (`interpolate_pos_encoding` of transformers,
-    `set_input_size` of timm). A tower without such weights reads any size as it is.
+    `set_input_size` of timm). Where they shrink, CLIP's and SigLIP's are antialiased, as open_clip and timm
+    do with them and transformers does not. A tower without such weights reads any size as it is.
 
     Args:
         config: of the tower as published.
@@ -219,11 +226,22 @@ def resized_tower(config: Any, weights: Weights, size: int, label: str) -> tuple
             rows, channels = wanted[name][-2:]
             owner = _owner(fresh, name)
             assert owner is not None
-            made = owner.interpolate_pos_encoding(torch.empty(1, rows, channels), size, size)
+            with _Antialiased() if config.model_type in ANTIALIASED else nullcontext():
+                made = owner.interpolate_pos_encoding(torch.empty(1, rows, channels), size, size)
             results[name] = made.reshape(wanted[name])
         return results
 
     return other, ResizedWeights(weights, {name: wanted[name] for name in changed}, interpolate), changed
+
+
+class _Antialiased(TorchFunctionMode):
+    """Within it, interpolation that shrinks weighs every value."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is nn.functional.interpolate and args[0].shape[-1] > kwargs["size"][-1]:
+            kwargs = {**kwargs, "antialias": True}
+        return function(*args, **kwargs)
 
 
 def _timm(tower: PreTrainedModel) -> Any:

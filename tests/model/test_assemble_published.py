@@ -29,6 +29,7 @@ from rgpt.cli import main
 from rgpt.errors import InputError
 from rgpt.model import load
 from rgpt.model.assemble import Options, assemble_llava, assemble_parts
+from rgpt.model.assemble_library import ANTIALIASED
 from tests.model.checkpoints import draw, make_chatml_llm, make_llava, make_llm, make_timm, make_tower
 from tests.model.tiny_models import LM, VIT, make_picture, make_tokenizer
 
@@ -210,6 +211,10 @@ def test_another_picture_size_is_the_towers_own_interpolation(
     model, processor = load(tmp_path / "out", device="cpu")
     assert model.config.image_size == processor.image_size == size and model.config.vision_grid == size // 7
     pixels = torch.randn(2, 3, size, size)
+    if kind in ANTIALIASED and size < 28:  # its own would be another: see below
+        resized = vision_source(tmp_path / "out")["resized_keys"]
+        assert resized and "position_embedding" in resized[0]
+        return
     takes = theirs.embeddings.forward.__code__.co_varnames  # the others interpolate unasked
     asked = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
     expected = theirs(pixels, output_hidden_states=True, **asked).hidden_states[-2]
@@ -217,6 +222,33 @@ def test_another_picture_size_is_the_towers_own_interpolation(
     resized = vision_source(tmp_path / "out")["resized_keys"]
     positions = [key for key in theirs.state_dict() if "position_embedding" in key]
     assert resized == ([] if size == 28 else positions)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shrunk"),
+    [
+        # Cubic weights (a = -0.5) at 1/4, 1/4, 3/4 and 5/4 of the distance, over their sum: .8671875 twice,
+        # .2265625, -.0703125, as open_clip's resize_pos_embed has them; of 1, 2, 4, 8 and of 8, 4, 2, 1.
+        ("clip_vision_model", [2.9453125 / 1.890625, 10.7890625 / 1.890625]),
+        ("siglip_vision_model", [2.9453125 / 1.890625, 10.7890625 / 1.890625]),
+        # Half way between two, and the farther ones: .59375, -.09375 (a = -0.75), as in DINOv2's own code.
+        ("dinov2", [0.59375 * 3 - 0.09375 * 5, 0.59375 * 12 - 0.09375 * 10]),
+    ],
+)
+@torch.no_grad()
+def test_positions_that_shrink_are_those_of_the_publishers_code(
+    kind: str, shrunk: list[float], llm: str, tmp_path: Path
+) -> None:
+    theirs = make_tower(tmp_path / "tower", kind)
+    (name,) = [key for key in theirs.state_dict() if "position_embedding" in key]
+    positions = theirs.state_dict()[name].flatten(end_dim=-2)  # 4 x 4 cells, perhaps a class token before
+    columns = torch.tensor([1.0, 2.0, 4.0, 8.0]).repeat(4)[:, None].expand(16, positions.shape[-1])
+    positions[-16:] = columns
+    theirs.save_pretrained(tmp_path / "tower")
+    assemble_parts(str(tmp_path / "tower"), llm, tmp_path / "out", Options(image_size=14))
+    model, _ = load(tmp_path / "out", device="cpu")
+    found = model.model.vision_tower.state_dict()[name].flatten(end_dim=-2)[-4:, 0]
+    assert found.tolist() == pytest.approx(shrunk * 2, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [48, 96])
