@@ -42,9 +42,11 @@ def bench_recognizers(options: argparse.Namespace) -> list[Figure]:
     """Parameter counts on stdout, then the times."""
     import torch
 
+    from rgpt.model.device import device_of
+
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(options.device)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}", file=sys.stderr)
     print(parameter_table())
     known = configs(options.size)

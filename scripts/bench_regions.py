@@ -45,9 +45,11 @@ def bench_regions(options: argparse.Namespace) -> list[Figure]:
     """Both measurements."""
     import torch
 
+    from rgpt.model.device import device_of
+
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(options.device)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_name(device)}", file=sys.stderr)
     figures = list(measure_answers(options, device))
     return figures + list(measure_pooling(options.repeats, device))

@@ -42,9 +42,9 @@ class ClipScorer:
     folder: Path
 
     def __post_init__(self) -> None:
-        import torch
+        from rgpt.model.device import device_of
 
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device_of()
         try:
             if (self.folder / "open_clip_config.json").is_file():
                 self._open_clip()

@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from rgpt.errors import InputError
 from rgpt.model.conversation import chat_template
 
 WORDS = "\ue000"
@@ -36,7 +38,7 @@ class AnswerForm:
 
     @classmethod
     def of(cls, tokenizer: Any, template: str) -> AnswerForm:
-        """The form of a template: a name of one of ours, or Jinja text."""
+        """The form of a template, a name of one of ours or Jinja text. Raises InputError for a broken one."""
         text = chat_template(template)
         ask, say = {"role": "user", "content": "?"}, {"role": "assistant", "content": WORDS}
         prompt = _render(tokenizer, text, [ask], True)
@@ -65,12 +67,15 @@ class AnswerForm:
 
 
 def _render(tokenizer: Any, template: str, messages: list[dict[str, str]], prompt: bool = False) -> str:
-    rendered, _ = render_jinja_template(
-        conversations=[messages],
-        chat_template=template,
-        add_generation_prompt=prompt,
-        **tokenizer.special_tokens_map,
-    )
+    try:
+        rendered, _ = render_jinja_template(
+            conversations=[messages],
+            chat_template=template,
+            add_generation_prompt=prompt,
+            **tokenizer.special_tokens_map,
+        )
+    except TemplateError as error:
+        raise InputError(f"the chat template cannot be written out ({error}): repair it.") from error
     return rendered[0]
 
 

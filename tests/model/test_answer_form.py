@@ -96,6 +96,11 @@ def test_an_end_that_the_tokenizer_spells_out_is_refused() -> None:
         end_ids(make_tokenizer(), "qwen", 2)
 
 
+def test_a_broken_template_is_told() -> None:
+    with pytest.raises(InputError, match=r"the chat template cannot be written out \(.*no such\)"):
+        AnswerForm.of(make_tokenizer(), "{{ raise_exception('no such') }}")
+
+
 @pytest.fixture(scope="module")
 def model() -> Any:
     made = make_model(text_config=type(make_model().config.text_config)(**{**LM, "vocab_size": 192}))
