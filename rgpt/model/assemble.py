@@ -17,7 +17,6 @@ from typing import Any
 
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -43,8 +42,9 @@ from rgpt.model.assemble_plan import (
 )
 from rgpt.model.assemble_sources import FileWeights, MemoryWeights, Source, find_source
 from rgpt.model.assemble_text import choose_template, load_tokenizer
-from rgpt.model.assemble_tower import default_layer, patch_grid, picture_settings, token_grid, tower_output
+from rgpt.model.assemble_tower import default_output, patch_grid, picture_settings, token_grid, tower_output
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
+from rgpt.model.feature_map import build_tower
 
 
 def assemble_llava(name: str, out: str | Path, options: Options | None = None) -> Assembled:
@@ -147,13 +147,14 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
     text = _language_config(source)
     size = pictures["image_size"]
     if options.vision_layer is None:
-        layer = default_layer(tower_config, size, vision)
+        layer, output = default_output(tower_config, size, vision)
     else:
         layer = None if options.vision_layer == "last" else options.vision_layer
-    shape = tower_output(tower_config, size, layer, vision)
+        output = tower_output(tower_config, size, layer, vision)
+    tower.spare(output.unused)
     patch = getattr(tower_config, "patch_size", None)
     patches = size // patch if isinstance(patch, int) else None
-    cells, strategy = token_grid(shape, patches, vision)
+    cells, strategy = token_grid(output, patches, vision)
     unit: int = patch if patch and cells == patches else -(-size // cells)
     if options.image_size and size != unit * cells:
         raise InputError(
@@ -170,7 +171,7 @@ def assemble_parts(vision: str, llm: str, out: str | Path, options: Options | No
         text_config=text,
         vision_feature_layer=layer,
         vision_feature_select_strategy=strategy,
-        vision_hidden_size=shape[-1] if len(shape) == 3 else shape[1],
+        vision_hidden_size=output.channels,
         vision_grid=cells,
         merge_grid=options.merge_grid,
         refinement=options.refinement or "deconv",  # type: ignore[arg-type]
@@ -226,7 +227,7 @@ def _published_tower(name: str) -> tuple[Part, Any, dict[str, Any]]:
 
 def _tower_part(source: Source, config: Any, whole: Any) -> Part:
     """The weights of a tower of `config`, out of a checkpoint whose own configuration is `whole`."""
-    tower = on_meta(lambda: AutoModel.from_config(config), source.name)
+    tower = on_meta(lambda: build_tower(config), source.name)
     files = FileWeights(source.folder)
     weights = LibraryWeights(files, tower, source.name, published_class(whole, source.name))
     return Part(
@@ -237,6 +238,7 @@ def _tower_part(source: Source, config: Any, whole: Any) -> Part:
         source,
         provides=[keys.TOWER],
         ignored=weights.ignored,
+        absent=[keys.TOWER + name for name in sorted(weights.absent)],
     )
 
 
@@ -315,7 +317,10 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
     whole: Any = _config(AutoConfig, folders["vision_tower"])
     vision = getattr(whole, "vision_config", whole)
     pictures = picture_settings(folders["vision_tower"], vision)
-    grid = patch_grid(tower_output(vision, pictures["image_size"], layer, name), strategy, name)
+    output = tower_output(vision, pictures["image_size"], layer, name)
+    grid = patch_grid(output, strategy, name)
+    tower = _tower_part(folders["vision_tower"], vision, whole)
+    tower.spare(output.unused)
     text = _language_config(folders["llm"])
     words, head_bias = _language_part(folders["llm"], text)
     tokenizer = load_tokenizer(folders["llm"])
@@ -324,7 +329,7 @@ def assemble_spatialrgpt(name: str, out: str | Path, options: Options | None = N
         # The authors write the bare placeholder; these weights have never seen a number before it [A].
         options = replace(options, region_mention=options.region_token)
     plan_parts = [
-        _tower_part(folders["vision_tower"], vision, whole),
+        tower,
         words,
         *(
             Part(source.name, FileWeights(source.folder), prefixes, reasons, source, provides)

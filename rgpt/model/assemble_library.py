@@ -20,7 +20,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -32,6 +32,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from rgpt.errors import InputError
 from rgpt.model.assemble_sources import TensorInfo, Weights
+from rgpt.model.feature_map import build_tower
 
 
 def on_meta(build: Callable[[], PreTrainedModel], label: str) -> PreTrainedModel:
@@ -39,6 +40,8 @@ def on_meta(build: Callable[[], PreTrainedModel], label: str) -> PreTrainedModel
     try:
         with torch.device("meta"):
             return build().eval()
+    except InputError:
+        raise
     except Exception as error:  # every model has its own way to refuse a configuration
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"the config.json of {label} makes no model ({reason}).") from error
@@ -55,7 +58,7 @@ def published_class(config: Any, label: str) -> PreTrainedModel | None:
         kind = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)] if config.num_labels else None
     if kind is not None and issubclass(kind, PreTrainedModel):
         return on_meta(lambda: kind(config), label)
-    return on_meta(lambda: AutoModel.from_config(config), label)
+    return on_meta(lambda: build_tower(config), label)
 
 
 class _Names:
@@ -74,6 +77,16 @@ class _Names:
         if name not in self.own and key in self.own:
             name, pattern = key, None  # as the library does: a rule that should not have applied
         return (name, pattern) if name in self.own else None
+
+    def find_inside(self, key: str, part: _Names) -> tuple[str, None] | None:
+        """The name in a part of this model of what the whole knows under a name of its own (AltCLIP)."""
+        name, pattern = self.find(key) or ("", "")
+        if pattern is None:
+            for dot in re.finditer(r"\.", name):
+                module = self.model.get_submodule(name[: dot.start()])
+                if name[dot.end() :] in part.own and module.state_dict().keys() == part.own.keys():
+                    return name[dot.end() :], None
+        return None
 
     def converter(self, pattern: str) -> WeightConverter:
         return deepcopy(next(item for item in self.converters if pattern in item.source_patterns))
@@ -110,10 +123,13 @@ class LibraryWeights:
         self._recipes: dict[str, _Recipe] = {}
         self._infos: dict[str, TensorInfo] = {}
         around = _Names(whole) if whole is not None else None
+        self.absent = self._absent(around)
         unneeded = sorted(model._keys_to_ignore_on_load_unexpected or ())
         groups: dict[str, _Recipe] = {}
         for key in sorted(weights.infos(), key=dot_natural_key):
             found = self._names.find(key)
+            if found is None and around is not None:
+                found = around.find_inside(key, self._names)
             if found is not None and found[1] is not None:
                 groups.setdefault(found[0], _Recipe(found[0])).keys.append((found[1], key))
             elif found is not None:
@@ -127,6 +143,13 @@ class LibraryWeights:
         for recipe in groups.values():
             for name, tensor in self._make(recipe, self._empty).items():
                 self._add(name, recipe, TensorInfo(tuple(tensor.shape), tensor.dtype))
+
+    def _absent(self, around: _Names | None) -> set[str]:
+        """Weights of the model that what was saved has not: a classifier is published without its pooler."""
+        if around is None:
+            return set()
+        found = (self._names.find(key) or around.find_inside(key, self._names) for key in around.own)
+        return set(self._names.own) - {each[0] for each in found if each is not None}
 
     def _add(self, name: str, recipe: _Recipe, info: TensorInfo) -> None:
         if name in self._recipes:
@@ -191,12 +214,12 @@ def resized_tower(config: Any, weights: Weights, size: int, label: str) -> tuple
     Raises:
         InputError: the tower has weights that follow the picture's size, but no method to interpolate them.
     """
-    tower = on_meta(lambda: AutoModel.from_config(config), label)
+    tower = on_meta(lambda: build_tower(config), label)
     other = _for_size(config, tower, size)
     shapes = {name: tuple(value.shape) for name, value in tower.state_dict().items()}
     wanted = {
         name: tuple(value.shape)
-        for name, value in on_meta(lambda: AutoModel.from_config(other), label).state_dict().items()
+        for name, value in on_meta(lambda: build_tower(other), label).state_dict().items()
     }
     changed = [name for name in wanted if wanted[name] != shapes.get(name)]
     for name in changed:
@@ -213,7 +236,7 @@ def resized_tower(config: Any, weights: Weights, size: int, label: str) -> tuple
             )
 
     def interpolate(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        fresh = on_meta(lambda: AutoModel.from_config(config), label)
+        fresh = on_meta(lambda: build_tower(config), label)
         for name, value in values.items():
             module, _, leaf = name.rpartition(".")
             setattr(fresh.get_submodule(module), leaf, nn.Parameter(value.float(), requires_grad=False))

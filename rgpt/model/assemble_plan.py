@@ -23,6 +23,7 @@ from rgpt.errors import InputError
 from rgpt.model.assemble_keys import (
     CONNECTOR,
     LANGUAGE,
+    TOWER,
     Account,
     Prefixes,
     Reasons,
@@ -85,6 +86,12 @@ class Part:
     provides: Sequence[str] = ()  # prefixes of the new model that must come from here
     ignored: dict[str, str] = field(default_factory=dict)  # keys that were left out before
     resized: Sequence[str] = ()  # keys that were interpolated for another picture size
+    absent: Sequence[str] = ()  # names of the new model that the class it was saved from has not
+    unneeded: Sequence[str] = ()  # those of them that no answer depends on: zeros
+
+    def spare(self, unused: frozenset[str]) -> None:
+        """Do without what is absent where it is among `unused`, names in the tower (see `tower_output`)."""
+        self.unneeded = [name for name in self.absent if name.removeprefix(TOWER) in unused]
 
 
 @dataclass
@@ -160,7 +167,9 @@ def write_model(plan: Plan, out: str | Path, options: Options) -> Assembled:
         account = account_for(
             part.label, part.weights.infos(), part.prefixes, part.reasons, expected, grows, tied
         )
-        check_complete(part.label, _with_zero_bias(account, plan), expected, part.provides)
+        check_complete(
+            part.label, _with_zero_bias(account, plan) | set(part.unneeded), expected, part.provides
+        )
         account.ignored |= part.ignored
         accounts.append(account)
         entries += _copies(part, account, expected, dtype, options.seed)
@@ -176,7 +185,10 @@ def write_model(plan: Plan, out: str | Path, options: Options) -> Assembled:
     if plan.zero_bias:
         for name in ("linear_1.bias", "linear_2.bias"):
             fresh.tensors[CONNECTOR + name].zero_()
-    entries += [Entry(name, info, partial(fresh.read, name)) for name, info in fresh.infos().items()]
+    unneeded = sorted({name for part in plan.parts for name in part.unneeded} - covered)
+    zeros = MemoryWeights({name: torch.zeros(expected[name], dtype=main_type) for name in unneeded})
+    for made in (fresh, zeros):
+        entries += [Entry(name, info, partial(made.read, name)) for name, info in made.infos().items()]
     check_complete(plan.name, {entry.name for entry in entries}, expected, [""])
 
     needed = sum(entry.info.bytes for entry in entries)
@@ -187,7 +199,7 @@ def write_model(plan: Plan, out: str | Path, options: Options) -> Assembled:
         config.save_pretrained(folder)
         plan.processor.save_pretrained(folder)
         _generation(plan).save_pretrained(folder)
-        _write_provenance(folder, plan, accounts, sorted(fresh.tensors), options)
+        _write_provenance(folder, plan, accounts, sorted(fresh.tensors), unneeded, options)
         sizes = [(folder / name).stat().st_size for name in set(weight_map.values())]
     return Assembled(
         Path(out),
@@ -248,7 +260,12 @@ def _generation(plan: Plan) -> GenerationConfig:
 
 
 def _write_provenance(
-    folder: Path, plan: Plan, accounts: Sequence[Account], fresh: list[str], options: Options
+    folder: Path,
+    plan: Plan,
+    accounts: Sequence[Account],
+    fresh: list[str],
+    zeros: list[str],
+    options: Options,
 ) -> None:
     versions = {
         name: metadata.version(name) for name in ("torch", "transformers", "safetensors", "tokenizers")
@@ -276,6 +293,7 @@ def _write_provenance(
         "options": vars(options),
         "sources": sources,
         "fresh": fresh,
+        "zeros": zeros,
     }
     (folder / PROVENANCE).write_text(
         json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -3,103 +3,196 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from rgpt.errors import InputError
+from rgpt.model.assemble_library import on_meta
 from rgpt.model.assemble_sources import Source
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.feature_map import build_refinement
+from rgpt.model.feature_map import build_refinement, build_tower, layer_output
 from rgpt.model.geometry import RegionGeometry
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.projection import Connector, scaled_linear
 
 
-def tower_output(vision_config: Any, size: int, layer: int | None, label: str) -> tuple[int, ...]:
-    """Shape of a tower's chosen layer for one square picture: `(1, tokens, C)` or `(1, C, h, w)`.
+@dataclass(frozen=True)
+class Output:
+    """What a tower gives for one picture.
 
-    It runs on the meta device: shapes only, no memory.
+    shape: `(tokens, C)` or, as a map, `(C, h, w)`.
+    leading: class and register tokens that it is known to put before its patches.
+    unused: its weights on which this does not depend, such as a pooler's.
     """
-    if layer is None:
-        return tuple(_run(vision_config, size, label).last_hidden_state.shape)
-    layers = _run(vision_config, size, label, output_hidden_states=True).hidden_states or ()
-    if not -len(layers) <= layer < len(layers):
+
+    shape: tuple[int, ...]
+    leading: int
+    unused: frozenset[str] = frozenset()
+
+    @property
+    def channels(self) -> int:
+        return self.shape[-1] if len(self.shape) == 2 else self.shape[0]
+
+
+def tower_output(vision_config: Any, size: int, layer: int | None, label: str) -> Output:
+    """Try a tower on two square pictures, as the model will run it.
+
+    It runs on the meta device: shapes only, no memory; but with drawn weights where it looks at numbers to
+    find its way (Idefics 3).
+
+    Raises:
+        InputError: it cannot read such pictures, draws random numbers, or gives no map of them.
+    """
+    name = f"the tower of {label} ({vision_config.model_type})"
+    if getattr(vision_config, "is_encoder_decoder", False):
+        raise InputError(f"{name} answers with queries in place of a map: choose another tower.")
+    tower, output = _try(vision_config, size, layer, label, name)
+    shape = tuple(output.shape)
+    if shape[0] != 2 or len(shape) not in (3, 4):
         raise InputError(
-            f"{label} takes layer {layer} of its tower, which offers {len(layers)}: choose another, or the "
-            "last by itself."
+            f"{name} gives {list(shape)} for two pictures, which is neither tokens nor a map of each: choose "
+            "another layer with --vision-layer, or another tower."
         )
-    return tuple(layers[layer].shape)
+    shape = shape[1:]
+    if len(shape) == 3:
+        if shape[0] == shape[1] == shape[2]:
+            raise InputError(
+                f"{name} gives a map of {' x '.join(map(str, shape))}, in which channels and cells cannot be "
+                "told apart: choose another layer with --vision-layer."
+            )
+        if shape[0] == shape[1]:  # channels last
+            shape = (shape[2], *shape[:2])
+        elif shape[1] != shape[2]:
+            raise InputError(
+                f"{name} gives a map of {' x '.join(map(str, shape))}, which has no square of cells: choose "
+                "another of its layers with --vision-layer."
+            )
+    leading = sum(
+        parameter.numel() // parameter.shape[-1]
+        for key, parameter in tower.named_parameters()
+        if _LEADING.search(key)
+    )
+    with torch.enable_grad():
+        output.float().sum().backward()
+    return Output(shape, leading, frozenset(n for n, p in tower.named_parameters() if p.grad is None))
 
 
-def _run(vision_config: Any, size: int, label: str, **asked: Any) -> Any:
-    try:
-        with torch.device("meta"):
-            tower = AutoModel.from_config(vision_config).eval()
-            return tower(torch.zeros(1, 3, size, size), return_dict=True, **asked)
-    except Exception as error:  # a tower with another input fails in its own way
-        reason = str(error).strip().split("\n")[0]
+def _try(
+    vision_config: Any, size: int, layer: int | None, label: str, name: str
+) -> tuple[PreTrainedModel, Tensor]:
+    tower = on_meta(lambda: build_tower(vision_config), label)
+    if missing := _other_inputs(tower):
         raise InputError(
-            f"the tower of {label} ({vision_config.model_type}) cannot read one {size} x {size} picture "
-            f"({reason}): RegionGPT needs a tower for square pictures."
-        ) from error
+            f"{name} needs {' and '.join(missing)} beside the picture, which RegionGPT does not give: choose "
+            "a tower that reads whole square pictures."
+        )
+    for device in ("meta", "cpu"):
+        tower = tower if device == "meta" else build_tower(vision_config).eval()
+        try:
+            with torch.device(device), torch.enable_grad(), _NoRandomNumbers(name):
+                return tower, layer_output(tower, torch.zeros(2, 3, size, size), layer)
+        except InputError:
+            raise
+        except Exception as error:  # a tower with another input fails in its own way
+            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+            if device == "meta" and "meta" in reason:
+                continue
+            raise InputError(
+                f"{name} cannot read two {size} x {size} pictures ({reason}): RegionGPT needs a tower that "
+                "reads single square pictures."
+            ) from error
+    raise AssertionError("the second device has no third")
 
 
-def patch_grid(shape: tuple[int, ...], strategy: str, label: str) -> int:
+def _other_inputs(tower: PreTrainedModel) -> list[str]:
+    """What a tower must be given beside its first input."""
+    _, *others = signature(tower.forward).parameters.values()
+    return [
+        each.name
+        for each in others
+        if each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    ]
+
+
+class _NoRandomNumbers(TorchDispatchMode):
+    """Refuses a model that draws random numbers while it reads (ViT-MAE hides patches), even on meta."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        harmless = re.search("dropout|attention", func.name())  # these draw only while training
+        if torch.Tag.nondeterministic_seeded in func.tags and not harmless:
+            raise InputError(
+                f"{self.name} draws random numbers while it reads a picture ({func.name()}), so that it "
+                "never gives the same twice: choose another tower."
+            )
+        return func(*args, **(kwargs or {}))
+
+
+_LEADING = re.compile(r"(^|[._])(cls|class|reg|register|dist|distillation)_(tokens?|embedding)$")
+"""Names under which towers keep the tokens that they put before their patches."""
+
+
+def patch_grid(output: Output, strategy: str, label: str) -> int:
     """Cells along a side, when exactly `strategy` leaves one vector a cell.
 
     LLaVA's `default` drops one token, whatever it is; ours drops what stands before a square number of
     patches. Only where both mean the same is the result the same model.
     """
-    if len(shape) == 4:
-        return shape[-1]
-    tokens = shape[1] - (strategy == "default")
+    if len(output.shape) == 3:
+        return output.shape[-1]
+    tokens = output.shape[0] - (strategy == "default")
     side = round(tokens**0.5)
     if side * side != tokens:
         raise InputError(
-            f"the tower of {label} gives {shape[1]} tokens, which with vision_feature_select_strategy "
+            f"the tower of {label} gives {output.shape[0]} tokens, which with vision_feature_select_strategy "
             f"{strategy!r} is no square grid of patches: RegionGPT needs one vector a patch."
         )
     return side
 
 
-def default_layer(vision_config: Any, size: int, label: str) -> int | None:
-    """-2, as in the paper, where a tower offers its layers; else `None`, its `last_hidden_state`."""
+def default_output(vision_config: Any, size: int, label: str) -> tuple[int | None, Output]:
+    """Layer -2, as in the paper, where a tower offers its layers; else `None`, its `last_hidden_state`."""
     try:
-        output = _run(vision_config, size, label, output_hidden_states=True)
+        return -2, tower_output(vision_config, size, -2, label)
     except InputError:
-        _run(vision_config, size, label)  # it may refuse to be asked for layers, but not to run at all
-        return None
-    layers = getattr(output, "hidden_states", None)
-    return -2 if layers is not None and len(layers) > 1 else None
+        return None, tower_output(vision_config, size, None, label)
 
 
-def token_grid(
-    shape: tuple[int, ...], grid: int | None, label: str
-) -> tuple[int, Literal["default", "full"]]:
+def token_grid(output: Output, grid: int | None, label: str) -> tuple[int, Literal["default", "full"]]:
     """(cells along a side, `full` where every token is a patch or `default` where others come first).
 
     Args:
-        shape: of `tower_output`.
         grid: patches along a side where the configuration tells. Where it does not, or the tower merges its
-            patches, the largest square that the tokens fill: there are always fewer class and register
-            tokens than one more row and column would need.
+            patches, the square that is left when all known tokens in front, or else fewer, are dropped.
 
     Raises:
-        InputError: the tower's map is not square.
+        InputError: the tokens are no square, or hold others than patches and what stands before them.
     """
-    if len(shape) == 4:
-        if shape[2] != shape[3]:
-            raise InputError(
-                f"the tower of {label} gives a map of {shape[2]} x {shape[3]} cells, not a square: choose "
-                "another of its layers with --vision-layer."
-            )
-        return shape[3], "default"
-    cells = grid if grid is not None and grid**2 <= shape[1] else math.isqrt(shape[1])
-    return cells, "full" if shape[1] == cells**2 else "default"
+    if len(output.shape) == 3:
+        return output.shape[-1], "default"
+    tokens, leading = output.shape[0], output.leading
+    cells = grid if grid is not None and grid**2 <= tokens else None
+    for before in (leading, *range(leading)):
+        side = math.isqrt(max(0, tokens - before))
+        if cells is None and side > 0 and side**2 == tokens - before:
+            cells = side
+    if cells is None or tokens - cells**2 > leading:
+        raise InputError(
+            f"the tower of {label} gives {tokens} tokens, which is no square of patches behind at most "
+            f"{leading} class and register tokens: choose another tower."
+        )
+    return cells, "full" if tokens == cells**2 else "default"
 
 
 def picture_settings(source: Source | None, vision_config: Any) -> dict[str, Any]:

@@ -9,8 +9,69 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
+from transformers import MODEL_MAPPING, AutoModel
+
+from rgpt.errors import InputError
+
+WITHOUT_AUTO = {
+    "altclip_vision_model": "AltCLIPVisionModel",
+    "clipseg_vision_model": "CLIPSegVisionModel",
+    "metaclip_2_vision_model": "MetaClip2VisionModel",
+    "owlv2_vision_model": "Owlv2VisionModel",
+    "owlvit_vision_model": "OwlViTVisionModel",
+}
+"""Towers that transformers has but its `AutoModel` does not: the vision side of other models."""
+
+
+def build_tower(vision_config: Any) -> Any:
+    """The tower of a configuration. Raises InputError when transformers has none of its type."""
+    kind = WITHOUT_AUTO.get(vision_config.model_type)
+    if kind is not None:
+        return getattr(transformers, kind)._from_config(vision_config)
+    if type(vision_config) not in MODEL_MAPPING:
+        raise InputError(
+            f"transformers builds no model of type {vision_config.model_type!r} by itself: choose another "
+            "tower."
+        )
+    return AutoModel.from_config(vision_config)
+
+
+def layer_output(tower: nn.Module, pixel_values: Tensor, layer: int | None) -> Tensor:
+    """What a tower gives at a layer: tokens `[B, k + N, C]`, a map `[B, C, h, w]` or `[B, h, w, C]`.
+
+    Args:
+        pixel_values: `[B, 3, S, S]`.
+        layer: index into its layers, or `None` for `last_hidden_state`.
+
+    Raises:
+        InputError: the tower offers no such layer.
+    """
+    pixel_values = pixel_values.to(next(tower.parameters()).dtype)
+    if layer is None:
+        chosen: Any = getattr(tower(pixel_values, return_dict=True), "last_hidden_state", None)
+        if not torch.is_tensor(chosen):
+            raise InputError(
+                f"a {type(tower).__name__} gives no last_hidden_state: choose one of its layers with "
+                "--vision-layer."
+            )
+    else:
+        output: Any = tower(pixel_values, return_dict=True, output_hidden_states=True)
+        # Where the library lays layers out as maps, these: Hiera's tokens stand window by window.
+        offered = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None)
+        layers = [each for each in offered or () if torch.is_tensor(each)]
+        if not -len(layers) <= layer < len(layers):
+            raise InputError(
+                f"the configuration takes layer {layer} of its tower, which offers {len(layers)} "
+                f"({type(tower).__name__}): choose another with --vision-layer, or the last by itself."
+            )
+        chosen = layers[layer]
+    if chosen.ndim == 3 and len(chosen) == 1:  # Pixtral lays all pictures one behind the other in one row
+        chosen = chosen.reshape(len(pixel_values), -1, chosen.shape[-1])
+    return chosen
 
 
 def tower_features(
@@ -19,8 +80,7 @@ def tower_features(
     """Run the tower and lay the chosen layer out as a map.
 
     Args:
-        tower: a `transformers` vision model; its layer output is `[B, (1+)N, C]` tokens or a `[B, C, h, w]`
-            map.
+        tower: a `transformers` vision model (see `layer_output`).
         pixel_values: `[B, 3, S, S]`, normalised.
         layer: index into `hidden_states`, or `None` for `last_hidden_state`.
         strategy: `default` (drop what stands before the patches) or `full` (every token is a patch).
@@ -29,21 +89,20 @@ def tower_features(
     Returns:
         `[B, C, h, w]`, row 0 at the top of the picture, column 0 at its left.
     """
-    inputs = pixel_values.to(next(tower.parameters()).dtype)
-    output: Any = tower(inputs, output_hidden_states=layer is not None, return_dict=True)
-    features = output.last_hidden_state if layer is None else output.hidden_states[layer]
-    return as_map(features, strategy=strategy, grid=grid)
+    return as_map(layer_output(tower, pixel_values, layer), strategy=strategy, grid=grid)
 
 
 def as_map(features: Tensor, *, strategy: str, grid: int) -> Tensor:
-    """`[B, (1+)N, C]` tokens or a `[B, C, h, w]` map -> `[B, C, h, w]`; only shapes are looked at."""
+    """Tokens `[B, k + N, C]`, a map `[B, C, h, w]` or `[B, h, w, C]` -> `[B, C, h, w]`, by shape alone."""
     if features.ndim == 4:
-        if tuple(features.shape[-2:]) != (grid, grid):
-            raise ValueError(
-                f"the vision tower gave a {tuple(features.shape[-2:])} map but vision_grid is {grid}: "
-                "set vision_grid to the map's side, or resize the pictures."
-            )
-        return features
+        if tuple(features.shape[-2:]) == (grid, grid):
+            return features
+        if tuple(features.shape[1:3]) == (grid, grid):
+            return features.permute(0, 3, 1, 2)
+        raise ValueError(
+            f"the vision tower gave a {tuple(features.shape[-2:])} map but vision_grid is {grid}: "
+            "set vision_grid to the map's side, or resize the pictures."
+        )
     tokens = features
     if strategy == "default":
         tokens = tokens[:, max(tokens.shape[1] - grid**2, 0) :]  # class and register tokens come first

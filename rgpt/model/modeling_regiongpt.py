@@ -27,7 +27,7 @@ from transformers.utils.generic import can_return_tuple
 
 from rgpt.errors import InputError
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.feature_map import as_map, build_refinement, is_frozen, tower_features
+from rgpt.model.feature_map import as_map, build_refinement, build_tower, is_frozen, tower_features
 from rgpt.model.generation import RegionGenerationMixin
 from rgpt.model.geometry import RegionGeometry
 from rgpt.model.projection import (
@@ -93,7 +93,7 @@ class RegionGPTModel(RegionGPTPreTrainedModel):
         super().__init__(config)
         text_size = self.config.text_config.hidden_size
         channels = self.config.vision_hidden_size
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = build_tower(config.vision_config)
         self.refinement = build_refinement(config.refinement, channels)
         self.connector = Connector(
             channels, text_size, config.connector_act, blocks=config.connector == "mlp_downsample"

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     DPTConfig,
     LlamaConfig,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     ResNetConfig,
     SiglipVisionConfig,
@@ -23,8 +21,8 @@ from rgpt.model import (
     RegionGPTConfig,
     RegionGPTForConditionalGeneration,
     RegionGPTProcessor,
-    add_placeholders,
 )
+from scripts.checkpoint_kinds import make_tokenizer
 
 VIT = {
     "hidden_size": 16,
@@ -85,21 +83,6 @@ KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     },
 }
 PICTURE_SIZE = {"clip+llama": 28, "siglip+qwen2": 28, "resnet+llama": 64, "hybrid+qwen2": 64}
-
-
-def make_tokenizer(placeholders: bool = True) -> PreTrainedTokenizerFast:
-    """One token a character, specials 0 to 2, placeholders added at the end."""
-    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", "\n", *map(chr, range(32, 127))]
-    tokenizer = Tokenizer(
-        models.WordLevel({token: number for number, token in enumerate(vocabulary)}, unk_token="<unk>")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    if placeholders:
-        add_placeholders(fast)
-    return fast
 
 
 def make_config(kind: str = "clip+llama", **changes: Any) -> RegionGPTConfig:
