@@ -212,10 +212,6 @@ VISION: Mapping[str, Settings] = {
     "idefics3_vision": VIT,
     "ijepa": VIT,
     "internvl_vision": VIT,
-    "levit": {
-        "image_size": 128, "hidden_sizes": [16, 24, 32], "num_attention_heads": [1, 2, 2],
-        "depths": [1, 1, 1], "key_dim": [8, 8, 8],
-    },
     "maskformer-swin": SWIN,
     "metaclip_2": TWO_SIDES,
     "mlcd": VIT,
@@ -295,6 +291,7 @@ TIMM: Mapping[str, Settings] = {
 """timm's own layout of the hub, by timm's names."""
 
 REFUSED: Mapping[str, str] = {
+    "bamba": "gives other logits with its cache",
     "falcon_h1": "does more after its head",
     "mamba": "keeps a state in place of keys",
     "mamba2": "keeps a state in place of keys",

@@ -126,7 +126,7 @@ def _find_tower(source: Any, tower: Mapping[str, Tensor]) -> tuple[Any, dict[str
         weights = part.state_dict()
         for own in (weights, {prefix + key: value for key, value in weights.items()}):
             common = own.keys() & tower.keys()
-            found.append((len(common), -len(own), len(found), part, {key: own[key] for key in common}))
+            found.append((len(common), -len(own), -len(found), part, {key: own[key] for key in common}))
     *_, part, own = max(found)
     zeros = {
         key: torch.zeros_like(tower[key]) for key in tower.keys() - own.keys() if ".pooler." in f".{key}"
@@ -168,6 +168,7 @@ def _same_features(model: Any, source: Any, size: int) -> bool:
     must move with them.
     """
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    tower = model.model.vision_tower
     ours = model.model.vision_features(pixels)
     channels, grid = ours.shape[1], model.config.vision_grid
     for picture, cells in zip(pixels, ours.flatten(2).transpose(1, 2), strict=True):
@@ -177,8 +178,10 @@ def _same_features(model: Any, source: Any, size: int) -> bool:
         apart = torch.cdist(cells, layer.reshape(-1, channels), compute_mode="donot_use_mm_for_euclid_dist")
         if float(apart.min(1).values.max()) > 1e-4 * max(1.0, float(cells.abs().max())):
             return False
+    tower.double()  # through many layers of random weights little comes from one cell
+    ours = model.model.vision_features(pixels)
     places, centres, side = [], [], size // grid
-    steps = torch.arange(grid) + 0.0
+    steps = torch.arange(grid).double()
     for number in range(min(grid * grid, 9)):
         row, column = divmod(number * 11 % (grid * grid), grid)
         changed = pixels.clone()
@@ -187,6 +190,7 @@ def _same_features(model: Any, source: Any, size: int) -> bool:
         moved = moved / moved.sum()
         places.append([float(row), float(column)])
         centres.append([float(moved.sum(1) @ steps), float(moved.sum(0) @ steps)])
+    tower.float()
     related = torch.corrcoef(torch.tensor([*zip(*places, strict=True), *zip(*centres, strict=True)]))
     return grid > 1 and bool((related[[0, 1], [2, 3]] > 0.5).all())
 

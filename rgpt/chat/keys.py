@@ -43,8 +43,8 @@ class Keys:
     def can_branch(self) -> bool:
         """Whether many continuations may stand in one row: plain attention that takes a mask of our own."""
         text = self.model.config.get_text_config()
-        # ALiBi reads distances off a mask of rows and columns, and takes no other.
-        plain = text.model_type != "bloom" and not getattr(text, "alibi", False)
+        # ALiBi, and GPT-Neo's own windows, read distances off rows and columns, and take no other mask.
+        plain = text.model_type not in ("bloom", "gpt_neo", "mpt") and not getattr(text, "alibi", False)
         plain = plain and text._attn_implementation in ("sdpa", "eager")
         return plain and all(type(layer) is DynamicLayer for layer in self.cache.layers)
 

@@ -63,7 +63,7 @@ class RegionGPTConfig(PreTrainedConfig):
     """Configuration of `RegionGPTForConditionalGeneration`. Unknown keys are refused, wrong types too.
 
     Args:
-        vision_config: any `transformers` vision tower (`build_tower`); its layers are tokens `[B, k + N, C]` or
+        vision_config: any `transformers` vision tower (`build_tower`); layers are tokens `[B, k + N, C]` or
             maps, `[B, C, h, w]` or `[B, h, w, C]`. Default: CLIP ViT-L/14 at 336 px.
         text_config: any `transformers` causal language model. Default: Vicuna-7B v1.5 [D].
         profile: `paper`, or `spatialrgpt` [A], the architecture of the authors' later public code (SigLIP
