@@ -21,7 +21,7 @@ from rgpt.model.modeling_regiongpt import finish_logits
 OWN_CACHE = ("minimax",)
 """Families that take a cache of their own kind only."""
 WRONG_CACHE = ("bamba",)
-"""Families whose classes of transformers 5.23 do not go on from a cache as in one pass (docs/decisions.md)."""
+"""Families that do not go on from a cache as in one pass, in transformers 5.23 (docs/decisions.md)."""
 
 
 @dataclass
@@ -63,8 +63,8 @@ def check_head(model: PreTrainedModel, label: str) -> bool:
         )
     if config.model_type in WRONG_CACHE:
         raise InputError(
-            f"{label} ({config.model_type}) gives other logits with its cache than in one pass, by a fault in "
-            "transformers, so that a conversation would come out wrong: choose another language model."
+            f"{label} ({config.model_type}) gives other logits with its cache than in one pass, by a fault "
+            "in transformers, so that a conversation would come out wrong: choose another language model."
         )
     if not isinstance(head, nn.Linear) or head.in_features != width:
         raise InputError(

@@ -62,7 +62,7 @@ def layer_output(tower: nn.Module, pixel_values: Tensor, layer: int | None) -> T
         output: Any = tower(pixel_values, return_dict=True, output_hidden_states=True)
         # Where the library lays layers out as maps, these: Hiera's tokens stand window by window.
         offered = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None)
-        layers = [each for each in offered or () if torch.is_tensor(each)]
+        layers = offered if offered and all(map(torch.is_tensor, offered)) else ()
         if not -len(layers) <= layer < len(layers):
             raise InputError(
                 f"the configuration takes layer {layer} of its tower, which offers {len(layers)} "
