@@ -14,6 +14,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 from app.options import add_options, open_tools
 from rgpt.errors import InputError
 from rgpt.placement import add_placement, placement
+from rgpt.serve import guard
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=7860, help="default: 7860")
     add_placement(parser)
     add_options(parser)
+    guard.add_options(parser)
     return parser
 
 
@@ -39,51 +41,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Load the model, serve the page, and return the exit code when stopped."""
     options = build_parser().parse_args(arguments)
     try:
+        who = guard.read_options(options, "app")
         tools = open_tools(options)
         if options.model is None:
             from rgpt.model.default import default_model
 
             options.model = default_model()
-        serve(options.model, options.host, options.port, placement(options), **tools)
+        serve(options.model, options.host, options.port, placement(options), who, **tools)
     except InputError as error:
         print(f"app: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def serve(model: str, host: str, port: int, where: Mapping[str, Any], **tools: Any) -> None:
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    where: Mapping[str, Any],
+    who: Mapping[str, Sequence[str]] | None = None,
+    **tools: Any,
+) -> None:
     """Serve the app until it is interrupted; prints its address.
 
     Args:
         where: the model runs, see `rgpt.placement`.
+        who: arguments of `rgpt.serve.guard.Guard`.
         tools: what `open_tools` returns.
 
     Raises:
         InputError: there is no such model, or the address cannot be listened on.
     """
+    import uvicorn
+    from fastapi import FastAPI
+
     from app.engine import ModelEngine
     from app.examples import shown_with
-    from app.page import build_page, launch_options
+    from app.mount import mount_page
+    from app.page import build_page
+    from app.privacy import use_own_folder
+    from rgpt.serve.server import listen
 
+    listener = listen(host, port)  # a taken port is told before a large model is loaded
+    use_own_folder()
     engine = ModelEngine.load(model, **where)
-    page = build_page(engine, **shown_with(engine.about), **tools)
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            # Gradio asks its own page once, for three seconds, and gives up on a machine that is busy.
-            _frontend=False,
-            **launch_options(),
-        )
-    except OSError as error:
-        raise InputError(
-            f"The app cannot listen on {host}:{port} ({error}); choose another --port or --host."
-        ) from error
-    print(f"rgpt with the model {model} is at {address} (Ctrl-C stops it)", flush=True)
-    page.block_thread()
+    application = FastAPI(openapi_url=None)
+    application.add_middleware(guard.Guard, **(who or {}))
+    mount_page(application, build_page(engine, **shown_with(engine.about), **tools), "/")
+
+    class Server(uvicorn.Server):
+        """Ends in order on a signal, which uvicorn would raise once more afterwards."""
+
+        def handle_exit(self, *_: Any) -> None:
+            self.should_exit, self.force_exit = True, self.should_exit
+
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    print(f"rgpt with the model {model} is at http://{address} (Ctrl-C stops it)", flush=True)
+    # Open pages hold a stream each: they are not waited for.
+    settings = {"log_level": "warning", "proxy_headers": False, "timeout_graceful_shutdown": 2}
+    Server(uvicorn.Config(application, **settings)).run(sockets=[listener])
 
 
 def _port(text: str) -> int:

@@ -20,7 +20,7 @@ from app.files import FileHandlers
 from app.handlers import Handlers
 from app.masks import MaskHandlers
 from app.naming import Namer, names_text
-from app.privacy import RefuseFiles
+from app.privacy import GuardPage
 from app.sam import Segmenter
 from app.session import Conversation, Picture
 from app.table import AnswerTable, TableHandlers
@@ -61,8 +61,7 @@ def build_page(
     one = quiet | {"concurrency_id": "masks", "concurrency_limit": 1}
     small: dict[str, Any] = {"size": "sm", "min_width": 60}
 
-    # A file is removed as soon as it is opened; what was never opened goes within the hour.
-    with gr.Blocks(title="rgpt", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title="rgpt", fill_width=True, analytics_enabled=False) as page:
         conversation = gr.State(Conversation(), delete_callback=do.forget)
         gr.HTML(_header(engine, namer), elem_id="header", padding=False, apply_default_css=False)
         with gr.Row(elem_id="columns"):
@@ -96,6 +95,7 @@ def build_page(
                     feedback_options=None,
                     # Plain text: markdown from a model could load pictures from elsewhere.
                     render_markdown=False,
+                    latex_delimiters=[],
                     placeholder="Draw a region, then ask about it.",
                 )
                 message = gr.Textbox(
@@ -192,7 +192,7 @@ def launch_options() -> dict[str, Any]:
         "js": static_text("page.js").replace("PALETTE_SIZE", str(len(COLOURS))),
         "footer_links": [],
         "max_file_size": MAX_FILE_SIZE,
-        "app_kwargs": {"middleware": [Middleware(RefuseFiles)]},
+        "app_kwargs": {"middleware": [Middleware(GuardPage)]},
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from app.session import Picture
 from rgpt.errors import InputError
-from rgpt.hub import model_folder
+from rgpt.hub import model_folder, open_pretrained
 from rgpt.regions import RLE, Region
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ class SamSegmenter:
                 "sam2",
                 "sam2_video",
             ):  # the published ones hold the video model's
-                model = Sam2Model.from_pretrained(folder)
+                model = open_pretrained(Sam2Model, folder)
             else:
                 model = load_sam(folder)
-            processor = AutoImageProcessor.from_pretrained(folder)
+            processor = open_pretrained(AutoImageProcessor, folder)
         except (OSError, ValueError) as error:
             raise InputError.about(
                 f"SAM {name!r}",

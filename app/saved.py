@@ -18,6 +18,7 @@ from typing import Any
 from app.drawing import MAX_REGIONS, add_mask, check_cost
 from app.session import Conversation, Label, Picture, Table, Turn, is_text
 from rgpt.errors import InputError
+from rgpt.formats.outward import csv_cell
 from rgpt.prompts import mentioned
 from rgpt.regions import Region, region_from_json
 
@@ -126,7 +127,7 @@ def labels_of(conversation: Conversation, drawn: Mapping[int, Region] | None = N
 def to_csv(conversation: Conversation, drawn: Mapping[int, Region] | None = None) -> str:
     """The table as CSV (RFC 4180): number, bounds in pixels of the upright picture; name and score where some
     region has them; question and answer where there was a question, and where that asked for names, the
-    likeliest ones.
+    likeliest ones. Texts are no formulas, see `csv_cell`.
     """
     picture, table = conversation.picture, conversation.table
     labels = labels_of(conversation, drawn)
@@ -144,10 +145,11 @@ def to_csv(conversation: Conversation, drawn: Mapping[int, Region] | None = None
         row: dict[str, object] = dict(zip(columns[1:5], (f"{value:.6g}" for value in bounds), strict=True))
         row["region"] = number
         if number in labels:
-            row |= {"name": labels[number].name, "score": f"{labels[number].score:.4f}"}
+            row |= {"name": csv_cell(labels[number].name), "score": f"{labels[number].score:.4f}"}
         if table and number in answers:
             question = table.question.replace("<region>", f"<region{number}>")
-            row |= {"question": question, "answer": answers[number], "likeliest": table.notes.get(number, "")}
+            said = {"question": question, "answer": answers[number], "likeliest": table.notes.get(number, "")}
+            row |= {column: csv_cell(text) for column, text in said.items()}
         writer.writerow(row)
     return text.getvalue()
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from eval.store import FINAL, read_rows
 from rgpt.errors import InputError
+from rgpt.formats.outward import markdown_text
 
 FIGURES = {
     "mAP": "AP", "AP": "AP", "AP50": "AP50", "AP_base": "AP base", "AP_novel": "AP novel",
@@ -95,10 +96,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = ["–" if row.get(n) is None else f"{row[n]:.4f}" for n in shown]
         cells.append("–" if row["ms"] is None else f"{row['ms']:.2f}")
         cells += [f"{row['parameters'][k]:,}" for k in ("trained", "all")]
-        cells = [row["model"], *[row["args"].get("proposals") or "itself"] * found, *cells]
+        origin = [markdown_text(row["args"].get("proposals") or "itself")] * found
+        cells = [markdown_text(row["model"]), *origin, *cells]
         lines.append("| " + " | ".join(cells) + " |")
-    failed = ", ".join(f"{row['model']} {row['failed']}" for row in rows if row["failed"])
-    lines += ["", f"{first['task']}, {first['n']} {item}s, protocol {first['protocol']}"]
+    failed = ", ".join(f"{markdown_text(row['model'])} {row['failed']}" for row in rows if row["failed"])
+    lines += ["", f"{first['task']}, {first['n']} {item}s, protocol {markdown_text(first['protocol'])}"]
     return "\n".join(lines) + (f"; failed: {failed}" if failed else "")
 
 

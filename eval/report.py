@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rgpt.formats.outward import markdown_code, markdown_text
+
 TITLES = {
     "confusion.png": "Confusion: true class by row, answer by column",
     "detections.png": "What was found on the first pictures, the surest by name",
@@ -20,14 +22,14 @@ def markdown(
     run: Mapping[str, Any], scores: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], shown: Sequence[str]
 ) -> str:
     """The report. Every figure in it comes from `scores`."""
-    lines = [f"# {run['task']}: {run['model']}", ""]
+    lines = [f"# {run['task']}: {markdown_text(run['model'])}", ""]
     lines += [
-        f"- model revision: `{run['revision']}`",
-        f"- protocol: {run['protocol']}",
+        f"- model revision: {markdown_code(run['revision'])}",
+        f"- protocol: {markdown_text(run['protocol'])}",
         f"- items: {scores.get('n')}, failed: {scores.get('failed')}",
         f"- seconds an item: {sum(r['seconds'] for r in rows) / max(1, len(rows)):.3f}",
-        "- options: " + ", ".join(f"`{k}={v}`" for k, v in run["args"].items() if v is not None),
-        f"- again: `{run['command']}`",
+        "- options: " + ", ".join(markdown_code(f"{k}={v}") for k, v in run["args"].items() if v is not None),
+        f"- again: {markdown_code(run['command'])}",
         "",
         "| figure | value |",
         "|---|---|",
@@ -46,7 +48,7 @@ def markdown(
     failed = [row for row in rows if "failed" in row]
     if failed:
         lines += ["", f"## Failed items ({len(failed)})", ""]
-        lines += [f"- `{row['id']}`: {row['failed']}" for row in failed[:20]]
+        lines += [f"- {markdown_code(row['id'])}: {markdown_text(row['failed'])}" for row in failed[:20]]
         if len(failed) > 20:
             lines.append(f"- … and {len(failed) - 20} more, in predictions.jsonl")
     for name in shown:
@@ -67,7 +69,7 @@ def _table(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, row in shown:
         cells = [row.get(column) for column in columns]
         text = ["–" if c is None else f"{c:.4f}" if isinstance(c, float) else str(c) for c in cells]
-        lines.append(f"| {name} | " + " | ".join(text) + " |")
+        lines.append(f"| {markdown_text(name)} | " + " | ".join(text) + " |")
     if len(table) > len(shown):
         lines += ["", f"The {len(shown)} commonest of {len(table)}; all are in scores.json."]
     return lines
@@ -81,7 +83,11 @@ def _confusions(scores: Mapping[str, Any]) -> list[str]:
         for name in (true, said):
             weight[name] = weight.get(name, 0) + n
     names = sorted(sorted(weight, key=lambda name: (-weight[name], name))[:CONFUSED])
-    lines = ["| true \\ said | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    lines = [
+        "| true \\ said | " + " | ".join(map(markdown_text, names)) + " |",
+        "|---|" + "---|" * len(names),
+    ]
     for true in names:
-        lines.append(f"| {true} | " + " | ".join(str(counts.get((true, said), "·")) for said in names) + " |")
+        cells = [str(counts.get((true, said), "·")) for said in names]
+        lines.append(f"| {markdown_text(true)} | " + " | ".join(cells) + " |")
     return lines

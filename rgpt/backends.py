@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rgpt.errors import InputError
+from rgpt.hub import open_pretrained
 from rgpt.refused_parameters import refused_parameters
 
 if TYPE_CHECKING:
@@ -155,6 +156,10 @@ def region_part(region: Region) -> dict[str, Any]:
     return {"type": "region", "region": region}
 
 
+OPENAI = "https://api.openai.com/v1"
+"""OpenAI's own address; the client's variable OPENAI_BASE_URL is not read."""
+
+
 def parse_backend(spec: str) -> tuple[str, str, str | None]:
     """(kind, model, URL or None) of `openai:MODEL@URL`, `local:MODEL_DIR`, `rgpt:MODEL`. Raises InputError.
 
@@ -179,7 +184,7 @@ def open_backend(
     spec: str,
     *,
     timeout: float = 120.0,
-    api_key_env: str = "OPENAI_API_KEY",
+    api_key_env: str | None = None,
     where: Mapping[str, Any] = MappingProxyType({}),
 ) -> Backend:
     """The backend that `spec` names.
@@ -188,7 +193,8 @@ def open_backend(
         spec: `openai:MODEL@URL` (any OpenAI-compatible endpoint; without @URL the public OpenAI one),
             `local:MODEL_DIR` (a transformers image-text-to-text model), `rgpt:tiny` or `rgpt:MODEL_DIR`.
         timeout: seconds until a request to an endpoint is given up, all of it counted.
-        api_key_env: the environment variable that holds the endpoint's key; local servers need none.
+        api_key_env: the environment variable that holds the endpoint's key. OPENAI_API_KEY goes to OpenAI's
+            own address without being named, and to no other; local servers need no key.
         where: a model that is opened here runs, and in which numbers (`rgpt.placement`).
 
     Raises:
@@ -204,10 +210,13 @@ def open_backend(
                 f"the endpoint {model}",
                 "leave it out",
             )
-        key = os.environ.get(api_key_env)
-        if url is None and not key:
+        url = url or OPENAI
+        own = urlsplit(url).scheme == "https" and urlsplit(url).hostname == urlsplit(OPENAI).hostname
+        name = api_key_env or ("OPENAI_API_KEY" if own else None)
+        key = os.environ.get(name) if name else None
+        if name and not key:
             raise InputError.about(
-                f"the variable {api_key_env}", "the endpoint's key", "nothing", "export it or give a URL"
+                f"the variable {name}", "the endpoint's key", "nothing", "export it or give another URL"
             )
         return OpenAIBackend(model, url, key or "none", timeout)
     return LocalBackend(model, **where) if kind == "local" else RegionGPTBackend(model, **where)
@@ -221,7 +230,7 @@ class OpenAIBackend(Backend):
 
     concurrent = True
 
-    def __init__(self, model: str, url: str | None, key: str, timeout: float) -> None:
+    def __init__(self, model: str, url: str, key: str, timeout: float) -> None:
         self.name, self.model, self.timeout = f"openai:{model}", model, timeout
         # Retries are the caller's: its budget and journal must see every attempt.
         self._options: dict[str, Any] = {
@@ -437,9 +446,13 @@ class LocalBackend(Backend):
         options, moved_to = pretrained_options(**where)
         self.name = f"local:{Path(folder).resolve().name}"
         try:
-            self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForImageTextToText.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, **options
+            self.processor = open_pretrained(AutoProcessor, folder, local_files_only=True)
+            model = open_pretrained(
+                AutoModelForImageTextToText,
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                **options,
             )
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().split("\n")[0][:200]

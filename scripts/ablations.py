@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.hub import open_pretrained
 from scripts import ablations_photographs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,8 +126,8 @@ def train_variant(args: argparse.Namespace, variant: str, seed: int, folder: Pat
     torch.set_num_threads(args.threads)
     torch.manual_seed(seed)
     model = build_variant(args.parts, variant)
-    writer = language.Writer(PreTrainedTokenizerFast.from_pretrained(args.parts / "language"))
-    tower = AutoModel.from_pretrained(args.parts / "tower")
+    writer = language.Writer(open_pretrained(PreTrainedTokenizerFast, args.parts / "language"))
+    tower = open_pretrained(AutoModel, args.parts / "tower")
     features = tune.cache_features(args.parts / "scenes", tower, args.parts / "features")
     for stage, rate in (("align", 2e-3), ("tune", 1e-3)):
         tune.train_stage(

@@ -7,6 +7,7 @@
 #
 #   PYTHON=…      the interpreter to build on (default: the first of python3, python3.13 … 3.11 that will do)
 #   RGPT_VENV=…   where the environment goes (default: .venv in the repository)
+#   RGPT_LOCKED=1 install what requirements.lock names, every file checked against its hash (all extras)
 #
 # A stamp in the environment remembers the hash of pyproject.toml and the extras installed under it. While both
 # still fit there is nothing to do: a second run asks neither pip nor the network.
@@ -31,7 +32,9 @@ for extra in "$@"; do
 done
 
 # The editable install points at this folder, so the folder is part of what the stamp vouches for.
-key="$( { printf '%s\n' "$root"; cat "$root/pyproject.toml"; } | sha256)"
+locked="${RGPT_LOCKED:+$root/requirements.lock}"
+[ -z "$locked" ] || [ -f "$locked" ] || die "there is no $locked."
+key="$( { printf '%s\n' "$root"; cat "$root/pyproject.toml" ${locked:+"$locked"}; } | sha256)"
 installed=""
 stamped_key=""
 if [ -f "$stamp" ]; then
@@ -88,7 +91,13 @@ target="$root"
 [ -z "$wanted" ] || target="${root}[${wanted// /,}]"
 printf 'setup.sh: installing rgpt%s (the first time this downloads several GB)\n' "${target#"$root"}"
 rm -f "$stamp"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$target" ||
+pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+if [ -n "$locked" ]; then
+    "${pip[@]}" --require-hashes --requirement "$locked" || die "pip could not install requirements.lock; the message above says why."
+    # The build backend is among them, so that nothing without a hash is fetched to build this.
+    pip+=(--no-deps --no-build-isolation)
+fi
+"${pip[@]}" --editable "$target" ||
     die "pip could not install rgpt${target#"$root"}; the message above says why."
 
 # Written last and moved into place: an interrupted install leaves no stamp, and the next run installs again.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,63 @@ def test_setup_check_says_whether_there_is_something_to_do_and_does_nothing(chec
     assert checkout.setup("--check", "app").returncode == 0
     assert checkout.setup("--check", "app", "dev").returncode == 1
     assert len(checkout.installs()) == 1
+
+
+def test_setup_takes_the_lock_when_told_to(checkout: Checkout) -> None:
+    assert "no " in checkout.setup(RGPT_LOCKED="1").stderr and not checkout.log.exists()
+    shutil.copy(ROOT / "requirements.lock", checkout.folder)
+    assert checkout.setup("app").returncode == 0
+    assert checkout.setup("app", RGPT_LOCKED="1").returncode == 0
+    assert checkout.setup("app", RGPT_LOCKED="1").stdout == ""
+    assert checkout.installs() == ["[app]", "/requirements.lock", "[app]"]
+
+
+def test_the_lock_is_of_what_pyproject_asks_for() -> None:
+    from packaging.requirements import Requirement
+
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert "://" not in text and "--hash=sha256:" in text
+    locked = {
+        name.lower().replace("_", "-"): version
+        for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE)
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    asked += [one for extra in project["project"]["optional-dependencies"].values() for one in extra]
+    for requirement in map(Requirement, asked):
+        name = requirement.name.lower().replace("_", "-")
+        assert requirement.specifier.contains(locked[name]), requirement
+    pins = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert len(pins) == len(locked) and all("--hash=sha256:" in pin for pin in pins)
+
+
+def test_test_sh_installs_nothing_as_root_unasked(tmp_path: Path) -> None:
+    """Run up to its checks, where there is neither Chromium nor set-up to do."""
+    folder = tmp_path / "repository"
+    (folder / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "test.sh", folder / "scripts")
+    (folder / "scripts" / "setup.sh").write_text("")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, does in (
+        ("apt-get", 'echo apt-get "$@" >>"$FAKE_LOG"'),
+        ("sudo", 'shift; "$@"'),
+        ("python", ""),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    for name in ("bash", "dirname", "id", "env", "sh"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(programs)
+    log = tmp_path / "log"
+    for asked in ({}, {"RGPT_APT": "1"}):
+        environment = {"PATH": str(programs), "FAKE_LOG": str(log), **asked}
+        run = subprocess.run(
+            ["bash", str(folder / "scripts" / "test.sh")], env=environment, capture_output=True, text=True
+        )
+        assert "apt-get install -y --no-install-recommends chromium" in run.stdout, run.stderr
+        assert log.exists() == bool(asked)
 
 
 def test_setup_without_extras_installs_the_core(checkout: Checkout) -> None:

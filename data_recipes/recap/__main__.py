@@ -90,8 +90,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     spent.add_argument("--stop-after", type=int, default=20, help="failed requests in a row (default: 20)")
     spent.add_argument("--limit", type=int, help="pictures to do in this run")
-    spent.add_argument("--api-key-env", default="OPENAI_API_KEY", metavar="NAME",
-                       help="the variable that holds the key (default: OPENAI_API_KEY)")  # fmt: skip
+    spent.add_argument("--api-key-env", metavar="NAME",
+                       help="the variable with the key (at OpenAI itself: OPENAI_API_KEY)")  # fmt: skip
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -21,6 +21,7 @@ from data_recipes.recap.answers import OK
 from data_recipes.recap.journal import Journal, read_journal
 from data_recipes.recap.state import journals
 from rgpt.errors import InputError
+from rgpt.hub import open_pretrained
 from rgpt.regions import region_from_json
 
 SCORES = "scores.jsonl"
@@ -68,9 +69,9 @@ class ClipScorer:
     def _transformers(self) -> None:
         from transformers import AutoModel, AutoProcessor
 
-        model = AutoModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True)
+        model = open_pretrained(AutoModel, self.folder, local_files_only=True, use_safetensors=True)
         model = model.to(self._device).eval()
-        processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+        processor = open_pretrained(AutoProcessor, self.folder, local_files_only=True)
         if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
             raise InputError(f"CLIP folder {str(self.folder)!r}: holds {type(model).__name__}, not a CLIP.")
         # SigLIP was trained on texts padded to full length and scores others wrongly.

@@ -71,7 +71,7 @@ class Settings:
     rephrase_prices: Prices = field(default_factory=Prices)
     image_tokens: int | None = None
     timeout: float = 120.0
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     device: str | None = None
 

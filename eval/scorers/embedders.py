@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.metrics.semantic import Embedder
 from rgpt.errors import InputError
-from rgpt.hub import model_folder
+from rgpt.hub import model_folder, open_pretrained
 
 USUAL = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_TOKENS = 256
@@ -22,8 +22,8 @@ def load_embedder(name: str = USUAL, batch_size: int = 64) -> Embedder:
 
     try:
         folder = model_folder(name)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModel.from_pretrained(folder).eval()
+        tokenizer = open_pretrained(AutoTokenizer, folder)
+        model = open_pretrained(AutoModel, folder).eval()
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"embedder {name!r}",

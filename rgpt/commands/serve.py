@@ -2,24 +2,26 @@
 
 The page (`--ui`) lives above this package, so it is named, not imported: `MODULE:FUNCTION`, called with the
 application, the model, its processor and its name, returns the application with a page at /ui. A page may
-have options of its own, see `Page`. The default is the repository's own app.
+have options of its own, see `Page`. The default is the app of the same installation.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import ipaddress
+import importlib.util
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import rgpt
 from rgpt.cli import MODEL_HELP, OneLineParser
 from rgpt.errors import InputError
 from rgpt.placement import add_placement, placement
+from rgpt.serve import guard
 
 PAGE = "app.mount:mount"
 EXAMPLES = """\
@@ -64,13 +66,6 @@ def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
     add("--model-name", metavar="NAME", help="what requests call it, besides rgpt (default: its last part)")
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=_port, default=8000, help="default: 8000; 0 lets the system choose")
-    add(
-        "--api-key",
-        metavar="KEY",
-        action="append",
-        default=[],
-        help="a key that requests must bring; may be repeated; RGPT_API_KEY hides it from other users",
-    )
     _add_ui(parser)
     add(
         "--allow-origin",
@@ -89,6 +84,7 @@ def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
     add("--grace", type=_seconds, metavar="S", help="that answers get to finish after SIGTERM")
     add_placement(parser)
     add("--access-log", action="store_true", help="a line on stderr for every request")
+    guard.add_options(parser)
     if page is not None:
         page.add_options(parser)
     return parser
@@ -119,9 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         InputError: an argument is wrong, there is no such model or page, the address is taken.
     """
     options, page = read_arguments(arguments)
-    keys = [*options.api_key, *os.environ.get("RGPT_API_KEY", "").split()]
-    if any(not key.strip() for key in keys):
-        raise InputError("--api-key is empty: give a key, or leave the option away.")
+    who = guard.read_options(options, "rgpt serve")
     try:
         from rgpt.serve.app import create_app
         from rgpt.serve.server import listen, run
@@ -134,8 +128,8 @@ def main(arguments: Sequence[str]) -> int:
             f"rgpt serve needs {error.name}: pip install -e '.[serve]' in the repository."
         ) from error
 
-    names = ("max_running", "max_waiting", "max_regions", "max_image_pixels", "time_limit", "grace")
-    settings = Settings(**{n: getattr(options, n) for n in names if getattr(options, n) is not None})
+    limits = ("max_running", "max_waiting", "max_regions", "max_image_pixels", "time_limit", "grace")
+    settings = Settings(**{n: getattr(options, n) for n in limits if getattr(options, n) is not None})
 
     import logging
 
@@ -158,14 +152,10 @@ def main(arguments: Sequence[str]) -> int:
         fetch_images=options.allow_image_urls,
         features_bytes=features_bytes(model),
     )
-    app: Any = create_app(service, list(dict.fromkeys([name, "rgpt"])), keys, options.allow_origin)
+    names = list(dict.fromkeys([name, "rgpt"]))
+    app: Any = create_app(service, names, who["keys"], options.allow_origin, who["hosts"], who["proxies"])
     if page is not None:
         app = page.mount(app, model, processor, name, **tools)
-    if not keys and not _is_loopback(options.host):
-        print(
-            f"rgpt serve: warning: {options.host} can be reached from outside and no --api-key is set.",
-            file=sys.stderr,
-        )
     where = ", page at {address}/ui" if page is not None else ""
     return run(
         app,
@@ -185,21 +175,20 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=PAGE,
         metavar="MODULE:FUNCTION",
-        help=f"also serve a page at /ui, with its own options (default: {PAGE}, from the repository)",
+        help=f"also serve a page at /ui, with its own options (default: {PAGE}, of this installation)",
     )
 
 
 def find_page(spec: str) -> Page:
-    """The page of `MODULE:FUNCTION`.
+    """The page of `MODULE:FUNCTION`; the default is the app beside this package, whatever else is named so.
 
     Raises:
         InputError: there is none.
     """
     module_name, _, function = spec.partition(":")
     try:
-        # `rgpt serve` of an installed package starts with its own folder on the path, not with the current.
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
+        if spec == PAGE:
+            _import_own_app()
         module = importlib.import_module(module_name)
         return Page(
             getattr(module, function),
@@ -208,22 +197,35 @@ def find_page(spec: str) -> Page:
         )
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"--ui {spec} cannot be used ({error}): run it from the repository's root with the app extra "
-            "installed, or name MODULE:FUNCTION."
+            f"--ui {spec} cannot be used ({error}): install with pip install -e '.[serve,app]' in the "
+            "repository, or name MODULE:FUNCTION of an installed package."
         ) from error
+
+
+def _import_own_app() -> None:
+    """Import `app` from the folder in which this package lies, never from the current one.
+
+    Raises:
+        ImportError: it is not there, or another `app` is imported already.
+    """
+    folder = Path(rgpt.__file__).resolve().parents[1] / "app"
+    if "app" in sys.modules:
+        found = sys.modules["app"].__file__ or ""
+        if Path(found).resolve().parent != folder:
+            raise ImportError(f"{found} is imported as app")
+        return
+    if not (folder / "mount.py").is_file():
+        raise ImportError(f"there is no {str(folder)!r}")
+    spec = importlib.util.spec_from_file_location("app", folder / "__init__.py")
+    assert spec is not None and spec.loader is not None
+    sys.modules["app"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 def features_bytes(model: Any) -> int:
     """Bytes of one picture's refined features, for the bound on what is kept."""
     config = model.config
     return int(config.vision_hidden_size * config.refined_grid**2 * model.dtype.itemsize)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _origin(text: str) -> str:

@@ -25,6 +25,10 @@ from rgpt.errors import InputError
 
 WINDOW = 1 << 20
 """Bytes read at a time."""
+EXPANSION = 200
+"""Times that a compressed file may expand; JSON of boxes and outlines does 5 to 30, zeros a thousand."""
+FREE = 1 << 26
+"""Bytes that any file may expand to."""
 CUT_OFF = 64
 """Characters before the window's end in which a decoding error may come from the cut alone (a number, a
 literal or an escape in two parts); an error before them is the file's."""
@@ -122,6 +126,8 @@ class _Scanner:
             data = self._stream.read(size or WINDOW)
             self._ended = not data
             self._text = self._text[self._place :] + self._utf8.decode(data, final=self._ended)
+        except InputError:
+            raise
         # ValueError: a byte that is not UTF-8; the other two: broken .gz and .zip
         except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise self._wrong(f"data that cannot be read ({error})") from error
@@ -214,7 +220,7 @@ def open_data(path: Path) -> Iterator[BinaryIO]:
         counted = io.BufferedReader(_Counted(raw, bar), WINDOW)
         if path.suffix == ".gz":
             with gzip.open(counted) as stream:
-                yield stream  # type: ignore[misc]
+                yield _bounded(stream, path)
         elif path.suffix == ".zip":
             try:
                 archive = zipfile.ZipFile(counted)
@@ -226,7 +232,7 @@ def open_data(path: Path) -> Iterator[BinaryIO]:
                     f"archive {str(path)!r}", "one file in it", str(len(names)), "unpack it"
                 )
             with archive, archive.open(names[0]) as stream:
-                yield stream  # type: ignore[misc]
+                yield _bounded(stream, path)
         else:
             yield counted
 
@@ -235,6 +241,34 @@ def _bar(path: Path) -> dict[str, Any]:
     total = path.stat().st_size
     # `delay`: nothing flickers for small files; `None`: none where nobody looks.
     return {"total": total, "desc": path.name, "unit": "B", "unit_scale": True, "delay": 2, "disable": None}
+
+
+def _bounded(stream: Any, path: Path) -> BinaryIO:
+    return io.BufferedReader(_Expanding(stream, path), WINDOW)
+
+
+class _Expanding(io.RawIOBase):
+    """What comes out of a compressed file, as long as it is no more than such files of data expand to."""
+
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream, self._path, self._read = stream, path, 0
+        self._most = max(FREE, EXPANSION * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._read += len(data)
+        if self._read > self._most:
+            raise InputError.about(
+                f"file {str(self._path)!r}",
+                f"data that expand at most {EXPANSION} times",
+                f"more than {self._read:,} bytes",
+                "unpack it if you trust it",
+            )
+        return len(data)
 
 
 class _Counted(io.RawIOBase):

@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rgpt.errors import InputError
+from rgpt.hub import open_pretrained
 from rgpt.model import assemble_keys as keys
 from rgpt.model.assemble_head import check_head, text_prefixes
 from rgpt.model.assemble_library import LibraryWeights, on_meta, published_class, resized_tower
@@ -379,7 +380,7 @@ def _check_kind(source: Source, key: str, known: list[str]) -> str:
 def _config(kind: Any, source: Source) -> PreTrainedConfig:
     source.config()  # absent or broken: told in our words
     try:
-        return kind.from_pretrained(source.folder)
+        return open_pretrained(kind, source.folder)
     except Exception as error:  # strict configurations raise types of their own
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"the config.json of {source.name} cannot be used ({reason}).") from error

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rgpt.errors import InputError
+from rgpt.hub import open_pretrained
 from rgpt.model.answer_form import AnswerForm
 from rgpt.model.assemble_sources import Source
 from rgpt.model.conversation import chat_template
@@ -110,10 +111,10 @@ def load_tokenizer(source: Source) -> Any:
     settings = source.json("tokenizer_config.json")
     try:
         if (source.folder / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(source.folder)
+            return open_pretrained(PreTrainedTokenizerFast, source.folder)
         if (source.folder / "tokenizer.model").is_file():
             return fast_from_sentencepiece(source.folder / "tokenizer.model", settings)
-        return AutoTokenizer.from_pretrained(source.folder)
+        return open_pretrained(AutoTokenizer, source.folder)
     except InputError:
         raise
     except Exception as error:  # the Rust library raises bare Exception for a broken tokenizer.json

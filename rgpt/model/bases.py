@@ -55,6 +55,8 @@ _IGNORED = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "lora_dropout",
     "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
+_SLOW = re.compile(r"\)\s*[*+{]")
+"""A repeated group: such patterns can take for ever."""
 _PREFIX, _LORA_A, _LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
@@ -263,7 +265,7 @@ def _settings(folder: Path) -> Iterator[Any]:
     yield [(config.get(part) or {}).get("model_type") for part in ("vision_config", "text_config")]
     yield read_json(folder / "processor_config.json")
     template = folder / "chat_template.jinja"
-    yield template.read_text(encoding="utf-8") if template.is_file() else None
+    yield template.read_bytes().decode("utf-8", "replace") if template.is_file() else None
 
 
 def _line(value: Any) -> bytes:
@@ -271,18 +273,29 @@ def _line(value: Any) -> bytes:
 
 
 def tensors_in(file: Path) -> Iterator[tuple[str, str, list[int], int, int]]:
-    """(name, type, shape, first byte, byte after the last) of every tensor of a safetensors file."""
+    """(name, type, shape, first byte, byte after the last) of every tensor of a safetensors file.
+
+    Raises:
+        InputError: its header is damaged, or tells of what is not in it.
+    """
     with open(file, "rb") as stream:
+        size = file.stat().st_size
         length = int.from_bytes(_exactly(stream, 8, file), "little")
-        if length > file.stat().st_size:
+        if length > size:
             raise _damaged(file)
         try:
             header = json.loads(_exactly(stream, length, file))
             for name, facts in header.items():
                 if name != "__metadata__":
                     start, end = (8 + length + offset for offset in facts["data_offsets"])
-                    yield name, facts["dtype"], facts["shape"], start, end
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    shape = facts["shape"]
+                    whole = isinstance(start, int) and isinstance(end, int) and isinstance(shape, list)
+                    if not (whole and 8 + length <= start <= end <= size):
+                        raise ValueError("a tensor lies outside the file")
+                    if not all(isinstance(side, int) and side >= 0 for side in shape):
+                        raise ValueError("a shape is none")
+                    yield name, facts["dtype"], shape, start, end
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(file) from error
 
 
@@ -386,13 +399,31 @@ def _read_adapter(folder: Path) -> dict[str, Any]:
         )
     if not all(isinstance(config.get(n), int | float) and config[n] > 0 for n in ("r", "lora_alpha")):
         raise InputError.about(str(file), "numbers r and lora_alpha", "none", "copy it again")
+    targets, saved = config["target_modules"], config["modules_to_save"]
+    if not (isinstance(targets, str) or _are_texts(targets)) or not _are_texts(saved):
+        raise InputError.about(
+            str(file), "names of modules in target_modules and modules_to_save", "others", "copy it again"
+        )
+    if isinstance(targets, str) and (_SLOW.search(targets) or len(re.findall(r"[*+{]", targets)) > 3):
+        raise InputError.about(
+            str(file), "target_modules that a name is matched against quickly", repr(targets)[:80],
+            "list the names",
+        )  # fmt: skip
     return config
+
+
+def _are_texts(values: Any) -> bool:
+    return values is None or (isinstance(values, list) and all(isinstance(value, str) for value in values))
 
 
 def _is_target(name: str, targets: Any) -> bool:
     """PEFT's rule: a text is a pattern for the whole name, a list holds ends of names."""
     if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
+        try:
+            return re.fullmatch(targets, name) is not None
+        except re.error as error:
+            actual = f"{targets[:80]!r} ({error})"
+            raise InputError.about("target_modules", "a pattern", actual, "copy it again") from error
     return any(name == end or name.endswith(f".{end}") for end in targets or ())
 
 
@@ -424,7 +455,7 @@ def read_json(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"there is no {str(file)!r}: copy its folder again.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{str(file)!r} is no JSON ({error}): copy it again.") from error
     if not isinstance(values, dict):
         raise InputError(f"{str(file)!r} holds {type(values).__name__}, not an object: copy it again.")

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from rgpt.errors import InputError
+from rgpt.hub import open_pretrained
 from rgpt.model.about import About, read_about
-from rgpt.model.bases import GIVE, PACKAGED, apply_layer, lineage, read_json
+from rgpt.model.bases import PACKAGED, apply_layer, lineage, read_json
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.device import pretrained_options
+from rgpt.model.fitting import check_counts, check_shapes, held_shapes
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
 from rgpt.model.quantization import keep_whole
@@ -68,9 +69,12 @@ def load(
     spread = options.pop("device_map", None) if layers else None  # what was trained is added first
     if spread is not None or "device_map" in options:
         moved_to = None
+    held = held_shapes(path)
+    check_counts(path, read_json(Path(path) / "config.json"), held)
     config = _open(RegionGPTConfig, path)
     processor = _open(RegionGPTProcessor, path)
     processor.check_model(config)
+    check_shapes(path, config, held)
     attention = options.get("attn_implementation")
     tower = config.vision_config
     convolutional = not hasattr(tower, "num_attention_heads") or getattr(tower, "backbone_config", None)
@@ -83,6 +87,7 @@ def load(
         config=config,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # reported below, with the others
+        use_safetensors=True,
         **options,
     )
     for problem, what in (
@@ -144,22 +149,12 @@ def _align(model: torch.nn.Module) -> None:
 
 
 def _open(kind: Any, path: str, **options: Any) -> Any:
-    """`kind.from_pretrained(path)`, or one sentence that says what is wrong with the model."""
-    try:
-        if kind is RegionGPTConfig:
-            found, _ = RegionGPTConfig.get_config_dict(path)
-            if not found:
-                raise OSError("there is no config.json")
-            if found.get("model_type") != RegionGPTConfig.model_type:
-                raise InputError(
-                    f"the model {path!r} is of type {found.get('model_type')!r}, not 'regiongpt': "
-                    "give a folder that a RegionGPT was saved to."
-                )
-        return kind.from_pretrained(path, **options)
-    except InputError:
-        raise
-    except SafetensorError as error:
-        raise InputError(f"the weights of {path!r} cannot be read ({error}): copy them again.") from error
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"the model {path!r} cannot be opened ({reason}): give {GIVE}.") from error
+    """`open_pretrained`, and of a configuration whether it is a RegionGPT's."""
+    if kind is RegionGPTConfig:
+        found = read_json(Path(path) / "config.json")
+        if found.get("model_type") != RegionGPTConfig.model_type:
+            raise InputError(
+                f"the model {path!r} is of type {found.get('model_type')!r}, not 'regiongpt': "
+                "give a folder that a RegionGPT was saved to."
+            )
+    return open_pretrained(kind, path, **options)

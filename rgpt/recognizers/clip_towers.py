@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rgpt.errors import InputError
-from rgpt.hub import model_folder
+from rgpt.hub import model_folder, open_pretrained
 from rgpt.recognizers.geometry import CLIP_MEAN, CLIP_STD
 from rgpt.recognizers.text import OpenClipText, TextEncoder, TransformersText, WordEncoder
 
@@ -265,10 +265,10 @@ def _load_transformers(name: str) -> tuple[ClipVision, TextEncoder, float, dict[
     found = CLIPModel.config_class.get_config_dict(name)[0].get("model_type")
     if found != "clip":  # it would load, too, with a warning and random weights
         raise ValueError(f"a checkpoint of type {found}")
-    scale = float(CLIPModel.from_pretrained(name).logit_scale.detach().exp())
-    vision = TransformersVision(CLIPVisionModelWithProjection.from_pretrained(name))
+    scale = float(open_pretrained(CLIPModel, name).logit_scale.detach().exp())
+    vision = TransformersVision(open_pretrained(CLIPVisionModelWithProjection, name))
     text = TransformersText(
-        CLIPTextModelWithProjection.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        open_pretrained(CLIPTextModelWithProjection, name), open_pretrained(AutoTokenizer, name)
     )
     config = {
         "library": "transformers",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rgpt.errors import InputError
 from rgpt.files import whole_file, write_json
+from rgpt.hub import open_pretrained
 from rgpt.recognizers.base import RegionRecognizer, check_keys
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -155,7 +156,7 @@ def load_recognizer(folder: Path | str, **changes: Any) -> RegionRecognizer:
         if (folder / "tokenizer").is_dir():
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+            tokenizer = open_pretrained(AutoTokenizer, folder / "tokenizer")
         made = build_recognizer(description["kind"], {**description["config"], **changes}, tokenizer)
         made.load_state_dict(load_file(folder / "model.safetensors"))
     except InputError as error:

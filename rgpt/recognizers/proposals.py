@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from rgpt.errors import InputError
-from rgpt.hub import model_folder
+from rgpt.hub import model_folder, open_pretrained
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.sam import load_sam
 from rgpt.regions import RLE, Box, Mask, Region, region_from_json
@@ -302,13 +302,13 @@ def _pretrained(kind: str, what: str) -> ProposalSource:
     try:
         name = str(model_folder(name))
         if kind == "sam":
-            return SamEverything(load_sam(name), AutoImageProcessor.from_pretrained(name), **settings)
+            return SamEverything(load_sam(name), open_pretrained(AutoImageProcessor, name), **settings)
         # Any other checkpoint would load, too, with a warning and random weights.
         found = GroundingDinoForObjectDetection.config_class.get_config_dict(name)[0].get("model_type")
         if found != kind:
             raise ValueError(f"a checkpoint of type {found}")
-        model = GroundingDinoForObjectDetection.from_pretrained(name)
-        return GroundingDinoProposals(model, AutoProcessor.from_pretrained(name), text)
+        model = open_pretrained(GroundingDinoForObjectDetection, name)
+        return GroundingDinoProposals(model, open_pretrained(AutoProcessor, name), text)
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"proposals {kind}:{what}",

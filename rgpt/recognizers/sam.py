@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rgpt.hub import model_folder
+from rgpt.hub import model_folder, open_pretrained
 from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD, Geometry
 from rgpt.recognizers.region_set import RegionSet
 from rgpt.regions import RLE, Mask, Point
@@ -50,7 +50,7 @@ def load_sam(name: str) -> Any:
     values, _ = SamModel.config_class.get_config_dict(name)
     if values.get("model_type") != "sam":
         raise ValueError(f"a checkpoint of type {values.get('model_type')}")
-    return SamModel.from_pretrained(name, config=sam_config(values))
+    return open_pretrained(SamModel, name, config=sam_config(values))
 
 
 class SamTokens(nn.Module):

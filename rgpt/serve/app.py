@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -18,9 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rgpt import __version__
-from rgpt.files import sha256
 from rgpt.serve.body import Bodies
 from rgpt.serve.errors import ApiError, internal
+from rgpt.serve.guard import Guard, Keys
 from rgpt.serve.protocol import ChatRequest, ErrorBody, Reply, parse_request, usage_json
 from rgpt.serve.service import Ended, Service
 
@@ -28,14 +27,21 @@ T = TypeVar("T")
 
 
 def create_app(
-    service: Service, models: Sequence[str], api_keys: Sequence[str] = (), origins: Sequence[str] = ()
+    service: Service,
+    models: Sequence[str],
+    api_keys: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+    proxies: Sequence[str] = (),
 ) -> FastAPI:
     """The application.
 
     Args:
         models: names that requests may use; the first is what answers say.
-        api_keys: with any, `/v1/*` needs `Authorization: Bearer KEY`. Health and metrics stay open.
+        api_keys: with any, `/v1/*` needs `Authorization: Bearer KEY`, and a page mounted beside it one of
+            them as its password. Health and metrics stay open.
         origins: pages of these may ask from a browser (CORS), as `https://HOST`; `*` is any page.
+        hosts, proxies: see `rgpt.serve.guard.Guard`.
     """
 
     @contextlib.asynccontextmanager
@@ -50,18 +56,14 @@ def create_app(
     app.state.service = service
     bodies = Bodies(service.settings)
     created = int(time.time())
-    secrets = [key.encode() for key in api_keys]
+    keys = Keys(api_keys)
 
     def caller(request: Request) -> str:
-        """A hash of the caller's key ("" where none is needed), or 401."""
-        if not secrets:
-            return ""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            key = given.strip().encode()
-            # All are compared, so that the time taken says nothing about which one was close.
-            if any([hmac.compare_digest(key, secret) for secret in secrets]):
-                return sha256(key)[:16]
+        """Whom what is kept belongs to: a hash of the key, or 401; where none is needed, an address."""
+        if not keys:
+            return request.client.host if request.client else ""
+        if (who := keys.bearer(request.headers.get("authorization", ""))) is not None:
+            return who
         raise ApiError(
             "invalid_api_key",
             "The API key is missing or wrong: send it as Authorization: Bearer KEY.",
@@ -126,6 +128,7 @@ def create_app(
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     app.add_middleware(AsClientsAsk, origins=origins)
+    app.add_middleware(Guard, keys=api_keys, hosts=hosts, proxies=proxies, api=True)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_failure)

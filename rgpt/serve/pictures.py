@@ -55,7 +55,14 @@ def read_data_url(url: str, param: str, settings: Settings) -> bytes:
     Raises:
         ApiError: `invalid_image`: another form, no base64, too many bytes.
     """
-    header, comma, body = url.strip().partition("#")[0][5:].partition(",")
+    url = url.strip()
+    if url[:5].lower() != "data:":
+        raise ApiError(
+            "invalid_image",
+            f"The picture's URL begins {url[:20]!r}: expected data:image/png;base64,….",
+            param=param,
+        )
+    header, comma, body = url.partition("#")[0][5:].partition(",")
     if not comma:
         raise ApiError(
             "invalid_image",

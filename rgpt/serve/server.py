@@ -7,12 +7,14 @@ import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from rgpt.errors import InputError
-from rgpt.serve.service import Service
+
+if TYPE_CHECKING:  # the app listens, too, and has no service
+    from rgpt.serve.service import Service
 
 
 class Server(uvicorn.Server):
@@ -27,7 +29,13 @@ class Server(uvicorn.Server):
         options.setdefault("log_level", "warning")
         # Ours ends the answers in order; uvicorn's, a little later, is for connections that hang.
         super().__init__(
-            uvicorn.Config(app, timeout_graceful_shutdown=int(grace) + 5, timeout_keep_alive=15, **options)
+            uvicorn.Config(
+                app,
+                timeout_graceful_shutdown=int(grace) + 5,
+                timeout_keep_alive=15,
+                proxy_headers=False,  # `rgpt.serve.guard` reads them, of proxies that were named
+                **options,
+            )
         )
         self.service = service
         self._loop: Any = None

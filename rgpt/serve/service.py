@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,8 @@ from rgpt.prompts import mentioned
 from rgpt.regions import Region
 from rgpt.serve.conversation import Asked, check_mentions, read_conversation
 from rgpt.serve.engine import Engine, Job, Slots, next_event
-from rgpt.serve.errors import ApiError, shutting_down, time_limit
-from rgpt.serve.fetch import fetch
+from rgpt.serve.errors import ApiError, overloaded, shutting_down, time_limit
+from rgpt.serve.fetch import AT_ONCE, fetch
 from rgpt.serve.metrics import Metrics
 from rgpt.serve.pictures import SentPicture, open_sent, read_data_url
 from rgpt.serve.protocol import ChatRequest
@@ -22,6 +23,8 @@ from rgpt.serve.regions import Numbered, build_regions, number_regions
 from rgpt.serve.sessions import Earlier, Picture, Session, Sessions
 from rgpt.serve.settings import Settings
 from rgpt.serve.text import AnswerText
+
+_WEB = re.compile(r"\s*https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Service:
         self._jobs: set[Job] = set()
         # Decoded pictures are large, so few are decoded at once.
         self._openers = ThreadPoolExecutor(2, thread_name_prefix="rgpt-pictures")
+        self._fetching = 0
+        self._fetchers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rgpt-fetch")
 
     def start(self) -> None:
         self.engine.start()
@@ -105,13 +110,14 @@ class Service:
     def close(self) -> None:
         self.end()
         self.engine.close()
-        self._openers.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._openers, self._fetchers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, request: ChatRequest, who: str = "") -> AsyncGenerator[str | Ended, None]:
         """The answer's pieces, then one `Ended`. Closing the generator stops the computation.
 
         Args:
-            who: the caller's key; what is kept of one caller is not used for another.
+            who: the caller, by key or address; what is kept of one caller is not used for another.
 
         Raises:
             ApiError: before the first piece for whatever is wrong with the request; later only for the time
@@ -148,17 +154,19 @@ class Service:
         alpha_is_region = request.regions is None
         if not alpha_is_region or asked.picture_url is None:
             check_mentions(asked, given[0].numbers, _numbers_by_turn(given))
+        # Before there is a place for it: a slow peer must not keep others from being answered.
+        fetched = await self._fetch(asked, until)
         await self.slots.acquire(until, settings.time_limit)
         held_since = loop.time()
         job: Job | None = None
         try:
-            opening = loop.run_in_executor(self._openers, self._open, request, asked, given, who)
+            opening = loop.run_in_executor(self._openers, self._open, request, asked, given, who, fetched)
             async with asyncio.timeout_at(until):
                 ready = await opening
             if ready.picture is None and ready.image is None:
-                session = self.sessions.take(None, asked.turns)
+                session = self.sessions.take(ready.key, None, asked.turns)
             elif ready.picture is not None:
-                session = self.sessions.take(ready.picture, asked.turns)
+                session = self.sessions.take(ready.key, ready.picture, asked.turns)
             else:
                 session = self.sessions.new()
             holder = [session]
@@ -195,12 +203,16 @@ class Service:
             else:
                 job.stop()
 
-    def _open(self, request: ChatRequest, asked: Asked, given: list[Numbered], who: str) -> _Ready:
+    def _open(
+        self, request: ChatRequest, asked: Asked, given: list[Numbered], who: str, fetched: bytes | None
+    ) -> _Ready:
         """On a thread: the picture's bytes, then what is known of it or the opened picture; regions."""
         if asked.picture_url is None:
-            return _Ready("", None, None, None, {})
+            return _Ready(f"{who}:", None, None, None, {})
         assert asked.picture_param is not None
-        data = self._bytes_of(asked.picture_url, asked.picture_param)
+        data = fetched
+        if data is None:
+            data = read_data_url(asked.picture_url, asked.picture_param, self.settings)
         sent = SentPicture.of(data, request.regions is None, asked.picture_param, who)
         picture = self.sessions.picture(sent.key)
         if picture is not None:
@@ -220,23 +232,30 @@ class Service:
         check_mentions(asked, ready.regions, ready.own)
         return ready
 
-    def _bytes_of(self, url: str, param: str) -> bytes:
-        url = url.strip()
-        if url[:5].lower() == "data:":
-            return read_data_url(url, param, self.settings)
-        if url[:7].lower() == "http://" or url[:8].lower() == "https://":
-            if self.fetch_images:
-                return fetch(url, param, self.settings)
+    async def _fetch(self, asked: Asked, until: float) -> bytes | None:
+        """The bytes at an http(s) URL; None for a picture that was sent, or none."""
+        if asked.picture_url is None or not _WEB.match(asked.picture_url):
+            return None
+        assert asked.picture_param is not None
+        if not self.fetch_images:
             raise ApiError(
                 "image_url_not_allowed",
                 "This server fetches no pictures: send it as data:image/png;base64,….",
-                param=param,
+                param=asked.picture_param,
             )
-        raise ApiError(
-            "invalid_image",
-            f"The picture's URL begins {url[:20]!r}: expected data:image/png;base64,….",
-            param=param,
-        )
+        if self._fetching >= AT_ONCE + self.settings.max_waiting:
+            raise overloaded("queue_full", "Too many pictures are being fetched: try again later.", 1)
+        self._fetching += 1
+        try:
+            work = asyncio.get_running_loop().run_in_executor(
+                self._fetchers, fetch, asked.picture_url.strip(), asked.picture_param, self.settings
+            )
+            async with asyncio.timeout_at(until):
+                return await work
+        except TimeoutError:
+            raise time_limit(self.settings.time_limit) from None
+        finally:
+            self._fetching -= 1
 
     def _compute(
         self, request: ChatRequest, asked: Asked, ready: _Ready, holder: list[Session]

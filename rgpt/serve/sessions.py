@@ -102,10 +102,13 @@ class Sessions:
         height, width = picture.size
         return height * width * (3 if picture.alpha is None else 4) + self.features_bytes
 
-    def take(self, picture: Picture | None, turns: Sequence[tuple[str, str]]) -> Session:
-        """A session about the picture for one caller alone: the resting one that knows most of the turns, or
-        one that shares nothing but the picture."""
-        key = "" if picture is None else picture.key
+    def take(self, key: str, picture: Picture | None, turns: Sequence[tuple[str, str]]) -> Session:
+        """A session of this key for one request alone: the resting one that knows most of the turns, or one
+        that shares nothing but the picture.
+
+        Args:
+            key: of the picture, or of conversations without one; the caller is part of it.
+        """
         with self._lock:
             known = [(index, s) for index, (k, s) in enumerate(self._resting) if k == key]
             if known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rgpt.formats.outward import markdown_code, markdown_text
 from rgpt.train.arguments import Run
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def model_card(
     lines = [
         f"# A RegionGPT, stage {run.stage}",
         "",
-        f"Trained on `{run.model}` with method {run.method}, objective {run.objective}, in {run.precision}.",
+        f"Trained on {markdown_code(run.model)} with method {run.method}, objective {run.objective}, "
+        f"in {run.precision}.",
         "`run.yaml` has every setting, `versions.json` the code and libraries, `inputs.json` all hashes.",
         "",
         "| read | bytes | SHA-256 |",
@@ -40,7 +42,7 @@ def model_card(
     ]
     for name, facts in inputs.items():
         size = f"{facts['size']:,}" if "size" in facts else ""
-        lines.append(f"| {name} | {size} | `{facts['sha256'][:16]}…` |")
+        lines.append(f"| {markdown_text(name)} | {size} | `{facts['sha256'][:16]}…` |")
     lines += ["", f"{about_samples}.", ""]
     keys = {"loss": "loss", "held_out_loss": "held-out loss"}
     if run.held_out is not None and run.held_out.accuracy:

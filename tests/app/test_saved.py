@@ -214,7 +214,7 @@ def test_csv_has_a_row_a_region_and_survives_commas_and_quotes():
     assert [float(rows[1][k]) for k in ("x1", "y1", "x2", "y2")] == [0, 0, 9, 30]
     assert [(row["answer"], row["likeliest"]) for row in rows] == [
         ('one, "1"', ""),
-        ("=2", "dog 87%, cat 5%"),
+        ("'=2", "dog 87%, cat 5%"),  # no formula
     ]
     assert to_csv(Conversation()).count("\n") == 1
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rgpt.errors import InputError
-from rgpt.hub import model_folder
+from rgpt.hub import open_pretrained
 from rgpt.recognizers.base import RegionRecognizer
 from rgpt.recognizers.loading import build_recognizer, load_recognizer, save_recognizer
 from rgpt.recognizers.vocabulary import TextBank, Vocabulary, read_vocabulary
@@ -65,7 +65,7 @@ def open_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model_folder(name))
+        return open_pretrained(AutoTokenizer, name)
     except (OSError, ValueError) as error:
         raise InputError.about(
             f"tokenizer {name!r}",

@@ -19,7 +19,7 @@ from torchvision.ops import sigmoid_focal_loss
 from transformers import SamImageProcessor, SamModel, SamProcessor
 
 from rgpt.files import hidden, move_files
-from rgpt.hub import model_folder
+from rgpt.hub import open_pretrained
 from rgpt.recognizers.geometry import SAM_MEAN, SAM_STD, Geometry
 from rgpt.recognizers.sam import sam_config
 from rgpt.train.recognizers.config import RunConfig
@@ -49,9 +49,7 @@ class SamRecipe(nn.Module):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.model: Any = (
-            SamModel.from_pretrained(model_folder(config.init)) if config.init else self._fresh(config)
-        )
+        self.model: Any = open_pretrained(SamModel, config.init) if config.init else self._fresh(config)
         self.side = int(self.model.config.vision_config.image_size)
 
     @staticmethod

@@ -27,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rgpt.data.scene_questions import MAKERS, Exchange, Numbered, conversation, number_objects
 from rgpt.data.scenes import COLOURS, SHAPES, SIDE, SIZES, TEXTURES, Scene, sample_scene
+from rgpt.hub import open_pretrained
 from rgpt.model.batch import make_batch
 from rgpt.model.conversation import IGNORED, Conversation
 from rgpt.prompts import MENTION, mentioned
@@ -366,7 +367,7 @@ def warm_up(
     language = LlamaForCausalLM(language_config(len(tokenizer), writer.end, writer.pad))
     eyes = SymbolicEyes()
     if resume is not None:
-        language = LlamaForCausalLM.from_pretrained(resume)
+        language = open_pretrained(LlamaForCausalLM, resume)
         eyes.load_state_dict(load_file(resume / "eyes.safetensors"))
     loud = first_progress > DIRECTIONS_FROM  # saved eyes of that time are loud already
     parameters = [*language.parameters(), *eyes.parameters()]

@@ -30,6 +30,7 @@ import rgpt.model as rgpt_model
 from rgpt.data.scenes import SHAPES
 from rgpt.errors import InputError
 from rgpt.files import whole_folder, write_json
+from rgpt.hub import open_pretrained
 from rgpt.train.stages import stage_table
 from rgpt.train.tiny import choosing, language, scene_store, tower, tune
 
@@ -92,7 +93,7 @@ def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
     _side_by_side(work, recipe, report)
     torch.set_num_threads(threads)
     model = tune.build_model(work / "tower", work / "language")
-    writer = language.Writer(PreTrainedTokenizerFast.from_pretrained(work / "language"))
+    writer = language.Writer(open_pretrained(PreTrainedTokenizerFast, work / "language"))
     frozen = _digest(model.model.vision_tower)  # type: ignore[union-attr, arg-type]
     features: tune.Features | None = None
     for stage, steps, seconds, lr in (
@@ -102,11 +103,11 @@ def train(work: Path, recipe: Recipe, threads: int = 2) -> dict[str, Any]:
     ):
         folder = work / stage
         if (folder / "done").exists():
-            model = rgpt_model.RegionGPTForConditionalGeneration.from_pretrained(folder)
+            model = open_pretrained(rgpt_model.RegionGPTForConditionalGeneration, folder)
             continue
         if features is None:
             features = tune.cache_features(
-                work / "scenes", AutoModel.from_pretrained(work / "tower"), work / "features"
+                work / "scenes", open_pretrained(AutoModel, work / "tower"), work / "features"
             )
         if stage == "choose":
             result = choosing.drill(
@@ -183,7 +184,7 @@ def _digest(module: nn.Module) -> list[tuple[str, int]]:
 def export(model: Any, language_folder: Path, out: Path) -> None:
     """Write the finished model with its processor: float16, one safetensors file, `out` appears only when
     complete."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(language_folder)
+    tokenizer = open_pretrained(PreTrainedTokenizerFast, language_folder)
     processor = rgpt_model.RegionGPTProcessor.for_model(
         model.config,
         tokenizer,

@@ -26,6 +26,7 @@ import rgpt.model as rgpt_model
 from rgpt.data.scene_questions import conversation, number_objects
 from rgpt.errors import InputError
 from rgpt.files import whole_file
+from rgpt.hub import open_pretrained
 from rgpt.model.conversation import Conversation
 from rgpt.train.stages import apply_stage
 from rgpt.train.tiny.choosing_questions import drill_exchange
@@ -105,9 +106,9 @@ def _portable(config: PretrainedConfig) -> dict[str, Any]:
 
 def build_model(tower_folder: Path, language_folder: Path) -> nn.Module:
     """Pretrained tower + warmed-up language model + fresh refinement and connector -> a RegionGPT."""
-    tower = AutoModel.from_pretrained(tower_folder)
-    language = LlamaForCausalLM.from_pretrained(language_folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(language_folder)
+    tower = open_pretrained(AutoModel, tower_folder)
+    language = open_pretrained(LlamaForCausalLM, language_folder)
+    tokenizer = open_pretrained(PreTrainedTokenizerFast, language_folder)
     config = rgpt_model.RegionGPTConfig(
         vision_config=_portable(tower.config),
         text_config=_portable(language.config),
