@@ -17,6 +17,7 @@ from eval.layouts.files import PathOrValue, name_of, read_json, row_name, show
 from eval.metrics.detection import id_order
 from rgpt.errors import InputError
 from rgpt.formats.coco import as_meant
+from rgpt.regions.rasterize import cut_rings
 from rgpt.regions.rle import decompress
 
 SIZES = ("small", "medium", "large")
@@ -397,6 +398,10 @@ def check_segmentation(segmentation: Any, height: int, width: int, thing: str) -
             sides = np.array([width, height] * (len(ring) // 2))
             if not ((corners >= -sides) & (corners <= 2 * sides)).all():  # NaN fails too
                 raise refuse("a polygon with corners far outside")
+        try:
+            cut_rings([np.reshape(ring, (-1, 2)) for ring in segmentation], height, width)
+        except InputError as error:
+            raise refuse(f"one too long ({error})") from error
         return
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
         raise refuse(show(segmentation))

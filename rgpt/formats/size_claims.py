@@ -23,7 +23,8 @@ from PIL import Image
 
 from rgpt.errors import InputError
 from rgpt.regions import RLE, Box, Mask, Polygon
-from rgpt.regions.image import without_large_text
+from rgpt.regions.encoded import check_parts, read_file, without_large_text
+from rgpt.regions.image import known_formats
 
 Size = tuple[int, int]
 ANOTHER_SIZE = "size is not the picture's"
@@ -56,17 +57,19 @@ class PictureHeader:
 def read_header(path: Path | str) -> PictureHeader | None:
     """The header without decoding a pixel; None when there is no readable picture."""
     try:
+        if not Path(path).is_file():  # a pipe would be waited for, a device has no end
+            return None
         return _header(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         pass
     try:  # as `open_image` does: texts too long for Pillow are no reason to give the pixels up
-        return _header(io.BytesIO(without_large_text(Path(path).read_bytes())))
+        return _header(io.BytesIO(without_large_text(check_parts("picture", read_file(path, "picture")))))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
 def _header(source: Path | str | io.BytesIO) -> PictureHeader:
-    with Image.open(source) as image:
+    with Image.open(source, formats=known_formats()) as image:
         width, height = image.size
         orientation = image.getexif().get(_ORIENTATION, 1)
         if image.format == "TIFF" and orientation in _SIDEWAYS:

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rgpt.errors import InputError
 from rgpt.recognizers.geometry import Geometry
-from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble, box_shares, mask_shares
+from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble, box_shares, region_shares
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class RegionSet:
             if isinstance(region, Box):  # its corners are not rounded to pixels
                 shares = box_shares(self._boxes[number].double().numpy(), rows, columns)
             else:
-                shares = mask_shares(region.to_mask(self.height, self.width), rows, columns)
+                shares = region_shares(region, self.height, self.width, rows, columns)
             result[number] = torch.from_numpy(shares)
         return result
 

@@ -10,8 +10,15 @@ from rgpt.regions.image import open_image
 from rgpt.regions.labels import place_labels
 from rgpt.regions.overlap import iou
 from rgpt.regions.parse import mask_from_image, parse_region, region_from_json
-from rgpt.regions.values import RLE, Box, Mask, Point, Polygon, Region, Scribble
-from rgpt.regions.weights import area_weights, box_shares, mask_shares, region_weights, square_padding
+from rgpt.regions.values import RLE, Box, Mask, Point, Polygon, Region, Scribble, check_work
+from rgpt.regions.weights import (
+    area_weights,
+    box_shares,
+    mask_shares,
+    region_shares,
+    region_weights,
+    square_padding,
+)
 
 __all__ = [
     "MAX_PIXELS",
@@ -26,6 +33,7 @@ __all__ = [
     "Scribble",
     "area_weights",
     "box_shares",
+    "check_work",
     "color_of",
     "draw_regions",
     "iou",
@@ -35,6 +43,7 @@ __all__ = [
     "parse_region",
     "place_labels",
     "region_from_json",
+    "region_shares",
     "region_weights",
     "square_padding",
 ]

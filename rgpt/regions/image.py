@@ -6,19 +6,18 @@ import io
 import os
 import re
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rgpt.errors import InputError
 from rgpt.regions.checks import MAX_PIXELS, picture_size
+from rgpt.regions.encoded import check_parts, read_file, without_large_text
 
 # Named so that a file never starts Ghostscript (EPS) or another surprising decoder.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+# No ICO: it is decoded while it is opened, before its size could be refused.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 def open_image(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -35,8 +34,10 @@ def open_image(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_P
     except Exception:  # damaged EXIF says nothing about the pixels: keep them as they lie
         upright = opened
     result = _to_rgb(upright)
-    # A remaining orientation tag would turn the picture again on the next call.
-    return Image.frombytes("RGB", result.size, result.tobytes())
+    # A picture of its own: a remaining orientation tag would turn it again on the next call.
+    clean = Image.new("RGB", result.size)
+    clean.paste(result)
+    return clean
 
 
 def open_encoded(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -44,45 +45,13 @@ def open_encoded(source: str | Path | bytes | Image.Image, max_pixels: int = MAX
     if isinstance(source, Image.Image):
         return _loaded("picture", source, max_pixels)
     name, data = _bytes_of(source)
+    data = check_parts(name, data)
     try:
         return _loaded(name, _opened(name, data, max_pixels), max_pixels)
     except InputError:
         if (lean := without_large_text(data)) == data:
             raise
         return _loaded(name, _opened(name, lean, max_pixels), max_pixels)
-
-
-def without_large_text(data: bytes) -> bytes:
-    """A PNG without the texts and colour profiles that make Pillow refuse it; anything else as it is.
-
-    Pillow expands them to at most 1 MB each, and ends over a damaged one as over damaged pixels. None of them
-    changes a pixel here; small ones stay, since an EXIF turn may stand in them.
-    """
-    if not data.startswith(_PNG):
-        return data
-    kept, place, budget = [_PNG], len(_PNG), PngImagePlugin.MAX_TEXT_CHUNK
-    while place < len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        kind, content = data[place + 4 : place + 8], data[place + 8 : end - 4]
-        size = _expanded(kind, content, budget) if kind in _PNG_TEXT else 0
-        whole = not size or zlib.crc32(kind + content).to_bytes(4, "big") == data[end - 4 : end]
-        if whole and size <= budget:
-            kept.append(data[place:end])
-            budget -= size
-        place = end
-    return b"".join(kept)
-
-
-def _expanded(kind: bytes, content: bytes, limit: int) -> int:
-    """Bytes of a PNG's text or profile when it is unpacked; more than `limit` is not counted to the end."""
-    if kind == b"tEXt" or (kind == b"iTXt" and content.partition(b"\0")[2][:1] == b"\0"):
-        return len(content)
-    rest = content.partition(b"\0")[2]
-    packed = rest[1:] if kind != b"iTXt" else rest[2:].partition(b"\0")[2].partition(b"\0")[2]
-    try:
-        return len(content) + len(zlib.decompressobj().decompress(packed, limit + 1))
-    except zlib.error:
-        return limit + 1
 
 
 def _loaded(name: str, opened: Image.Image, max_pixels: int) -> Image.Image:
@@ -104,7 +73,9 @@ def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:
         path = Path(os.path.expanduser(source))  # Path.expanduser raises for an unknown ~user
         name = f"picture {str(source)[:200]!r}"
         try:
-            data = path.read_bytes()
+            data = read_file(path, name)
+        except InputError:
+            raise
         except FileNotFoundError as error:
             raise InputError.about(name, "an existing file", "nothing at this path") from error
         except (OSError, ValueError) as error:
@@ -124,12 +95,9 @@ def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:
 def _opened(name: str, data: bytes, max_pixels: int) -> Image.Image:
     """The picture with only its header read."""
     try:
-        # Without init() only the commonest formats are known; some builds of Pillow lack AVIF or WebP.
-        Image.init()
-        known = [kind for kind in FORMATS if kind in Image.OPEN]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit speaks instead
-            return Image.open(io.BytesIO(data), formats=known)
+            return Image.open(io.BytesIO(data), formats=known_formats())
     except Image.DecompressionBombError as error:
         # Pillow's own limit lies above ours and speaks first; it does so before decoding, too.
         count = re.search(r"\d+", str(error))
@@ -150,6 +118,12 @@ def _opened(name: str, data: bytes, max_pixels: int) -> Image.Image:
         ) from error
 
 
+def known_formats() -> list[str]:
+    """Those of `FORMATS` that this build of Pillow reads; some lack AVIF or WebP."""
+    Image.init()  # without it only the commonest are known
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
         "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
@@ -163,11 +137,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_eight_bits(image: Image.Image) -> np.ndarray:
     """Deep grey [H, W] as uint8: 16-bit values by their full range, others by the largest value present."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    largest = float(values.max(initial=0.0))
+    stored = np.asarray(image)
+    # A band of rows at a time: as float64, a large picture would take eight times its bytes, and twice.
+    bands = [slice(top, top + 256) for top in range(0, len(stored), 256)]
+
+    def floats(band: slice) -> np.ndarray:
+        return np.nan_to_num(stored[band].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+    largest = max(float(floats(band).max(initial=0.0)) for band in bands)
     if image.mode == "F":
         full = 1.0 if largest <= 1.0 else 255.0 if largest <= 255.0 else largest
     else:
         # convert("L") would clip everything above 255 to white.
         full = 65535.0 if largest <= 65535.0 else largest
-    return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+    result = np.empty(stored.shape, dtype=np.uint8)
+    for band in bands:
+        result[band] = np.clip(np.rint(floats(band) * (255.0 / full)), 0, 255)
+    return result

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from rgpt.errors import InputError
-from rgpt.regions import rle
+from rgpt.regions import rasterize, rle, runs
 from rgpt.regions.checks import picture_size
-from rgpt.regions.shapes import Geometry
+from rgpt.regions.shapes import Box, Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,10 @@ class Mask(Geometry):
         self.check_inside(height, width)
         return self.array.copy()
 
+    def bounds(self, height: int, width: int) -> Box:
+        self.check_inside(height, width)
+        return Box(*rasterize.mask_bounds(self.array))
+
     def to_rle(self) -> RLE:
         """The same pixels, run-length encoded and compressed."""
         return RLE.from_mask(self.array)
@@ -117,6 +121,16 @@ class RLE(Geometry):
     def to_mask(self, height: int, width: int) -> np.ndarray:
         self.check_inside(height, width)
         return rle.runs_to_mask(self._runs(), *self.size)
+
+    def work(self, height: int, width: int) -> int:
+        return len(self.counts)
+
+    def rectangles(self, height: int, width: int) -> np.ndarray:
+        self.check_inside(height, width)
+        ends = np.cumsum(self._runs())
+        stops = ends[1::2]
+        starts = ends[0::2][: len(stops)]
+        return runs.rectangles(starts[starts < stops], stops[starts < stops], height)
 
     def to_json(self) -> dict[str, Any]:
         counts = self.counts if isinstance(self.counts, str) else list(self.counts)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rgpt.errors import InputError
-from rgpt.regions import rasterize
-from rgpt.regions.checks import finite, picture_size, plain, point_list, shown
+from rgpt.regions import rasterize, rle, runs
+from rgpt.regions.checks import MAX_POINTS, finite, picture_size, plain, point_list, shown
 
 
 def _outside(thing: str, height: int, width: int) -> InputError:
@@ -24,19 +24,29 @@ def _outside(thing: str, height: int, width: int) -> InputError:
 
 
 class Geometry:
-    """What every region shares; subclasses give `to_mask`."""
+    """What every region shares; subclasses give `to_mask` and, all but `Mask`, `rectangles`."""
 
     def to_mask(self, height: int, width: int) -> np.ndarray:
         """The region as a bool mask [H, W] with at least one true pixel; InputError when it is outside."""
         raise NotImplementedError
 
-    def check_inside(self, height: int, width: int) -> None:
-        """InputError unless some part of the region lies in a picture of `height` x `width` pixels."""
+    def rectangles(self, height: int, width: int) -> np.ndarray:
+        """The region's pixels as disjoint rectangles, int64 `[N, 4]` (x1, y1, x2, y2), in no order; no mask is
+        made. InputError as `to_mask`."""
         raise NotImplementedError
+
+    def check_inside(self, height: int, width: int) -> None:
+        """InputError unless some part of the region lies in a picture of `height` x `width` pixels, and it is
+        no more work there than a region may be."""
+        raise NotImplementedError
+
+    def work(self, height: int, width: int) -> int:
+        """Steps that its rectangles take in such a picture: pixels along edges, rows or runs."""
+        return 1
 
     def bounds(self, height: int, width: int) -> Box:
         """The tight box around the region's pixels, like pycocotools' `toBbox`."""
-        return Box(*rasterize.mask_bounds(self.to_mask(height, width)))
+        return Box(*runs.bounds(self.rectangles(height, width)))
 
 
 @dataclass(frozen=True)
@@ -94,12 +104,16 @@ class Box(Geometry):
         self.check_inside(height, width)
         return Box(max(self.x1, 0), max(self.y1, 0), min(self.x2, width), min(self.y2, height))
 
-    def to_mask(self, height: int, width: int) -> np.ndarray:
-        """The pixels whose centre it contains; integer corners give exactly mask[y1:y2, x1:x2]."""
+    def rectangles(self, height: int, width: int) -> np.ndarray:
         self.check_inside(height, width)
-        mask = np.zeros((height, width), dtype=bool)
         left, right = _span(self.x1, self.x2, width)
         top, bottom = _span(self.y1, self.y2, height)
+        return np.array([[left, top, right, bottom]], dtype=np.int64)
+
+    def to_mask(self, height: int, width: int) -> np.ndarray:
+        """The pixels whose centre it contains; integer corners give exactly mask[y1:y2, x1:x2]."""
+        ((left, top, right, bottom),) = self.rectangles(height, width)
+        mask = np.zeros((height, width), dtype=bool)
         mask[top:bottom, left:right] = True
         return mask
 
@@ -117,7 +131,9 @@ class Polygon(Geometry):
     rings: tuple[tuple[tuple[float, float], ...], ...]
 
     def __init__(self, rings: Any) -> None:
-        object.__setattr__(self, "rings", tuple(point_list(ring, "polygon", 3) for ring in _nested(rings)))
+        object.__setattr__(
+            self, "rings", tuple(point_list(ring, "polygon", 3) for ring in _nested(rings, "polygon"))
+        )
 
     @classmethod
     def from_coco(cls, segmentation: Sequence[Sequence[float]]) -> Polygon:
@@ -129,24 +145,39 @@ class Polygon(Geometry):
                 )
         return cls([list(zip(ring[0::2], ring[1::2], strict=True)) for ring in segmentation])
 
-    def _inner(self, height: int, width: int) -> list[tuple[float, float]]:
-        return [point for ring in self.rings for point in rasterize.clip_ring(ring, 0, 0, width, height)]
+    def _inner(self, height: int, width: int) -> np.ndarray:
+        """The corners of its part in the picture, `[N, 2]`."""
+        return np.concatenate([rasterize.clip_ring(ring, 0, 0, width, height) for ring in self.rings])
 
     def check_inside(self, height: int, width: int) -> None:
         height, width = picture_size(height, width)
+        self.work(height, width)
+        if any(0 < x < width and 0 < y < height for ring in self.rings for x, y in ring):
+            return
         inner = self._inner(height, width)
-        xs, ys = [x for x, _ in inner], [y for _, y in inner]
-        if not inner or max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width or min(ys) >= height:
+        if not len(inner) or (inner.max(axis=0) <= 0).any() or (inner.min(axis=0) >= (width, height)).any():
             raise _outside("polygon", height, width)
 
-    def to_mask(self, height: int, width: int) -> np.ndarray:
+    def work(self, height: int, width: int) -> int:
+        return rasterize.cut_rings(self.rings, height, width)[1] + sum(map(len, self.rings))
+
+    def _runs(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Starts and stops of its pixels, counted column by column."""
         self.check_inside(height, width)
-        mask = rasterize.rings_to_mask(self.rings, height, width)
-        if not mask.any():  # a sliver between pixel centres
-            inner = self._inner(height, width)
-            x, y = (float(np.mean([point[axis] for point in inner])) for axis in (0, 1))
-            mask[min(int(y), height - 1), min(int(x), width - 1)] = True
-        return mask
+        rings, _ = rasterize.cut_rings(self.rings, height, width)
+        starts, stops = rasterize.ring_runs(rings, height, width)
+        if not len(starts):  # a sliver between pixel centres
+            x, y = self._inner(height, width).mean(axis=0)
+            starts = np.array([min(int(x), width - 1) * height + min(int(y), height - 1)])
+            stops = starts + 1
+        return starts, stops
+
+    def rectangles(self, height: int, width: int) -> np.ndarray:
+        return runs.rectangles(*self._runs(height, width), height)
+
+    def to_mask(self, height: int, width: int) -> np.ndarray:
+        found = runs.to_runs(*self._runs(height, width), height * width)
+        return rle.runs_to_mask(found, height, width)
 
     def to_json(self) -> dict[str, Any]:
         return {"polygon": _json_lines(self.rings)}
@@ -163,27 +194,34 @@ class Scribble(Geometry):
     width: float
 
     def __init__(self, points: Any, width: float) -> None:
-        strokes = tuple(point_list(stroke, "scribble", 1) for stroke in _nested(points))
+        strokes = tuple(point_list(stroke, "scribble", 1) for stroke in _nested(points, "scribble"))
         object.__setattr__(self, "points", strokes)
         object.__setattr__(self, "width", _positive(width, "scribble", "width"))
 
-    def _mask(self, height: int, width: int) -> np.ndarray:
+    @property
+    def _radius(self) -> float:
         # Half a pixel's diagonal: no thinner stroke can slip between the pixel centres.
-        radius = max(self.width / 2, 0.7072)
-        mask = np.zeros((height, width), dtype=bool)
-        for stroke in self.points:
-            mask |= rasterize.stroke_to_mask(stroke, radius, height, width)
-        return mask
+        return max(self.width / 2, 0.7072)
+
+    def work(self, height: int, width: int) -> int:
+        return rasterize.rows_crossed(self.points, self._radius, height, width)
 
     def check_inside(self, height: int, width: int) -> None:
         height, width = picture_size(height, width)
-        inside = any(0 <= x < width and 0 <= y < height for stroke in self.points for x, y in stroke)
-        if not inside and not self._mask(height, width).any():
+        self.work(height, width)
+        if not any(0 <= x < width and 0 <= y < height for stroke in self.points for x, y in stroke):
+            self.rectangles(height, width)
+
+    def rectangles(self, height: int, width: int) -> np.ndarray:
+        height, width = picture_size(height, width)
+        self.work(height, width)
+        starts, stops = rasterize.stroke_rows(self.points, self._radius, height, width)
+        if not len(starts):
             raise _outside("scribble", height, width)
+        return _row_rectangles(starts, stops, width)
 
     def to_mask(self, height: int, width: int) -> np.ndarray:
-        self.check_inside(height, width)
-        return self._mask(height, width)
+        return _paint(self.rectangles(height, width), height, width)
 
     def to_json(self) -> dict[str, Any]:
         return {"scribble": {"points": _json_lines(self.points), "width": plain(self.width)}}
@@ -214,16 +252,36 @@ class Point(Geometry):
         height, width = picture_size(height, width)
         if not (0 <= self.x < width and 0 <= self.y < height):
             raise _outside(f"point {shown((self.x, self.y))}", height, width)
+        self.work(height, width)
+
+    def work(self, height: int, width: int) -> int:
+        return rasterize.rows_crossed([[(self.x, self.y)]], self.radius_in(height, width), height, width)
+
+    def rectangles(self, height: int, width: int) -> np.ndarray:
+        self.check_inside(height, width)
+        disc = rasterize.stroke_rows([[(self.x, self.y)]], self.radius_in(height, width), height, width)
+        own = int(self.y) * (width + 1) + int(self.x)
+        return _row_rectangles(*runs.united(np.append(disc[0], own), np.append(disc[1], own + 1)), width)
 
     def to_mask(self, height: int, width: int) -> np.ndarray:
-        self.check_inside(height, width)
-        mask = rasterize.stroke_to_mask([(self.x, self.y)], self.radius_in(height, width), height, width)
-        mask[int(self.y), int(self.x)] = True
-        return mask
+        return _paint(self.rectangles(height, width), height, width)
 
     def to_json(self) -> dict[str, Any]:
         values = (self.x, self.y) if self.radius is None else (self.x, self.y, self.radius)
         return {"point": [plain(value) for value in values]}
+
+
+def _row_rectangles(starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
+    """Runs of `rasterize.stroke_rows` as rectangles one row high, in order."""
+    y, x = starts // (width + 1), starts % (width + 1)
+    return np.stack([x, y, x + stops - starts, y + 1], axis=1)
+
+
+def _paint(rectangles: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bool mask [H, W] of rectangles one row high, in order."""
+    starts, y, stops = rectangles[:, 0], rectangles[:, 1], rectangles[:, 2]
+    found = runs.to_runs(y * width + starts, y * width + stops, height * width)
+    return rle.runs_to_mask(found, width, height).T
 
 
 def _positive(value: Any, thing: str, name: str) -> float:
@@ -233,7 +291,7 @@ def _positive(value: Any, thing: str, name: str) -> float:
     return number
 
 
-def _nested(lines: Any) -> list[Any]:
+def _nested(lines: Any, thing: str) -> list[Any]:
     """One line of points or several, always as a list of lines; `point_list` refuses what is none."""
     if isinstance(lines, str | bytes) or not hasattr(lines, "__iter__"):
         return [lines]
@@ -241,7 +299,13 @@ def _nested(lines: Any) -> list[Any]:
     first: Any = listed[0] if listed else None
     has_items = hasattr(first, "__len__") and not isinstance(first, Mapping) and len(first) > 0
     is_line = has_items and hasattr(first[0], "__len__")
-    return listed if is_line else [listed]
+    lines = listed if is_line else [listed]
+    total = sum(len(line) for line in lines if hasattr(line, "__len__"))
+    if total > MAX_POINTS:
+        raise InputError.about(
+            thing, f"at most {MAX_POINTS} points", str(total), "simplify it or give a mask"
+        )
+    return lines
 
 
 def _json_lines(lines: tuple[tuple[tuple[float, float], ...], ...]) -> list[Any]:

@@ -10,9 +10,28 @@ wholly outside is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from rgpt.errors import InputError
 from rgpt.regions.masks import RLE, Mask
 from rgpt.regions.shapes import Box, Point, Polygon, Scribble
 
 Region = Box | Polygon | Mask | RLE | Scribble | Point
 
-__all__ = ["RLE", "Box", "Mask", "Point", "Polygon", "Region", "Scribble"]
+MAX_WORK = 4_000_000
+"""What the regions of one request may be together, in `Geometry.work`: about a second [D]."""
+
+
+def check_work(regions: Iterable[Region], height: int, width: int) -> None:
+    """InputError when regions are more work together in a picture of this size than `MAX_WORK`."""
+    total = sum(region.work(height, width) for region in regions)
+    if total > MAX_WORK:
+        raise InputError.about(
+            "the regions",
+            f"at most {MAX_WORK} pixels of edges and brush work and runs of masks together",
+            str(total),
+            "give fewer or simpler ones",
+        )
+
+
+__all__ = ["MAX_WORK", "RLE", "Box", "Mask", "Point", "Polygon", "Region", "Scribble", "check_work"]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from rgpt.chat import ChatSession
 from rgpt.errors import InputError
+from rgpt.model import tokenizing
 from rgpt.regions import Box, Mask
 from tests.model.tiny_models import make_model, make_processor
 
@@ -318,25 +319,26 @@ def test_usage_counts_tokens_and_tells_how_the_answer_ended(session: ChatSession
 def test_a_known_region_and_an_encoded_picture_cost_a_question_nothing(
     session: ChatSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted, not timed: masks made, and copies of the picture's pixels."""
+    """Counted, not timed: regions laid on the grid, and copies of the picture's pixels."""
     region, done = Mask(Box(3, 3, 20, 20).to_mask(30, 40)), list[str]()
-    for kind, name in ((Mask, "to_mask"), (Image.Image, "tobytes"), (Image.Image, "convert")):
-        real = getattr(kind, name)
+    counted = ((tokenizing, "region_weights"), (Image.Image, "copy"), (Image.Image, "convert"))
+    for holder, name in (*counted, (Image.Image, "tobytes")):
+        real = getattr(holder, name)
         monkeypatch.setattr(
-            kind, name, lambda *given, name=name, real=real: done.append(name) or real(*given)
+            holder, name, lambda *given, name=name, real=real: done.append(name) or real(*given)
         )
     session.add_region(region)
     session.check("a <region3>?")
     session.ask("a <region3>?", max_new_tokens=2)
     session.ask("b <region3>, <region3>?", max_new_tokens=2)
-    assert done == ["to_mask"]
+    assert done == ["region_weights"]
     other = session.another()
     other.add_region(Mask(region.array))  # equal, though another value
     other.ask_many("what is <region1>?", max_new_tokens=2)
-    assert done == ["to_mask"]
+    assert done == ["region_weights"]
     session.add_region(Mask(~region.array))
     session.ask("<region4>?", max_new_tokens=2)
-    assert done == ["to_mask"] * 2
+    assert done == ["region_weights"] * 2
 
 
 def test_answers_that_find_no_room_are_refused(session: ChatSession) -> None:

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rgpt.errors import InputError
-from rgpt.regions import Box, area_weights, box_shares, mask_shares, region_weights, square_padding
+from rgpt.regions import (
+    RLE,
+    Box,
+    Mask,
+    Point,
+    Polygon,
+    Scribble,
+    area_weights,
+    box_shares,
+    mask_shares,
+    region_weights,
+    square_padding,
+)
 
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
 grids = st.integers(1, 12)
@@ -83,11 +95,43 @@ def test_a_box_on_cell_borders_is_exactly_its_cells():
     assert np.array_equal(weights, expected)
 
 
-def test_a_large_mask_is_integrated_in_pieces(monkeypatch):
-    mask = np.random.default_rng(0).random((60, 90)) > 0.5
-    whole = area_weights(mask, 90, (0, 15), 7)
-    monkeypatch.setattr("rgpt.regions.weights._BLOCK", 500)
-    assert np.array_equal(area_weights(mask, 90, (0, 15), 7), whole)
+points = st.tuples(st.floats(-9, 40), st.floats(-9, 40))
+drawn = st.one_of(
+    st.builds(lambda x, y, w, h: Box(x, y, x + w, y + h), *[st.floats(0.1, 30)] * 4),
+    st.lists(st.lists(points, min_size=3, max_size=9), min_size=1, max_size=3).map(Polygon),
+    st.builds(Scribble, st.lists(points, min_size=1, max_size=6), st.floats(0.01, 20)),
+    st.builds(Point, st.floats(0, 22), st.floats(0, 17), st.none() | st.floats(0.01, 40)),
+    hnp.arrays(bool, (18, 23)).filter(np.any).map(RLE.from_mask),
+)
+
+
+@given(drawn, st.integers(1, 40))
+def test_without_a_mask_the_bits_are_those_of_the_mask(region, grid):
+    """Keys of earlier turns are found by these bits, whatever kind of region the same pixels come as."""
+    try:
+        mask = region.to_mask(18, 23)
+    except InputError:
+        with pytest.raises(InputError):
+            region_weights(region, 18, 23, grid)
+        return
+    side, offset = square_padding(18, 23)
+    expected = area_weights(mask, side, offset, grid)
+    assert np.allclose(expected, supersampled(mask, side, offset, grid), atol=1e-6)
+    for given in (region, Mask(mask), RLE.from_mask(mask)):
+        assert np.array_equal(region_weights(given, 18, 23, grid), expected)
+
+
+@given(drawn)
+def test_rectangles_are_disjoint_and_are_the_region(region):
+    try:
+        found = region.rectangles(18, 23)
+    except InputError:
+        return
+    painted = np.zeros((18, 23), int)
+    for x1, y1, x2, y2 in found:
+        assert 0 <= x1 < x2 <= 23 and 0 <= y1 < y2 <= 18
+        painted[y1:y2, x1:x2] += 1
+    assert np.array_equal(painted, region.to_mask(18, 23))
 
 
 @pytest.mark.parametrize(
