@@ -10,10 +10,11 @@ at a time.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from rgpt.chat.keys import Keys
@@ -22,6 +23,7 @@ from rgpt.errors import ContextLengthError, InputError
 from rgpt.model.conversation import Conversation
 from rgpt.prompts import mention, mentioned
 from rgpt.regions import Region, open_image
+from rgpt.regions.square import SquarePicture
 
 KNOWN = 256
 """Regions of a picture that are not laid on the model's grid again; each takes some 40 KB and itself."""
@@ -67,7 +69,9 @@ class Session:
         self.regions: dict[int, Region] = {}
         self._image: Any = None
         self._keys = Keys(model, processor)
-        self._weigh = lru_cache(KNOWN)(processor.weigh)
+        self.laid: Mapping[Region, np.ndarray] = {}
+        """Regions that were laid on the model's grid elsewhere, float32 `[G, G]` each."""
+        self._known_weights = lru_cache(KNOWN)(processor.weigh)
         self._form = processor.answer_form()
         self._words = lru_cache(ANSWERS)(partial(processor.answer_ids, form=self._form))
         self._ends = self._form.stops_of(model)
@@ -78,17 +82,23 @@ class Session:
 
     @property
     def image(self) -> Any:
-        """The upright RGB picture, or None."""
+        """The upright RGB picture, what was given for it (`SquarePicture`), or None."""
         return self._image
 
     def set_image(self, image: Any) -> None:
         """Take a picture (path, bytes or PIL image); regions and turns start anew.
 
+        Args:
+            image: of a `SquarePicture`, as the model sees it, only the size is kept.
+
         Raises:
             InputError: when it cannot be opened; the session then keeps what it had.
         """
-        opened = open_image(image)
-        pixels = self.processor.pixels(opened)[None]
+        if isinstance(image, SquarePicture):
+            opened, pixels = replace(image, pixels=np.empty(0)), torch.from_numpy(image.pixels)[None]
+        else:
+            opened = open_image(image)
+            pixels = self.processor.pixels(opened)[None]
         with torch.inference_mode():
             refined = self.model.model.encode(pixels.to(self.model.device))
         self._image, self._keys.refined = opened, refined
@@ -125,8 +135,12 @@ class Session:
         """A new session about the same picture, which is not encoded again; without regions and turns."""
         session = type(self)(self.model, self.processor)
         session._image, session._keys.refined = self._image, self._keys.refined
-        session._weigh, session._words = self._weigh, self._words
+        session._known_weights, session._words = self._known_weights, self._words
         return session
+
+    def _weigh(self, region: Region, size: tuple[int, int]) -> torch.Tensor:
+        weights = self.laid.get(region)
+        return self._known_weights(region, size) if weights is None else torch.from_numpy(weights)
 
     # ------------------------------------------------------------------------------------------- conversation
 

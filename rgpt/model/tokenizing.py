@@ -29,8 +29,9 @@ from rgpt.model.conversation import (
     numbered_regions,
     place_region,
 )
-from rgpt.model.pictures import as_picture, to_pixels
+from rgpt.model.pictures import as_picture
 from rgpt.regions import Region, region_weights
+from rgpt.regions.square import to_pixels
 
 
 class Tokenizing:

@@ -66,6 +66,26 @@ def check_parts(name: str, data: bytes) -> bytes:
     return data
 
 
+def claimed_pixels(data: bytes) -> int | None:
+    """How many pixels a PNG, JPEG or GIF says that it has; None of others."""
+    if data.startswith(_PNG):
+        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+    if data[:3] == b"GIF":
+        return int.from_bytes(data[6:8], "little") * int.from_bytes(data[8:10], "little")
+    place = 2 if data.startswith(b"\xff\xd8") else len(data)
+    for _ in range(500):
+        found = _MARKER.search(data, place)
+        if found is None:
+            return None
+        place, marker = found.end(), found[1][0]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            height, width = data[place + 3 : place + 5], data[place + 5 : place + 7]
+            return int.from_bytes(height, "big") * int.from_bytes(width, "big")
+        if marker not in _ALONE:
+            place += int.from_bytes(data[place : place + 2], "big")
+    return None
+
+
 def _refuse(name: str, most: int, what: str) -> InputError:
     return InputError.about(name, f"at most {most} {what}", "more", "save it again")
 

@@ -29,7 +29,7 @@ def square_padding(height: int, width: int) -> tuple[int, tuple[int, int]]:
 def region_weights(region: Region, height: int, width: int, grid: int) -> np.ndarray:
     """A region of a height x width picture -> float32 `[grid, grid]`: what the model sees of it.
 
-    The cells are those of the picture padded to a square, as `rgpt.model.pictures.to_pixels` pads it.
+    The cells are those of the picture padded to a square, as `rgpt.regions.square.to_pixels` pads it.
     Raises InputError when the region lies outside the picture.
     """
     side, (left, top) = square_padding(height, width)

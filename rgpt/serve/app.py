@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -24,6 +26,7 @@ from rgpt.serve.protocol import ChatRequest, ErrorBody, Reply, parse_request, us
 from rgpt.serve.service import Ended, Service
 
 T = TypeVar("T")
+log = logging.getLogger("rgpt.serve")
 
 
 def create_app(
@@ -51,10 +54,16 @@ def create_app(
             yield
         finally:
             service.close()
+            parser.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(title="rgpt", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     bodies = Bodies(service.settings)
+    parser = ThreadPoolExecutor(1, thread_name_prefix="rgpt-parsing")
+
+    async def parsing(parse: Callable[[bytes], ChatRequest], body: list[bytes]) -> ChatRequest:
+        return await asyncio.get_running_loop().run_in_executor(parser, lambda: parse(body.pop()))
+
     created = int(time.time())
     keys = Keys(api_keys)
 
@@ -87,16 +96,19 @@ def create_app(
     @app.post("/v1/chat/completions", **_chat_documentation())
     async def chat(request: Request) -> Response:
         who = caller(request)
-        async with bodies.read(request) as body:
-            asked = parse_request(body) if len(body) < 2**18 else await asyncio.to_thread(parse_request, body)
-        reply = Reply(check_model(asked.model))
-        events = service.answer(asked, who)
-        if asked.stream:
-            # Nothing is sent before the first piece, so that whatever is wrong is still a proper 4xx.
-            first = await unless_gone(request, anext(events))
-            usage_wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-            return EventStream(events, first, reply, usage_wanted)
-        text, ended = await unless_gone(request, _whole(events))
+        async with contextlib.AsyncExitStack() as held:
+            body = await held.enter_async_context(bodies.read(request))
+            short = len(body[0]) < 2**18
+            # A large one on the one thread that reads: a few at once would each take their multiple of memory.
+            asked = parse_request(body.pop()) if short else await parsing(parse_request, body)
+            reply = Reply(check_model(asked.model))
+            events = service.answer(asked, who)
+            if asked.stream:
+                # Nothing is sent before the first piece, so that whatever is wrong is still a proper 4xx.
+                first = await unless_gone(request, anext(events))
+                usage_wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+                return EventStream(events, first, reply, usage_wanted, held.pop_all())
+            text, ended = await unless_gone(request, _whole(events))
         usage = usage_json(ended.prompt_tokens, ended.cached_tokens, ended.answer_tokens)
         return JSONResponse(reply.completion(text, ended.finish_reason, usage))
 
@@ -131,6 +143,7 @@ def create_app(
     app.add_middleware(Guard, keys=api_keys, hosts=hosts, proxies=proxies, api=True)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientGone, _on_client_gone)
     app.add_exception_handler(Exception, _on_failure)
     _add_schemas(app)
     return app
@@ -162,7 +175,10 @@ class AsClientsAsk:
             return
         # A copy: uvicorn looks up in its own whether a body is to be sent.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        await self.ours({**scope, "path": path, "method": method}, receive, send)
+        try:
+            await self.ours({**scope, "path": path, "method": method}, receive, send)
+        except asyncio.CancelledError:  # at the end of a shutdown's patience; uvicorn would print where
+            log.warning("a request to %s was cancelled", path)
 
 
 class ClientGone(Exception):
@@ -205,12 +221,18 @@ async def _whole(events: AsyncGenerator[str | Ended, None]) -> tuple[str, Ended]
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of one answer. The answer's generator is closed however the response ends."""
+    """Server-sent events of one answer. The answer's generator, then `held`, is closed however the response
+    ends."""
 
     def __init__(
-        self, events: AsyncGenerator[str | Ended, None], first: str | Ended, reply: Reply, usage: bool
+        self,
+        events: AsyncGenerator[str | Ended, None],
+        first: str | Ended,
+        reply: Reply,
+        usage: bool,
+        held: contextlib.AsyncExitStack,
     ) -> None:
-        self.events = events
+        self.events, self.held = events, held
         super().__init__(
             self._lines(first, reply, usage),
             media_type="text/event-stream",
@@ -223,6 +245,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self.events.aclose()
+            await self.held.aclose()
 
     async def _lines(self, first: str | Ended, reply: Reply, usage_wanted: bool) -> AsyncIterator[str]:
         yield _line(reply.chunk({"role": "assistant", "content": ""}))
@@ -260,9 +283,11 @@ async def _on_http_error(request: Request, error: Any) -> Response:
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
+async def _on_client_gone(_: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
 async def _on_failure(_: Request, error: Exception) -> Response:
-    if isinstance(error, ClientGone):
-        return Response(status_code=499)
     return JSONResponse(internal().body(), status_code=500)
 
 

@@ -16,17 +16,22 @@ LINGER_SECONDS = 10.0
 LINGER_BYTES = 2**30
 
 
+SMALL = 2**20
+"""Bytes of a body up to which it counts apart from larger ones."""
+
+
 class Bodies:
     """Reads bodies one by one and all of them together within their caps."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.held = 0
-        """Bytes of all bodies that are being read or parsed."""
+        self.small = self.large = 0
+        """Bytes of all bodies whose requests have not left: of each the first `SMALL`, and the rest."""
 
     @contextlib.asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, counted as held until the block is left.
+    async def read(self, request: Request) -> AsyncIterator[list[bytes]]:
+        """The body, counted as held until the block is left: the only item of a list, to be popped, so that it
+        need not be there as long as it counts.
 
         Raises:
             ApiError: 415 for another type than JSON, 413 for too much, 408 for too slow, 429 when all bodies
@@ -45,18 +50,19 @@ class Bodies:
             await self._linger(request)
             raise self._too_large()
         chunks: list[bytes] = []
-        size = 0
+        size, most = 0, self.settings.max_bodies_bytes
         try:
             try:
                 async with asyncio.timeout(self.settings.body_time_limit):
                     async for chunk in request.stream():
-                        size += len(chunk)
-                        self.held += len(chunk)
+                        first = min(len(chunk), max(0, SMALL - size))
+                        size, self.small = size + len(chunk), self.small + first
+                        self.large += len(chunk) - first
                         if size > self.settings.max_body_bytes:
                             chunks.clear()
                             await self._linger(request)
                             raise self._too_large()
-                        if self.held > self.settings.max_bodies_bytes:
+                        if self.large > most or self.small > min(most, 64 * SMALL):
                             raise overloaded(
                                 "too_many_bytes", "Too much is being sent at once: try again later.", 1
                             )
@@ -71,7 +77,7 @@ class Bodies:
             except ClientDisconnect:
                 raise ApiError("client_closed_request", "The client left.", status=499) from None
             body = b"".join(chunks)
-            chunks.clear()
+            chunks[:] = [body]
             # Pictures and compressed masks hold no commas; what does is values that each cost memory.
             if body.count(b",") > self.settings.max_commas:
                 raise ApiError(
@@ -79,9 +85,11 @@ class Bodies:
                     f"The JSON holds more than {self.settings.max_commas} values: send masks compressed.",
                     status=413,
                 )
-            yield body
+            del body
+            yield chunks
         finally:
-            self.held -= size
+            self.small -= min(size, SMALL)
+            self.large -= max(0, size - SMALL)
 
     def _too_large(self) -> ApiError:
         return ApiError(

@@ -19,11 +19,13 @@ log = logging.getLogger("rgpt.serve")
 
 
 class Slots:
-    """At most `running` holders at once and `waiting` in line. For one event loop."""
+    """At most `running` holders at once and `waiting` others, being opened or in line. For one event loop."""
 
     def __init__(self, running: int, waiting: int) -> None:
         self.max_running, self.max_waiting = running, waiting
         self.running = 0
+        self.entered = 0
+        """Requests that have a place, running or not; one keeps it until no work is done for it."""
         self.closed = False
         self.seconds_each = 1.0
         """Running mean of how long a slot is held, for `Retry-After`."""
@@ -31,30 +33,44 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        return len(self._line)
+        return self.entered - self.running
 
     def retry_after(self) -> int:
         """Seconds after which the line should have moved."""
         rounds = (self.waiting + 1) / self.max_running
         return max(1, min(60, round(rounds * self.seconds_each)))
 
-    async def acquire(self, until: float, seconds: float) -> None:
-        """Wait in line until the loop's clock shows `until`.
+    def enter(self) -> None:
+        """Take a place, to be given back with `leave`.
 
         Raises:
-            ApiError: 429 when the line is full, 408 when its time is up, 503 when the server shuts down.
+            ApiError: 429 when there is none, 503 when the server shuts down.
+        """
+        if self.closed:
+            raise shutting_down()
+        if self.entered >= self.max_running + self.max_waiting:
+            raise overloaded(
+                "queue_full",
+                f"{self.waiting} requests are waiting already: try again later.",
+                self.retry_after(),
+            )
+        self.entered += 1
+
+    def leave(self) -> None:
+        """Nothing is done for the request any more."""
+        self.entered -= 1
+
+    async def acquire(self, until: float, seconds: float) -> None:
+        """Wait in line for a slot until the loop's clock shows `until`.
+
+        Raises:
+            ApiError: 408 when its time is up, 503 when the server shuts down.
         """
         if self.closed:
             raise shutting_down()
         if self.running < self.max_running and not self._line:
             self.running += 1
             return
-        if self.waiting >= self.max_waiting:
-            raise overloaded(
-                "queue_full",
-                f"{self.waiting} requests are waiting already: try again later.",
-                self.retry_after(),
-            )
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append(place)
         try:

@@ -6,22 +6,26 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
-from PIL import ImageOps
 
 from rgpt.errors import InputError
 from rgpt.files import sha256
 from rgpt.regions import Mask, open_image
-from rgpt.regions.image import open_encoded
+from rgpt.regions.encoded import claimed_pixels
+from rgpt.regions.square import SquarePicture
+from rgpt.serve.decoding import open_with_alpha
 from rgpt.serve.errors import ApiError, from_input_error
 from rgpt.serve.settings import Settings
+from rgpt.serve.workers import TooLong, Workers, finished
 
 if TYPE_CHECKING:
     from PIL import Image
 
+QUICK_BYTES, QUICK_PIXELS, QUICK_SECONDS = 2**20, 4_000_000, 0.5
+"""What decodes in the lane that is never blocked for long."""
 _BASE64 = re.compile(r"; *base64\Z", re.IGNORECASE)
 
 
@@ -111,18 +115,50 @@ def open_sent(sent: SentPicture, settings: Settings) -> tuple[Image.Image, Mask 
     try:
         if not sent.alpha_is_region:
             return open_image(sent.data, settings.max_image_pixels), None
-        stored = open_encoded(sent.data, settings.max_image_pixels)
-        if stored.mode != "RGBA":
-            return open_image(stored, settings.max_image_pixels), None
-        try:
-            stored = ImageOps.exif_transpose(stored)
-        except Exception:  # damaged EXIF says nothing about the pixels, as in open_image
-            stored.getexif().clear()
-        alpha = np.asarray(stored.getchannel("A")) > 127
-        if not alpha.any():
-            raise InputError(
-                "The picture's alpha channel stands for region1 but marks nothing: send regions, or RGB."
-            )
-        return open_image(stored.convert("RGB"), settings.max_image_pixels), Mask(alpha)
+        image, alpha = open_with_alpha(sent.data, settings.max_image_pixels)
+        return image, None if alpha is None else Mask(alpha)
     except InputError as error:
         raise from_input_error(error, "invalid_image", sent.param) from None
+
+
+async def see_sent(
+    sent: SentPicture, settings: Settings, workers: Workers, processor: Any
+) -> tuple[SquarePicture, Mask | None]:
+    """As `open_sent`, in a process of `workers`, and only what a model with this processor sees of it."""
+    arguments = (sent.data, sent.alpha_is_region, settings.max_image_pixels)
+    look = processor.image_size, processor.image_mean, processor.image_std
+    pixels = claimed_pixels(sent.data)
+    slow = len(sent.data) > QUICK_BYTES or pixels is None or pixels > QUICK_PIXELS
+
+    async def see(slow: bool) -> tuple[SquarePicture, Mask | None]:
+        task = workers.submit(
+            "rgpt.serve.decoding:decode_square",
+            *arguments,
+            *look,
+            thing="The picture",
+            slow=slow,
+            seconds=settings.decode_seconds if slow else QUICK_SECONDS,
+            memory=decoding_memory(settings.max_image_pixels),
+        )
+        values, (seen, *alpha) = await finished(task)
+        height, width = values["height"], values["width"]
+        region = None
+        if alpha:
+            bits = np.unpackbits(alpha[0], count=height * width)
+            region = Mask(bits.view(bool).reshape(height, width))
+        return SquarePicture(seen, height, width), region
+
+    try:
+        try:
+            return await see(slow)
+        except TooLong:
+            if slow:
+                raise
+            return await see(True)
+    except InputError as error:
+        raise from_input_error(error, "invalid_image", sent.param) from None
+
+
+def decoding_memory(max_pixels: int) -> int:
+    """Bytes that decoding so many pixels may take: a few copies of them, of four channels."""
+    return 200 * 2**20 + 20 * max_pixels

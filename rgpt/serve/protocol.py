@@ -8,6 +8,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -62,6 +63,10 @@ class Neutral:
                 "cannot do what it asks for"
             },
         )
+
+
+UNREAD = AfterValidator(lambda given: None)
+"""Of a field that changes no answer: its form is checked, and nothing is kept of it."""
 
 
 class MaskParam(BaseModel):
@@ -167,7 +172,7 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content | None = None
-    name: str | None = None
+    name: Annotated[str | None, UNREAD] = None
     refusal: str | None = Field(None, description="What an assistant said instead of `content`.")
     tool_calls: Annotated[Any, Neutral([])] = None
     function_call: Annotated[Any, Neutral()] = None
@@ -235,14 +240,14 @@ class ChatRequest(BaseModel):
     moderation: Annotated[Any, Neutral()] = None
     # About the request, or about tools that are not there: no value changes the answer.
     parallel_tool_calls: bool | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    metadata: dict[str, Any] | None = None
+    user: Annotated[str | None, UNREAD] = None
+    safety_identifier: Annotated[str | None, UNREAD] = None
+    metadata: Annotated[dict[str, Any] | None, UNREAD] = None
     store: bool | None = None
-    service_tier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
+    service_tier: Annotated[str | None, UNREAD] = None
+    prompt_cache_key: Annotated[str | None, UNREAD] = None
+    prompt_cache_retention: Annotated[str | None, UNREAD] = None
+    prompt_cache_options: Annotated[dict[str, Any] | None, UNREAD] = None
 
     @model_validator(mode="before")
     @classmethod

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar
 
+from rgpt.errors import InputError
 from rgpt.prompts import mentioned
-from rgpt.regions import Region
+from rgpt.regions import Region, check_work, region_weights
+from rgpt.regions.square import SquarePicture
 from rgpt.serve.conversation import Asked, check_mentions, read_conversation
 from rgpt.serve.engine import Engine, Job, Slots, next_event
-from rgpt.serve.errors import ApiError, overloaded, shutting_down, time_limit
+from rgpt.serve.errors import ApiError, from_input_error, overloaded, shutting_down, time_limit
 from rgpt.serve.fetch import AT_ONCE, fetch
 from rgpt.serve.metrics import Metrics
-from rgpt.serve.pictures import SentPicture, open_sent, read_data_url
+from rgpt.serve.pictures import SentPicture, decoding_memory, read_data_url, see_sent
 from rgpt.serve.protocol import ChatRequest
 from rgpt.serve.regions import Numbered, build_regions, number_regions
 from rgpt.serve.sessions import Earlier, Picture, Session, Sessions
 from rgpt.serve.settings import Settings
 from rgpt.serve.text import AnswerText
+from rgpt.serve.workers import finished, shared_workers
+
+T = TypeVar("T")
+log = logging.getLogger("rgpt.serve")
+QUICK_WORK = 50_000
+"""Of regions, in `Geometry.work`: less takes a few milliseconds, which no process is worth."""
 
 _WEB = re.compile(r"\s*https?://", re.IGNORECASE)
 
@@ -46,10 +56,20 @@ class _Ready:
 
     key: str
     picture: Picture | None
-    image: Any
+    image: SquarePicture | None
     alpha: Any
     regions: dict[int, Region]
     own: dict[int, dict[int, Region]] = field(default_factory=dict)
+    laid: dict[Region, Any] = field(default_factory=dict)
+    """Cell weights `[G, G]` of the regions that the texts mention."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture, of which there is one."""
+        if self.picture is not None:
+            return self.picture.size
+        assert self.image is not None
+        return self.image.height, self.image.width
 
     def of_turn(self, turn: int, text: str) -> dict[int, Region]:
         """The regions that a turn's text mentions."""
@@ -87,13 +107,20 @@ class Service:
         self.metrics = Metrics(lambda: self.slots.running, lambda: self.slots.waiting)
         self.draining = False
         self._jobs: set[Job] = set()
-        # Decoded pictures are large, so few are decoded at once.
-        self._openers = ThreadPoolExecutor(2, thread_name_prefix="rgpt-pictures")
+        self.workers = shared_workers()
+        # Base64, hashes and small regions: short, and Python's alone, so more threads would gain nothing.
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="rgpt-reading")
         self._fetching = 0
         self._fetchers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rgpt-fetch")
 
+    @cached_property
+    def processor(self) -> Any:
+        """That of the model."""
+        return self.sessions.new().processor
+
     def start(self) -> None:
         self.engine.start()
+        self.workers.warm()
 
     def drain(self) -> None:
         """Say that the server is about to end: health says so; what is under way goes on."""
@@ -110,7 +137,7 @@ class Service:
     def close(self) -> None:
         self.end()
         self.engine.close()
-        for pool in (self._openers, self._fetchers):
+        for pool in (self._readers, self._fetchers):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, request: ChatRequest, who: str = "") -> AsyncGenerator[str | Ended, None]:
@@ -143,6 +170,8 @@ class Service:
             raise
         finally:
             await events.aclose()
+            if outcome == "disconnected":
+                log.warning("a client left %.1f s after it asked", time.monotonic() - started)
             self.metrics.requests.labels(outcome).inc()
             self.metrics.seconds.observe(time.monotonic() - started)
 
@@ -154,18 +183,18 @@ class Service:
         alpha_is_region = request.regions is None
         if not alpha_is_region or asked.picture_url is None:
             check_mentions(asked, given[0].numbers, _numbers_by_turn(given))
-        # Before there is a place for it: a slow peer must not keep others from being answered.
+        # What its picture takes comes before its slot: nobody who only asks waits behind it.
         fetched = await self._fetch(asked, until)
-        await self.slots.acquire(until, settings.time_limit)
-        held_since = loop.time()
+        self.slots.enter()
+        held_since: float | None = None
         job: Job | None = None
         try:
-            opening = loop.run_in_executor(self._openers, self._open, request, asked, given, who, fetched)
             async with asyncio.timeout_at(until):
-                ready = await opening
-            if ready.picture is None and ready.image is None:
-                session = self.sessions.take(ready.key, None, asked.turns)
-            elif ready.picture is not None:
+                asked, ready = await self._open(request, asked, given, who, fetched)
+            del fetched
+            await self.slots.acquire(until, settings.time_limit)
+            held_since = loop.time()
+            if ready.image is None:
                 session = self.sessions.take(ready.key, ready.picture, asked.turns)
             else:
                 session = self.sessions.new()
@@ -177,10 +206,13 @@ class Service:
                     self._jobs.discard(job)
                 # Read here: once given back, the session may be another request's before this one wakes up.
                 usages.extend(turn.usage for turn in holder[0].turns[len(asked.turns) :])
+                holder[0].laid = {}
                 # What failed in the middle is not known to be whole: only what was asked to its end is kept.
                 if holder[0].turns and len(holder[0].turns) > len(asked.turns):
                     self.sessions.give(ready.key, holder[0])
+                assert held_since is not None
                 self.slots.release(loop.time() - held_since)
+                self.slots.leave()
 
             job = self.engine.submit(self._compute(request, asked, ready, holder), on_end)
             self._jobs.add(job)
@@ -198,39 +230,93 @@ class Service:
         except TimeoutError:
             raise time_limit(settings.time_limit) from None
         finally:
-            if job is None:
-                self.slots.release()
-            else:
+            if job is not None:
                 job.stop()
+            else:
+                if held_since is not None:
+                    self.slots.release()
+                self.slots.leave()
 
-    def _open(
+    async def _open(
         self, request: ChatRequest, asked: Asked, given: list[Numbered], who: str, fetched: bytes | None
-    ) -> _Ready:
-        """On a thread: the picture's bytes, then what is known of it or the opened picture; regions."""
+    ) -> tuple[Asked, _Ready]:
+        """What is known of the picture, or what a model sees of it, and its regions, laid on the model's grid;
+        and the request without the picture's text. When it is cancelled, nothing goes on."""
         if asked.picture_url is None:
-            return _Ready(f"{who}:", None, None, None, {})
+            return asked, _Ready(f"{who}:", None, None, None, {})
         assert asked.picture_param is not None
-        data = fetched
-        if data is None:
-            data = read_data_url(asked.picture_url, asked.picture_param, self.settings)
-        sent = SentPicture.of(data, request.regions is None, asked.picture_param, who)
+        url, param = asked.picture_url, asked.picture_param
+        # The text of a picture is the largest part of a request: of all that holds it, only `url` is left.
+        request.messages.clear()
+        asked = replace(asked, picture_url="")
+        alpha_is_region = request.regions is None
+
+        def read() -> SentPicture:
+            data = read_data_url(url, param, self.settings) if fetched is None else fetched
+            return SentPicture.of(data, alpha_is_region, param, who)
+
+        sent = await self._read(read)
+        del url, fetched, read
         picture = self.sessions.picture(sent.key)
+        self.metrics.pictures.labels("miss" if picture is None else "hit").inc()
         if picture is not None:
-            self.metrics.pictures.labels("hit").inc()
             ready = _Ready(sent.key, picture, None, picture.alpha, {})
-            height, width = picture.size
         else:
-            self.metrics.pictures.labels("miss").inc()
-            image, alpha = open_sent(sent, self.settings)
-            ready = _Ready(sent.key, None, image, alpha, {})
-            height, width = image.height, image.width
+            square, alpha = await see_sent(sent, self.settings, self.workers, self.processor)
+            ready = _Ready(sent.key, None, square, alpha, {})
+        del sent
+        await self._read(self._place, asked, given, ready)
+        await self._lay(asked, ready)
+        return asked, ready
+
+    def _place(self, asked: Asked, given: list[Numbered], ready: _Ready) -> None:
+        """On a thread: the regions, in the picture."""
+        height, width = ready.size
         for item in given:
             into = ready.regions if item.turn is None else ready.own.setdefault(item.turn, {})
             into |= build_regions(item.params, item.numbers, height, width, item.field)
         if ready.alpha is not None:
             ready.regions = {1: ready.alpha}
         check_mentions(asked, ready.regions, ready.own)
-        return ready
+
+    async def _lay(self, asked: Asked, ready: _Ready) -> None:
+        """Cell weights of the regions that the texts mention, so that the model's thread makes none."""
+        texts = [question for question, _ in asked.turns] + [asked.question]
+        wanted = {region for turn, text in enumerate(texts) for region in ready.of_turn(turn, text).values()}
+        regions, size, grid = list(wanted), ready.size, self.processor.refined_grid
+        if not regions:
+            return
+        try:
+            check_work(regions, *size)
+            if sum(region.work(*size) for region in regions) <= QUICK_WORK:
+                rows: Any = await self._read(lambda: [region_weights(r, *size, grid) for r in regions])
+            else:
+                task = self.workers.submit(
+                    "rgpt.serve.decoding:weigh",
+                    regions,
+                    *size,
+                    grid,
+                    thing="What the regions cover",
+                    slow=True,
+                    seconds=self.settings.decode_seconds,
+                    memory=decoding_memory(self.settings.max_image_pixels),
+                )
+                _, (rows,) = await finished(task)
+        except InputError as error:
+            raise from_input_error(error, "invalid_region", "regions") from None
+        ready.laid = dict(zip(regions, rows, strict=True))
+
+    async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
+        """On a thread for short work; its end is waited for even when the request is cancelled."""
+        work = asyncio.get_running_loop().run_in_executor(self._readers, function, *arguments)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if not work.cancel():
+                await asyncio.wait([work])
+            if work.done() and not work.cancelled():
+                work.exception()
+            raise
 
     async def _fetch(self, asked: Asked, until: float) -> bytes | None:
         """The bytes at an http(s) URL; None for a picture that was sent, or none."""
@@ -269,6 +355,7 @@ class Service:
             holder[0] = base.another()
             ready.image = None
         session = holder[0]
+        session.laid = ready.laid
         session.turns = [
             Earlier(question, answer, ready.of_turn(turn, question))
             for turn, (question, answer) in enumerate(asked.turns)

@@ -20,6 +20,10 @@ class Session(Protocol):
 
     turns: list[Any]
     regions: dict[int, Region]
+    laid: Mapping[Region, Any]
+
+    @property
+    def processor(self) -> Any: ...
 
     @property
     def image(self) -> Any: ...
@@ -61,8 +65,8 @@ class Sessions:
 
     Args:
         new: makes an empty session.
-        max_pictures, max_picture_bytes: encoded pictures kept; an estimate of 3 bytes a pixel, 4 with alpha,
-            and `features_bytes` each.
+        max_pictures, max_picture_bytes: encoded pictures kept; `features_bytes` each, and of those with alpha a
+            byte a pixel.
         max_resting: conversations kept that nobody is asking.
     """
 
@@ -100,7 +104,7 @@ class Sessions:
 
     def _bytes(self, picture: Picture) -> int:
         height, width = picture.size
-        return height * width * (3 if picture.alpha is None else 4) + self.features_bytes
+        return (0 if picture.alpha is None else height * width) + self.features_bytes
 
     def take(self, key: str, picture: Picture | None, turns: Sequence[tuple[str, str]]) -> Session:
         """A session of this key for one request alone: the resting one that knows most of the turns, or one

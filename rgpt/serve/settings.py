@@ -31,12 +31,15 @@ class Settings:
     """Longest answer where the request does not say."""
 
     max_body_bytes: int = 32 * MIB
-    max_bodies_bytes: int = 256 * MIB
-    """Bodies of all requests under way together; beyond it 429."""
+    max_bodies_bytes: int = 128 * MIB
+    """Bodies of all requests together, until they leave; beyond it 429. The first MiB of each counts apart, up
+    to 64 MiB, so that large ones do not keep small ones out."""
     max_commas: int = 400_000
     """Commas in a body: bounds how many values its JSON can hold before it is parsed."""
     max_image_bytes: int = 20 * MIB
     max_image_pixels: int = 25_000_000
+    decode_seconds: float = 2.0
+    """CPU time that opening a picture may take, and laying its regions on the grid."""
     max_regions: int = 64
     max_points: int = 20_000
     """Corners of all polygons of a request together."""

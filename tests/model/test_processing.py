@@ -14,7 +14,8 @@ from transformers import AutoProcessor
 
 from rgpt.errors import InputError
 from rgpt.model import RegionGPTProcessor, add_placeholders
-from rgpt.model.pictures import as_picture, to_pixels
+from rgpt.model.pictures import as_picture
+from rgpt.regions.square import to_pixels
 from rgpt.regions import Box, Mask, Point, region_weights
 from tests.model.tiny_models import make_config, make_picture, make_processor, make_tokenizer
 

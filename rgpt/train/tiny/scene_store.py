@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, DrawnScene, Scene, SceneObject, draw_scene
 from rgpt.files import whole_file
-from rgpt.model.pictures import to_pixels
+from rgpt.regions.square import to_pixels
 from rgpt.regions import area_weights, box_shares, square_padding
 
 IMAGE_SIZE = 96
