@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from app.session import Picture
 from rgpt.errors import InputError
-from rgpt.regions import RLE, Box, Mask, Point, Polygon, Region, Scribble
+from rgpt.regions import RLE, Box, Point, Polygon, Region, Scribble, check_work
+from rgpt.regions.shapes import union_of_scribbles
 
 MAX_REGIONS = 50
 MAX_POINTS = 4000
 """Corners of one polygon, or points of one brush stroke."""
 MAX_STROKES = 200
-MAX_PAINT = 60
-"""Brush work of one region (area swept by all strokes), in picture areas: bounds what rasterising costs."""
 SHAPE_SIDE = 640
 """Longer side, in pixels, of the copy of a mask that is sent to the page to be shown there."""
 
@@ -56,6 +53,7 @@ def read_regions(value: object, picture: Picture | None) -> dict[int, Region]:
         except InputError as error:
             raise InputError(f"<region{number}>: {error}") from error
         regions[number] = region
+    check_work(regions.values(), picture.height, picture.width)
     return regions
 
 
@@ -106,28 +104,10 @@ def _brush(strokes: object, picture: Picture) -> Region:
         points = _thinned(_points(stroke["points"], "a stroke", picture), width / 12)
         by_width.setdefault(width, []).append(points)
     scribbles = [Scribble(lines, width) for width, lines in by_width.items()]
-    check_cost(scribbles, picture)
     if len(scribbles) == 1:
         return scribbles[0]
-    mask = scribbles[0].to_mask(picture.height, picture.width)
-    for scribble in scribbles[1:]:
-        mask |= scribble.to_mask(picture.height, picture.width)
-    return RLE.from_mask(mask)
-
-
-def check_cost(regions: Sequence[Region], picture: Picture) -> None:
-    """InputError when turning these regions into masks would take very long."""
-    corners = sum(len(ring) for r in regions if isinstance(r, Polygon) for ring in r.rings)
-    if corners > 5 * MAX_POINTS:
-        raise InputError(f"it has {corners} corners, more than the {5 * MAX_POINTS} allowed.")
-    # One window a segment is what rasterising a stroke costs; small pictures are cheap whatever is painted.
-    swept = 0.0
-    for scribble in (r for r in regions if isinstance(r, Scribble)):
-        for line in scribble.points:
-            for (ax, ay), (bx, by) in pairwise(line):
-                swept += (abs(ax - bx) + scribble.width) * (abs(ay - by) + scribble.width)
-    if swept > MAX_PAINT * max(picture.width * picture.height, 1_000_000):
-        raise InputError("there is too much brush work in it; paint it with fewer strokes or a larger brush.")
+    check_work(scribbles, picture.height, picture.width)
+    return RLE.from_mask(union_of_scribbles(scribbles, picture.height, picture.width))
 
 
 def _points(values: object, thing: str, picture: Picture) -> list[tuple[float, float]]:
@@ -221,18 +201,29 @@ def shapes(picture: Picture, names: list[str]) -> dict[str, dict[str, Any]]:
     found = {}
     for name in names:
         region = picture.masks[name]
-        mask = Mask(region.to_mask(picture.height, picture.width))
-        small = Image.fromarray(mask.array)
-        scale = min(1.0, SHAPE_SIDE / max(small.size))
-        size = tuple(max(1, round(side * scale)) for side in small.size)
-        flat = np.asarray(small.resize(size, Image.Resampling.NEAREST)).reshape(-1)
+        height, width = picture.height, picture.width
+        scale = min(1.0, SHAPE_SIDE / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        columns, rows = (
+            ((np.arange(small) + 0.5) * (full / small)).astype(np.int64)
+            for small, full in zip(size, (width, height), strict=True)
+        )
+        flat = _sampled(region, rows, columns, height, width).reshape(-1)
         edges = np.flatnonzero(np.diff(flat)) + 1
         runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-        bounded, label = region if isinstance(region, Box) else mask, picture.labels.get(name)
+        label = picture.labels.get(name)
         found[name] = {
             "label": label and [label.name, label.score],
-            "bounds": list(bounded.bounds(picture.height, picture.width).xyxy),
+            "bounds": list(region.bounds(height, width).xyxy),
             "size": [size[1], size[0]],
             "runs": [0, *runs] if flat[0] else runs,
         }
     return found
+
+
+def _sampled(region: Region, rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bool [rows, columns]: the region at these pixels; no mask of the picture's size is made."""
+    if isinstance(region, RLE):
+        return region.at(rows, columns)
+    ((x1, y1, x2, y2),) = region.rectangles(height, width)
+    return ((rows >= y1) & (rows < y2))[:, None] & ((columns >= x1) & (columns < x2))[None, :]

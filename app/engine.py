@@ -10,13 +10,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
 from app.session import Conversation, Picture
 from rgpt.prompts import mention
-from rgpt.regions import Region
+from rgpt.regions import Region, check_work, region_weights
+from rgpt.regions.square import SquarePicture
 
 if TYPE_CHECKING:
     from rgpt.model.about import About
@@ -27,6 +29,7 @@ class Session(Protocol):
 
     turns: list[Any]
     regions: dict[int, Region]
+    laid: Mapping[Region, Any]
     about: About
 
     def check(self, question: str) -> None: ...
@@ -49,6 +52,8 @@ class Engine(Protocol):
 
     name: str
     notes: str
+    grid: int | None
+    """Cells along a side of the grid that regions are laid on; None: the session does that."""
 
     def open(self, image: Image.Image) -> Session:
         """A session about this picture, which is encoded here and never again."""
@@ -72,6 +77,7 @@ class ModelEngine:
         self.model = model
         self.processor = processor
         self.name = name
+        self.grid: int | None = processor.refined_grid
         from rgpt.model.about import About
 
         self.about: About = getattr(model, "about", None) or About()
@@ -90,7 +96,8 @@ class ModelEngine:
         from rgpt.chat import ChatSession
 
         session = ChatSession(self.model, self.processor)
-        session.set_image(image)
+        # Not the picture itself, which the visitor's conversation holds: a session is kept for longer.
+        session.set_image(SquarePicture(self.processor.pixels(image).numpy(), image.height, image.width))
         return session
 
 
@@ -111,16 +118,19 @@ class Answering:
         self.engine = engine
         self._step = threading.Lock()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._weights = lru_cache(256)(region_weights)
 
     def check(self, conversation: Conversation) -> None:
         """InputError when the model cannot take the last turn's question, such as one beyond its context."""
+        laid = self._lay(conversation)
         with self._step:
-            self._session(conversation).check(conversation.turns[-1].question)
+            self._session(conversation, laid).check(conversation.turns[-1].question)
 
     def stream(self, conversation: Conversation) -> Generator[str]:
         """The answer to the last turn in pieces; closing the generator stops the computation."""
+        laid = self._lay(conversation)
         with self._step:
-            pieces = self._session(conversation).stream(conversation.turns[-1].question)
+            pieces = self._session(conversation, laid).stream(conversation.turns[-1].question)
         try:
             while True:
                 with self._step:
@@ -181,13 +191,25 @@ class Answering:
         with self._step:
             self._sessions.pop(token, None)
 
-    def _session(self, conversation: Conversation) -> Session:
+    def _lay(self, conversation: Conversation) -> dict[Region, Any]:
+        """Cell weights of the regions that the conversation is about, made while others' answers go on;
+        InputError when they are too much work."""
+        picture = conversation.picture
+        if picture is None or self.engine.grid is None:
+            return {}
+        turns = (*conversation.history(), *conversation.turns[-1:])
+        regions = {region for turn in turns for region in turn.with_mentioned_regions().regions.values()}
+        check_work(regions, picture.height, picture.width)
+        return {r: self._weights(r, picture.height, picture.width, self.engine.grid) for r in regions}
+
+    def _session(self, conversation: Conversation, laid: Mapping[Region, Any] | None = None) -> Session:
         """The session of the picture, set to the earlier turns and to the regions of the last."""
         assert conversation.picture is not None and conversation.turns, "nothing has been asked"
         session = self._open(conversation.picture)
         # Only what is mentioned: every region of a turn costs a mask.
         session.turns = [turn.with_mentioned_regions() for turn in conversation.history()]
         session.regions = dict(conversation.turns[-1].with_mentioned_regions().regions)
+        session.laid = laid or {}
         return session
 
     def _open(self, picture: Picture) -> Session:

@@ -22,8 +22,9 @@ from app.masks import MaskHandlers
 from app.naming import Namer, names_text
 from app.privacy import GuardPage
 from app.sam import Segmenter
-from app.session import Conversation, Picture
+from app.session import Picture
 from app.table import AnswerTable, TableHandlers
+from app.visits import ByTicket, Ticket
 
 QUEUE = 32
 AT_ONCE = 4
@@ -50,19 +51,23 @@ def build_page(
         segmenter: adds its two tools.
         namer: says what "Find all" found.
     """
-    do = Handlers(engine, examples, new_scene)
-    tables, files = TableHandlers(do), FileHandlers(do)
+    chats = Handlers(engine, examples, new_scene)
+    do, tables, files, masks = (
+        ByTicket(handlers, chats.visits)
+        for handlers in (chats, TableHandlers(chats), FileHandlers(chats), MaskHandlers(segmenter, namer))
+    )
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     # Handlers that only look things up must not wait behind answers; those that toast a warning need the
     # queue.
     quick = quiet | {"queue": False}
     queued = quiet | {"concurrency_limit": None}
     slow = quiet | {"concurrency_id": "model", "concurrency_limit": at_once}
+    few = quiet | {"concurrency_id": "opening", "concurrency_limit": 2}
     one = quiet | {"concurrency_id": "masks", "concurrency_limit": 1}
     small: dict[str, Any] = {"size": "sm", "min_width": 60}
 
     with gr.Blocks(title="rgpt", fill_width=True, analytics_enabled=False) as page:
-        conversation = gr.State(Conversation(), delete_callback=do.forget)
+        conversation = gr.State(Ticket(), delete_callback=do.forget)
         gr.HTML(_header(engine, namer), elem_id="header", padding=False, apply_default_css=False)
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=5, min_width=320, elem_id="left"):
@@ -121,8 +126,8 @@ def build_page(
 
         shown = [canvas, conversation, chat, message, table]
         page.load(files.arrive, [arrived, conversation], shown, js=static_text("arrive.js"), **quick)
-        upload.upload(do.open_upload, [upload, conversation], shown, **queued)
-        saved.upload(files.open_saved, [saved, conversation], shown, **queued)
+        upload.upload(do.open_upload, [upload, conversation], shown, **few)
+        saved.upload(files.open_saved, [saved, conversation], shown, **few)
         strip.pick(do.open_example, conversation, shown, **queued)
 
         asked = message.submit(do.check, [message, canvas, conversation], None, **queued)
@@ -160,7 +165,6 @@ def build_page(
             # One at a time: of a photograph, either takes seconds and hundreds of megabytes.
             made = button.click(make, [canvas, conversation], parcel, **one | {"concurrency_id": "files"})
             made.success(None, parcel, parcel, js=static_text("download.js"), **quiet)
-        masks = MaskHandlers(segmenter, namer)
         if segmenter:
             canvas.segment(masks.segment, conversation, canvas, **one)
         if segmenter or namer:

@@ -15,17 +15,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from app.drawing import MAX_REGIONS, add_mask, check_cost
+from app.drawing import MAX_REGIONS, add_mask
 from app.session import Conversation, Label, Picture, Table, Turn, is_text
 from rgpt.errors import InputError
 from rgpt.formats.outward import csv_cell
 from rgpt.prompts import mentioned
-from rgpt.regions import Region, region_from_json
+from rgpt.regions import Region, check_work, region_from_json
 
 LOSSLESS_PIXELS = 1_000_000
 MAX_TURNS = 500
 MAX_TEXT = 50_000
 """Characters of one question or answer."""
+
+MAX_VALUES = 1_000_000
+"""By the commas between them: each takes memory, whatever it is worth."""
 
 _STATUSES = ("done", "stopped", "failed")
 
@@ -87,6 +90,8 @@ def from_json(content: bytes, shown: Picture | None = None) -> tuple[Conversatio
     Raises:
         InputError: it is no such file, or something in it is damaged; names what.
     """
+    if content.count(b",") > MAX_VALUES:
+        raise InputError(f"The file holds more than {MAX_VALUES} values, which no conversation does.")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -105,6 +110,8 @@ def from_json(content: bytes, shown: Picture | None = None) -> tuple[Conversatio
         raise InputError("The file holds turns but no picture; export it again.")
     read = tuple(_turn(turn, f"turn {index}", picture) for index, turn in enumerate(turns, 1))
     drawn = _regions(value.get("drawn", {}), "the drawing", picture)
+    if picture is not None:
+        check_work(drawn.values(), picture.height, picture.width)
     last_id = value.get("last_id", 0)
     if type(last_id) is not int or not 0 <= last_id <= 9999:
         raise InputError("The file's last_id is not a whole number up to 9999; export it again.")
@@ -256,7 +263,6 @@ def _regions(value: object, thing: str, picture: Picture | None) -> dict[int, Re
             raise InputError(f"The file's {thing} has regions but no picture; export it again.")
         try:
             region = region_from_json(entry)
-            check_cost([region], picture)
             region.check_inside(picture.height, picture.width)
         except InputError as error:
             raise InputError(f"The file's {thing}, <region{key}>: {error}") from error

@@ -19,11 +19,38 @@ from PIL import Image
 
 from rgpt.errors import InputError
 from rgpt.prompts import MENTION, list_mentions, mention, mentioned
-from rgpt.regions import Region, open_image
+from rgpt.regions import RLE, Region, open_image
+from rgpt.serve.workers import decoding_memory, shared_workers
 
 MAX_QUESTION = 4000
+DECODE_SECONDS = 4.0
+"""CPU time that opening a visitor's picture may take."""
 MAX_PIXELS = 50_000_000
 """Of a visitor's picture: every region drawn on it may become a mask of its size, one byte a pixel."""
+
+
+def decoded(data: bytes) -> Image.Image:
+    """The upright RGB picture of a file that a visitor sent, decoded in a process with limits.
+
+    Raises:
+        InputError: it cannot be used, or takes too long.
+    """
+    task = shared_workers().submit(
+        "rgpt.serve.decoding:decode",
+        data,
+        MAX_PIXELS,
+        thing="The picture",
+        slow=True,
+        seconds=DECODE_SECONDS,
+        memory=decoding_memory(MAX_PIXELS),
+    )
+    _, (pixels,) = task.future.result()
+    return Image.fromarray(pixels)
+
+
+def region_bytes(region: Region) -> int:
+    """About what a region takes in memory."""
+    return len(region.counts) if isinstance(region, RLE) else 100
 
 
 Status = Literal["running", "done", "stopped", "failed"]
@@ -63,7 +90,7 @@ class Picture:
         """Open a picture as `rgpt.regions.open_image` does (EXIF applied); InputError when it cannot be
         used.
         """
-        return cls(open_image(source, MAX_PIXELS), **kwargs)
+        return cls(decoded(source) if isinstance(source, bytes) else open_image(source, MAX_PIXELS), **kwargs)
 
     def again(self) -> Picture:
         """The same picture, opened anew: with a token, masks and labels of its own."""
@@ -76,6 +103,11 @@ class Picture:
     @property
     def height(self) -> int:
         return self.image.height
+
+    @property
+    def bytes(self) -> int:
+        """About what it takes in memory: Pillow keeps four a pixel."""
+        return 4 * self.width * self.height + sum(region_bytes(mask) for mask in self.masks.values())
 
     def label(self, region: Region) -> Label | None:
         """What was found to be this region, or None."""

@@ -1,6 +1,6 @@
 """Benchmarks, measured now on this machine.
 
-    python -m scripts.bench chat|photo|train|cost|equal|serve|recipes|regions|recognizers [--json FILE]
+    python -m scripts.bench NAME [--json FILE]
 
 Every figure is printed as minimum, median and maximum over its repetitions; nothing is remembered from an
 earlier run. What is compared is measured in one run, in turns.
@@ -21,6 +21,7 @@ from scripts import (
     bench_chat,
     bench_cost,
     bench_equal,
+    bench_hostile,
     bench_photo,
     bench_recipes,
     bench_recognizers,
@@ -43,6 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
         what.add_parser("equal", help="runs that must come out the same, how far apart")
     )
     bench_serve.add_arguments(what.add_parser("serve", help="first text over HTTP, turn 2 against turn 1"))
+    bench_hostile.add_arguments(
+        what.add_parser("hostile", help="what attacks on the server take, and others notice")
+    )
     bench_recipes.add_arguments(what.add_parser("recipes", help="rate and peak memory of a data recipe"))
     bench_regions.add_arguments(what.add_parser("regions", help="many regions at once, pooling masks"))
     bench_recognizers.add_arguments(

@@ -95,7 +95,8 @@ class Session:
             InputError: when it cannot be opened; the session then keeps what it had.
         """
         if isinstance(image, SquarePicture):
-            opened, pixels = replace(image, pixels=np.empty(0)), torch.from_numpy(image.pixels)[None]
+            opened: Any = replace(image, pixels=np.empty(0))
+            pixels = torch.from_numpy(image.pixels)[None]
         else:
             opened = open_image(image)
             pixels = self.processor.pixels(opened)[None]

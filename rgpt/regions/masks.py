@@ -122,6 +122,11 @@ class RLE(Geometry):
         self.check_inside(height, width)
         return rle.runs_to_mask(self._runs(), *self.size)
 
+    def at(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Its values at the pixels of these rows and columns, bool [rows, columns]."""
+        places = columns[None, :] * self.size[0] + rows[:, None]
+        return np.searchsorted(np.cumsum(self._runs()), places, side="right") % 2 == 1
+
     def work(self, height: int, width: int) -> int:
         return len(self.counts)
 

@@ -1,4 +1,4 @@
-"""Shapes to the pixels that they cover. Pixel (i, j) covers [j, j+1) x [i, i+1); its centre is (j + ½, i + ½).
+"""Shapes to the pixels that they cover. Pixel (i, j) covers [j, j+1) x [i, i+1), its centre is (j+½, i+½).
 
 Discs and strokes take the pixels whose centre they contain, as boxes do. Polygons are rasterised by
 pycocotools, so that a COCO annotation has exactly the area and box the COCO tools give it.

@@ -31,8 +31,8 @@ class Geometry:
         raise NotImplementedError
 
     def rectangles(self, height: int, width: int) -> np.ndarray:
-        """The region's pixels as disjoint rectangles, int64 `[N, 4]` (x1, y1, x2, y2), in no order; no mask is
-        made. InputError as `to_mask`."""
+        """The region's pixels as disjoint rectangles, int64 `[N, 4]` (x1, y1, x2, y2), in no order; no mask
+        is made. InputError as `to_mask`."""
         raise NotImplementedError
 
     def check_inside(self, height: int, width: int) -> None:
@@ -282,6 +282,13 @@ def _paint(rectangles: np.ndarray, height: int, width: int) -> np.ndarray:
     starts, y, stops = rectangles[:, 0], rectangles[:, 1], rectangles[:, 2]
     found = runs.to_runs(y * width + starts, y * width + stops, height * width)
     return rle.runs_to_mask(found, width, height).T
+
+
+def union_of_scribbles(scribbles: Sequence[Scribble], height: int, width: int) -> np.ndarray:
+    """Bool mask [H, W] of what any of them covers; InputError when one is outside the picture."""
+    found = np.concatenate([scribble.rectangles(height, width) for scribble in scribbles])
+    line = found[:, 1] * (width + 1)
+    return _paint(_row_rectangles(*runs.united(line + found[:, 0], line + found[:, 2]), width), height, width)
 
 
 def _positive(value: Any, thing: str, name: str) -> float:

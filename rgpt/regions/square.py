@@ -1,4 +1,5 @@
-"""A picture of any size becomes a model's square input: padded, never cropped, so that no region is cut off."""
+"""A picture of any size becomes a model's square input: padded, never cropped, so that no region is cut
+off."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _LARGEST_SQUARE = 12_000
 
 @dataclass(frozen=True, eq=False)
 class SquarePicture:
-    """What a model sees of a picture, float32 `[3, S, S]`, and the size in pixels that its regions count in."""
+    """What a model sees of a picture, float32 `[3, S, S]`, and the size in pixels that regions count in."""
 
     pixels: np.ndarray = field(repr=False)
     height: int

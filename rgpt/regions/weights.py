@@ -147,7 +147,7 @@ def _count_rectangles(rectangles: np.ndarray, down: _Edges, across: _Edges) -> _
 
 
 def _count_mask(mask: np.ndarray, i: np.ndarray, j: np.ndarray) -> _Counts:
-    height, width = mask.shape
+    height = len(mask)
 
     def up_to(values: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Sums of `values` [n, m] over [0, place) of axis 0, [len(places), m]."""

@@ -99,7 +99,7 @@ def create_app(
         async with contextlib.AsyncExitStack() as held:
             body = await held.enter_async_context(bodies.read(request))
             short = len(body[0]) < 2**18
-            # A large one on the one thread that reads: a few at once would each take their multiple of memory.
+            # Large ones one at a time: each takes its multiple of memory meanwhile.
             asked = parse_request(body.pop()) if short else await parsing(parse_request, body)
             reply = Reply(check_model(asked.model))
             events = service.answer(asked, who)

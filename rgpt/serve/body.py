@@ -30,8 +30,8 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[list[bytes]]:
-        """The body, counted as held until the block is left: the only item of a list, to be popped, so that it
-        need not be there as long as it counts.
+        """The body, counted as held until the block is left: the only item of a list, to be popped, so that
+        it need not be there as long as it counts.
 
         Raises:
             ApiError: 415 for another type than JSON, 413 for too much, 408 for too slow, 429 when all bodies

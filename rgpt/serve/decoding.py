@@ -1,4 +1,4 @@
-"""What the processes of `rgpt.serve.workers` do: pictures and regions to arrays. Light to import, no torch."""
+"""What the processes of `rgpt.serve.workers` do: pictures and regions to arrays. Light to import."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def decode_square(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Outcome:
-    """`to_pixels`, and the picture's `height` and `width`; where its alpha is a region, that too, eight pixels
-    a byte."""
+    """`to_pixels`, and the picture's `height` and `width`; where its alpha is a region, that too, eight
+    pixels a byte."""
     alpha = None
     if alpha_is_region:
         image, alpha = open_with_alpha(data, max_pixels)

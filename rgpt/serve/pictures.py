@@ -19,7 +19,7 @@ from rgpt.regions.square import SquarePicture
 from rgpt.serve.decoding import open_with_alpha
 from rgpt.serve.errors import ApiError, from_input_error
 from rgpt.serve.settings import Settings
-from rgpt.serve.workers import TooLong, Workers, finished
+from rgpt.serve.workers import TooLong, Workers, decoding_memory, finished
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -157,8 +157,3 @@ async def see_sent(
             return await see(True)
     except InputError as error:
         raise from_input_error(error, "invalid_image", sent.param) from None
-
-
-def decoding_memory(max_pixels: int) -> int:
-    """Bytes that decoding so many pixels may take: a few copies of them, of four channels."""
-    return 200 * 2**20 + 20 * max_pixels

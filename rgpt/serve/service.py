@@ -21,13 +21,13 @@ from rgpt.serve.engine import Engine, Job, Slots, next_event
 from rgpt.serve.errors import ApiError, from_input_error, overloaded, shutting_down, time_limit
 from rgpt.serve.fetch import AT_ONCE, fetch
 from rgpt.serve.metrics import Metrics
-from rgpt.serve.pictures import SentPicture, decoding_memory, read_data_url, see_sent
+from rgpt.serve.pictures import SentPicture, read_data_url, see_sent
 from rgpt.serve.protocol import ChatRequest
 from rgpt.serve.regions import Numbered, build_regions, number_regions
 from rgpt.serve.sessions import Earlier, Picture, Session, Sessions
 from rgpt.serve.settings import Settings
 from rgpt.serve.text import AnswerText
-from rgpt.serve.workers import finished, shared_workers
+from rgpt.serve.workers import decoding_memory, finished, shared_workers
 
 T = TypeVar("T")
 log = logging.getLogger("rgpt.serve")
@@ -240,23 +240,24 @@ class Service:
     async def _open(
         self, request: ChatRequest, asked: Asked, given: list[Numbered], who: str, fetched: bytes | None
     ) -> tuple[Asked, _Ready]:
-        """What is known of the picture, or what a model sees of it, and its regions, laid on the model's grid;
-        and the request without the picture's text. When it is cancelled, nothing goes on."""
+        """What is known of the picture, or what a model sees of it, and its regions, laid on the model's
+        grid; and the request without the picture's text. When it is cancelled, nothing goes on."""
         if asked.picture_url is None:
             return asked, _Ready(f"{who}:", None, None, None, {})
         assert asked.picture_param is not None
-        url, param = asked.picture_url, asked.picture_param
-        # The text of a picture is the largest part of a request: of all that holds it, only `url` is left.
+        param = asked.picture_param
+        given_picture: list[str | bytes] = [asked.picture_url if fetched is None else fetched]
+        # The text of a picture is the largest part of a request: nothing else of it holds it now.
         request.messages.clear()
         asked = replace(asked, picture_url="")
         alpha_is_region = request.regions is None
 
         def read() -> SentPicture:
-            data = read_data_url(url, param, self.settings) if fetched is None else fetched
+            url = given_picture.pop()
+            data = read_data_url(url, param, self.settings) if isinstance(url, str) else url
             return SentPicture.of(data, alpha_is_region, param, who)
 
         sent = await self._read(read)
-        del url, fetched, read
         picture = self.sessions.picture(sent.key)
         self.metrics.pictures.labels("miss" if picture is None else "hit").inc()
         if picture is not None:

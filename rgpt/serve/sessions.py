@@ -7,12 +7,12 @@ twice all the same, because pictures are known by the hash of their bytes and co
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rgpt.regions import Mask, Region
+from rgpt.serve.store import Store
 
 
 class Session(Protocol):
@@ -65,8 +65,8 @@ class Sessions:
 
     Args:
         new: makes an empty session.
-        max_pictures, max_picture_bytes: encoded pictures kept; `features_bytes` each, and of those with alpha a
-            byte a pixel.
+        max_pictures, max_picture_bytes: encoded pictures kept; `features_bytes` each, and of those with
+            alpha a byte a pixel.
         max_resting: conversations kept that nobody is asking.
     """
 
@@ -79,32 +79,21 @@ class Sessions:
         features_bytes: int = 0,
     ) -> None:
         self.new = new
-        self.max_pictures, self.max_bytes, self.max_resting = max_pictures, max_picture_bytes, max_resting
+        self.max_resting = max_resting
         self.features_bytes = features_bytes
+        self._pictures: Store[Picture] = Store(max_pictures, max_picture_bytes)
         self._lock = threading.Lock()
-        self._pictures: OrderedDict[str, Picture] = OrderedDict()
         self._resting: list[tuple[str, Session]] = []  # oldest first
 
     def picture(self, key: str) -> Picture | None:
         """The picture of this key, if it is still known."""
-        with self._lock:
-            if key in self._pictures:
-                self._pictures.move_to_end(key)
-            return self._pictures.get(key)
+        return self._pictures.get(key)
 
     def add_picture(self, picture: Picture) -> None:
-        """Remember an encoded picture."""
-        with self._lock:
-            self._pictures[picture.key] = picture
-            self._pictures.move_to_end(picture.key)
-            total = sum(map(self._bytes, self._pictures.values()))
-            while self._pictures and (len(self._pictures) > self.max_pictures or total > self.max_bytes):
-                _, dropped = self._pictures.popitem(last=False)
-                total -= self._bytes(dropped)
-
-    def _bytes(self, picture: Picture) -> int:
+        """Remember an encoded picture, for the caller whose name its key begins with."""
         height, width = picture.size
-        return (0 if picture.alpha is None else height * width) + self.features_bytes
+        size = (0 if picture.alpha is None else height * width) + self.features_bytes
+        self._pictures.put(picture.key, picture, size, picture.key.rsplit(":", 2)[0])
 
     def take(self, key: str, picture: Picture | None, turns: Sequence[tuple[str, str]]) -> Session:
         """A session of this key for one request alone: the resting one that knows most of the turns, or one

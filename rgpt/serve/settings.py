@@ -32,8 +32,8 @@ class Settings:
 
     max_body_bytes: int = 32 * MIB
     max_bodies_bytes: int = 128 * MIB
-    """Bodies of all requests together, until they leave; beyond it 429. The first MiB of each counts apart, up
-    to 64 MiB, so that large ones do not keep small ones out."""
+    """Bodies of all requests together, until they leave; beyond it 429. The first MiB of each counts apart,
+    up to 64 MiB, so that large ones do not keep small ones out."""
     max_commas: int = 400_000
     """Commas in a body: bounds how many values its JSON can hold before it is parsed."""
     max_image_bytes: int = 20 * MIB

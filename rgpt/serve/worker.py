@@ -60,7 +60,9 @@ def outcome(job: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
     except InputError as error:
         return {"refused": str(error)}, []
     except MemoryError:
-        return {"refused": f"{job['thing']} takes too much memory: make it smaller, or save it as a plain PNG."}, []
+        return {
+            "refused": f"{job['thing']} takes too much memory: make it smaller, or save it as a plain PNG."
+        }, []
     except Exception:
         return {"failed": traceback.format_exc()}, []
 
@@ -75,17 +77,17 @@ def serve(jobs: IO[bytes], outcomes: IO[bytes]) -> None:
         text = json.dumps(told).encode()
         outcomes.write(len(text).to_bytes(HEAD, "big") + text)
         for array in arrays:
-            outcomes.write(memoryview(array).cast("B") if array.size else b"")
+            outcomes.write(array.data.cast("B") if array.size else b"")
         outcomes.flush()
         del arrays
 
 
-def main() -> None:
+def main(nice: int = 0) -> None:
     """Serve on stdin and stdout; what libraries print goes elsewhere."""
     outcomes = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which closes stdin
     if hasattr(os, "nice"):
-        os.nice(10)  # answers under way come first
+        os.nice(nice)
     importlib.import_module("rgpt.serve.decoding")
     serve(sys.stdin.buffer, outcomes)

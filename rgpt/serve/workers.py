@@ -15,7 +15,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -32,7 +31,8 @@ QUICK, SLOW = 1, 2
 """Processes of the two lanes."""
 MOST_JOBS = 500
 """After these a process is replaced."""
-_START = "from rgpt.serve.worker import main; main()"
+NICE = 5
+"""Of the slow lane: answers under way, and what is small, come first."""
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -41,13 +41,13 @@ class TooLong(InputError):
 
 
 class _Process:
-    def __init__(self) -> None:
+    def __init__(self, nice: int) -> None:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         known = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}  # no keys
         self.jobs = 0
         self.popen = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START],
+            [sys.executable, "-P", "-c", f"from rgpt.serve.worker import main; main({nice})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -151,7 +151,8 @@ _SIGPROF = 27
 
 
 class _Lane:
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(self, count: int, name: str, nice: int = 0) -> None:
+        self.nice = nice
         self.threads = ThreadPoolExecutor(count, thread_name_prefix=f"rgpt-{name}")
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
@@ -163,7 +164,7 @@ class _Lane:
                 if process.popen.poll() is None:
                     return process
                 process.end()
-        return _Process()
+        return _Process(self.nice)
 
     def give(self, process: _Process) -> None:
         if process.jobs >= MOST_JOBS:
@@ -177,7 +178,7 @@ class Workers:
     """The processes of one server or app, started when they are first needed; they end with it."""
 
     def __init__(self, quick: int = QUICK, slow: int = SLOW) -> None:
-        self._lanes = {False: _Lane(quick, "quick"), True: _Lane(slow, "slow")}
+        self._lanes = {False: _Lane(quick, "quick"), True: _Lane(slow, "slow", NICE)}
 
     def warm(self) -> None:
         """Start the first process now, which takes a moment."""
@@ -227,6 +228,6 @@ async def finished(task: Task) -> tuple[dict[str, Any], list[np.ndarray]]:
         raise
 
 
-def outcome(task: Task) -> tuple[dict[str, Any], Sequence[np.ndarray]]:
-    """The same, for a thread."""
-    return task.future.result()
+def decoding_memory(max_pixels: int) -> int:
+    """Bytes that decoding so many pixels may take: a few copies of them, of four channels."""
+    return 200 * 2**20 + 20 * max_pixels

@@ -161,8 +161,12 @@ def test_version_1_goes_onto_a_picture_of_the_same_size():
         (["turns", 0, "regions", "1"], {"box": [90, 1, 99, 2]}, "turn 1, <region1>.*inside"),
         (["turns", 0, "regions", "1"], {"bbox": [1, 1, 2, 2]}, "turn 1, <region1>.*exactly one"),
         (["drawn", "9"], {"mask": {"size": [9999, 9999], "counts": [0, 99980001]}}, "size of the picture"),
-        (["drawn", "8"], {"scribble": {"points": [[0, 0], [40, 30]] * 40_000, "width": 400}}, "brush work"),
-        (["drawn", "2"], {"polygon": [[0, 0], [40, 30], [0, 30]] * 9000}, "27000 corners"),
+        (
+            ["drawn", "8"],
+            {"scribble": {"points": [[0, 0], [40, 30]] * 40_000, "width": 400}},
+            "rows of pixels",
+        ),
+        (["drawn", "2"], {"polygon": [[0, 0], [40, 30], [0, 30]] * 90_000}, "at most 100000 points"),
         (["turns", 1, "question"], "<region5>?", "turn 2 mentions <region5> but has no such region"),
         (["last_id"], -1, "last_id"),
         (["last_id"], 10**12, "last_id"),
@@ -296,8 +300,8 @@ def test_visits_are_found_by_their_token_only_and_make_room():
     assert visits.keep(Conversation()).picture is None
 
 
-def test_visits_are_bounded_in_pixels_and_in_time():
-    few = Visits(most_pixels=WIDTH * HEIGHT)
+def test_visits_are_bounded_in_bytes_and_in_time():
+    few = Visits(most_bytes=4 * WIDTH * HEIGHT)
     first, second = Conversation(Picture(noise())), Conversation(Picture(noise()))
     few.keep(first)
     few.keep(second)

@@ -15,8 +15,8 @@ from transformers import AutoProcessor
 from rgpt.errors import InputError
 from rgpt.model import RegionGPTProcessor, add_placeholders
 from rgpt.model.pictures import as_picture
-from rgpt.regions.square import to_pixels
 from rgpt.regions import Box, Mask, Point, region_weights
+from rgpt.regions.square import to_pixels
 from tests.model.tiny_models import make_config, make_picture, make_processor, make_tokenizer
 
 A, B, C = Box(1, 2, 15, 28), Point(30, 20), Box(5, 5, 35, 25)

@@ -117,8 +117,8 @@ def test_without_a_mask_the_bits_are_those_of_the_mask(region, grid):
     side, offset = square_padding(18, 23)
     expected = area_weights(mask, side, offset, grid)
     assert np.allclose(expected, supersampled(mask, side, offset, grid), atol=1e-6)
-    for given in (region, Mask(mask), RLE.from_mask(mask)):
-        assert np.array_equal(region_weights(given, 18, 23, grid), expected)
+    for same in (region, Mask(mask), RLE.from_mask(mask)):
+        assert np.array_equal(region_weights(same, 18, 23, grid), expected)
 
 
 @given(drawn)

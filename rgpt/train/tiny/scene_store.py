@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from rgpt.data.scenes import COLOURS, SHAPES, SIZES, TEXTURES, DrawnScene, Scene, SceneObject, draw_scene
 from rgpt.files import whole_file
-from rgpt.regions.square import to_pixels
 from rgpt.regions import area_weights, box_shares, square_padding
+from rgpt.regions.square import to_pixels
 
 IMAGE_SIZE = 96
 GRID = 48
