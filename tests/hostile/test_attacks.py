@@ -117,7 +117,7 @@ def test_limits_of_a_job() -> None:
 
 def test_a_request_counts_until_it_leaves(fake_server: Callable[..., str]) -> None:  # noqa: F811
     url = fake_server(FakeLog(endless, pause=0.01), max_bodies_bytes=3 * 2**20)
-    large = small_body(user="u" * (2**21 + 2**20), stream=True)
+    large = small_body(user="u" * (2**21 + 2**20), stream=True, max_tokens=100_000)
     with httpx.stream("POST", url + CHAT, json=large, timeout=60) as first:
         assert first.status_code == 200
         assert next(first.iter_lines())
