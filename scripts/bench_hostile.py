@@ -141,12 +141,14 @@ def bench_hostile(options: argparse.Namespace) -> list[Figure]:
                         raise SystemExit(f"bench: {name}: {answer.status_code}, others: {watch.failed}")
                 said = "" if answer.status_code == 200 else answer.json()["error"]["message"]
                 print(f"{name} ({len(content) / 1000:.1f} kB): {answer.status_code} {said[:150]}", flush=True)
-                figures += [
+                found = [
                     Figure(f"{name[:32]}", "s", taken, at_most=2),
                     Figure("  of CPU", "s", worked),
                     Figure("  more memory", "MiB", more, at_most=500),
                     Figure("  a small question meanwhile", "x idle", slower, at_most=3),
                 ]
+                print(*(figure.row() for figure in found), sep="\n", flush=True)
+                figures += found
         if not options.only:
             figures += asyncio.run(bodies(url, process.pid, options.bodies))
         if options.fuzz:

@@ -115,7 +115,7 @@ class Task:
         with self._lock:
             self._process = process
         # Seconds of CPU are counted in the process; on a busy machine they take longer, within reason.
-        patience = threading.Timer(10 + 10 * seconds, self.kill, ["time"])
+        patience = threading.Timer(60 + 10 * seconds, self.kill, ["time"])
         patience.daemon = True
         patience.start()
         try:
