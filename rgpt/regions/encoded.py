@@ -12,6 +12,7 @@ import re
 import stat
 import zlib
 from pathlib import Path
+from typing import Literal
 
 from PIL import PngImagePlugin
 
@@ -27,6 +28,7 @@ MAX_PARTS = 20_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # not a stuffed byte, not a restart
+_TAG_BYTES = {3: 2, 8: 2, 4: 4, 9: 4, 11: 4, 13: 4, 5: 8, 10: 8, 12: 8, 16: 8}  # by a tag's type; others 1
 _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)
 
 
@@ -63,6 +65,8 @@ def check_parts(name: str, data: bytes) -> bytes:
         _check_chunks(name, data, 12, 8, "little")
     elif data[:3] == b"GIF":
         return _first_frame(name, data)
+    elif data[:4] in (b"II*\0", b"MM\0*"):
+        _check_tags(name, data)
     return data
 
 
@@ -105,15 +109,29 @@ def _check_jpeg(name: str, data: bytes) -> None:
             place += int.from_bytes(data[place : place + 2], "big")
 
 
-def _check_chunks(name: str, data: bytes, place: int, around: int, order: str) -> None:
+def _check_chunks(name: str, data: bytes, place: int, around: int, order: Literal["little", "big"]) -> None:
     """Of a PNG (length, kind, content, checksum) or a RIFF (kind, length, content padded to even)."""
     at = 0 if order == "big" else 4
     for _ in range(MAX_PARTS):
         if place >= len(data):
             return
-        size = int.from_bytes(data[place + at : place + at + 4], order)  # type: ignore[arg-type]
+        size = int.from_bytes(data[place + at : place + at + 4], order)
         place += around + (size if order == "big" else size + size % 2)
     raise _refuse(name, MAX_PARTS, "chunks in a picture")
+
+
+def _check_tags(name: str, data: bytes) -> None:
+    """Of a TIFF's first directory: Pillow keeps a copy of what each tag points at, and all may point at one
+    place."""
+    order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
+
+    def number(place: int, size: int) -> int:
+        return int.from_bytes(data[place : place + size], order)
+
+    start = number(4, 4)
+    tags = range(start + 2, start + 2 + 12 * number(start, 2), 12)
+    if sum(_TAG_BYTES.get(number(tag + 2, 2), 1) * number(tag + 4, 4) for tag in tags) > 2 * len(data):
+        raise _refuse(name, 2 * len(data), "bytes in all tags of a TIFF")
 
 
 def _first_frame(name: str, data: bytes) -> bytes:
