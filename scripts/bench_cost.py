@@ -111,5 +111,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--before", type=Path, required=True, metavar="FOLDER", help="the other checkout")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each (default: 5)")
     parser.add_argument("--steps", type=int, default=40, help="steps a run (default: 40)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     parser.set_defaults(run=bench_cost)

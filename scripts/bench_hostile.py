@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bodies", type=int, default=30, metavar="N", help="of 30 MiB at once (default: 30)")
     parser.add_argument("--honest", type=float, default=0, metavar="S", help="64 clients, 8 attackers")
     parser.add_argument("--fuzz", type=int, default=0, metavar="N", help="requests with random damage")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value")
     parser.set_defaults(run=bench_hostile)
 
 
