@@ -16,20 +16,18 @@ descriptions instead.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 from data_recipes.coco_layout import CROWDS, LayoutConverter, records
 from data_recipes.objects import add_object_arguments, object_writer
-from data_recipes.own_files import FORMATS as OWN_FORMATS
 from data_recipes.own_files import open_own_files
 from data_recipes.runner import Recipe, Source, main
 from rgpt.errors import InputError
 from rgpt.formats.annotated import UNITS
 from rgpt.formats.coco import CocoFile
-from rgpt.formats.json_stream import open_data
-from rgpt.formats.yolo import LISTS_OF_NAMES
+from rgpt.formats.own_files import FORMATS as OWN_FORMATS
+from rgpt.formats.own_files import format_of
 
 FORMATS = ("auto", "coco", *OWN_FORMATS)
 READ_BY = {
@@ -70,37 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prefix", default="own", help="begins the samples' ids (default: own)")
     add_object_arguments(parser)
-
-
-def format_of(path: Path) -> str:
-    """One of FORMATS: by a file's ending, then its beginning; by what a folder holds. Raises InputError."""
-    if path.is_dir():
-        if next(path.rglob("*.xml"), None):
-            return "voc"
-        if next(path.rglob("*.txt"), None):
-            return "yolo"
-        raise InputError.about(
-            f"annotations {str(path)!r}", "a folder of VOC's .xml or YOLO's .txt", "neither in it"
-        )
-    endings = [suffix for suffix in path.suffixes if suffix not in (".gz", ".zip")]
-    ending = endings[-1].lower() if endings else ""
-    if ending in (".csv", ".tsv"):
-        return "csv"
-    if ending in (".yaml", ".yml") or path.name in LISTS_OF_NAMES:
-        return "yolo"
-    if ending in (".json", ".xml"):
-        with open_data(path) as stream:
-            begins = stream.read(4096).replace(b"\0", b"").decode("utf-8-sig", "ignore").lstrip()
-        if ending == ".xml":
-            return "voc" if re.search(r"<annotation[\s>]", begins) else "cvat"
-        if begins[:1] in ("[", "{"):
-            return "label-studio" if begins[:1] == "[" else "coco"
-    raise InputError.about(
-        f"annotations {str(path)!r}",
-        "a .csv, .xml or .json file",
-        f"the ending {ending!r}" if ending != ".json" else "JSON that is neither list nor object",
-        "name the format with --format",
-    )
 
 
 def open_source(options: argparse.Namespace, scratch: Path) -> Source:

@@ -6,7 +6,7 @@
     python -m data_recipes.recap samples DIR --out NEW                    training samples
 
 `README.md` beside this file has the whole story. One file a thing: `sources` what to caption · `wordings`
-what is asked · `answers` what an answer is worth · `journal` what is on disk · `state` what that means ·
-`budget` what may be spent and how fast · `caller` one answer, with retries · `run` the stages · `dry_run` the
-price beforehand · `clip_score` · `samples`.
+what is asked · `state` what the journal means · `run` the stages · `dry_run` the price beforehand ·
+`clip_score` · `samples`. The journal is `rgpt.journal`; requests, their budget and what an answer is worth
+are in `rgpt.asking`.
 """

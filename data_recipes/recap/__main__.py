@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from data_recipes.output import stop_cleanly_when_terminated
-from data_recipes.recap.budget import Prices
-from data_recipes.recap.caller import RetryPolicy
 from data_recipes.recap.run import Settings, Summary, recap
 from data_recipes.recap.sources import Shard
 from data_recipes.recap.wordings import STYLES
+from rgpt.asking.budget import Prices
+from rgpt.asking.caller import RetryPolicy
 from rgpt.backends import FORMS, described_changes
 from rgpt.errors import InputError
 from rgpt.placement import add_placement

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from PIL import Image
 from tqdm import tqdm
 
-from data_recipes.recap.answers import OK
-from data_recipes.recap.journal import Journal, read_journal
 from data_recipes.recap.state import journals
+from rgpt.asking.answers import OK
 from rgpt.errors import InputError
 from rgpt.hub import open_pretrained
+from rgpt.journal import Journal, read_journal
 from rgpt.regions import region_from_json
 
 SCORES = "scores.jsonl"
@@ -176,8 +176,8 @@ def _captions(paths: list[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _close_up(folder: Path, record: dict[str, Any]) -> Image.Image:
-    from data_recipes.recap.pictures import close_up
     from rgpt.regions import open_image
+    from rgpt.regions.close_up import close_up
 
     return close_up(open_image(folder / record["image"]), region_from_json(record["region"]), MARGIN)
 

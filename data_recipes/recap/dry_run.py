@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import islice
 
 from data_recipes.recap import wordings
-from data_recipes.recap.budget import Cost, Meter
-from data_recipes.recap.journal import read_journal
-from data_recipes.recap.pictures import close_up, moved, shrunk
 from data_recipes.recap.run import Settings
 from data_recipes.recap.sources import Record, index_of, read_records
 from data_recipes.recap.state import PICTURE, REGION, REPHRASE, State
+from rgpt.asking.budget import Cost, Meter
 from rgpt.errors import InputError
+from rgpt.journal import read_journal
 from rgpt.regions import open_image
+from rgpt.regions.close_up import close_up, moved, shrunk
 
 SHOWN = 2
 SAMPLED = 32

@@ -16,18 +16,19 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from data_recipes.recap import answers, wordings
-from data_recipes.recap.answers import fingerprint, judge
-from data_recipes.recap.budget import Budget, BudgetReached, Cost, Pace, Prices
-from data_recipes.recap.caller import Asked, Caller, GaveUp, RetryPolicy, Stopped
-from data_recipes.recap.journal import Journal
-from data_recipes.recap.pictures import close_up, moved, shrunk
+from data_recipes.recap import wordings
 from data_recipes.recap.sources import Index, Record, Shard, Target, index_of, read_records
 from data_recipes.recap.state import PICTURE, REGION, REPHRASE, State
+from rgpt.asking import answers
+from rgpt.asking.answers import fingerprint, judge
+from rgpt.asking.budget import Budget, BudgetReached, Cost, Pace, Prices
+from rgpt.asking.caller import Asked, Caller, GaveUp, RetryPolicy, Stopped
 from rgpt.backends import open_backend, parse_backend
 from rgpt.errors import InputError
+from rgpt.journal import Journal
 from rgpt.placement import placement
 from rgpt.regions import open_image
+from rgpt.regions.close_up import close_up, moved, shrunk
 
 VERSION = 1
 

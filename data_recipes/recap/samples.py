@@ -14,13 +14,13 @@ from typing import Any
 from tqdm import tqdm
 
 from data_recipes.output import Report, Reservoir, contact_sheet, new_folder
-from data_recipes.recap.answers import OK
 from data_recipes.recap.clip_score import scores_of
-from data_recipes.recap.journal import placed_records, read_journal
 from data_recipes.recap.sources import Shard
 from data_recipes.recap.state import journals
+from rgpt.asking.answers import OK
 from rgpt.data.schema import QuestionAnswer, Sample, write_jsonl
 from rgpt.errors import InputError
+from rgpt.journal import placed_records, read_journal
 from rgpt.prompts import choose_wording, mention
 from rgpt.regions import region_from_json
 

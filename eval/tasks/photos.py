@@ -47,8 +47,6 @@ from rgpt.errors import InputError
 from rgpt.regions import Box, square_padding
 
 YES_NO = ("Yes.", "No.")
-KEPT = 20
-"""Shares written into a row, the largest."""
 BLANK = 336
 """Pixels along the sides of the blank picture."""
 SMALL, MEDIUM = 32**2 / (640 * 480), 96**2 / (640 * 480)
@@ -269,8 +267,7 @@ class _Asked:
 def _named(text: str, row: Mapping[str, float]) -> Answer:
     shares = softmax(row)
     best = next(iter(shares))
-    kept = dict(list(shares.items())[:KEPT])
-    return Answer(text, prompts.normalise_answer(text), shares[best], kept, extra={"likeliest": best})
+    return Answer(text, prompts.normalise_answer(text), shares[best], shares, extra={"likeliest": best})
 
 
 def _yes_no(text: str, row: Mapping[str, float]) -> Answer:

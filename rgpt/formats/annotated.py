@@ -32,6 +32,7 @@ class AnnotatedObject:
         around: "corner" or "centre".
         polygon: one ring of (x, y).
         mask: runs row by row, the first of zeros, within the window (left, top, width, height) in pixels.
+        key: where it stands in its file; unique there, e.g. "a.jpg#3", the third shape of a picture.
         problem: why the object is no region that is read ("ellipse is not read"); the rest is empty then.
     """
 
@@ -43,6 +44,7 @@ class AnnotatedObject:
     mask: tuple[list[int], tuple[int, int, int, int]] | None = None
     caption: str = ""
     problem: str = ""
+    key: str = ""
 
     def in_pixels(self, unit: str, size: tuple[int, int]) -> tuple[Corners | None, Ring | None]:
         """(box, polygon) in pixels of a picture of `size` = (height, width): x1 <= x2 and y1 <= y2.

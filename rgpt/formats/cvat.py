@@ -58,6 +58,7 @@ def _picture(image: ElementTree.Element, thing: str, caption_key: str | None) ->
         if shape.tag == "tag":  # of the whole picture
             continue
         item = _object(shape, f"{place}, shape {count}")
+        item.key = f"{picture.name}#{count}"
         if caption_key:
             said = (a.text for a in shape.iter("attribute") if a.get("name") == caption_key)
             item.caption = next(said, None) or ""

@@ -48,7 +48,10 @@ def read_tasks(tasks: Iterable[Any], name: str, caption_key: str | None = None) 
             flat = isinstance(task, Mapping) and any(map(_flat_results, task.values()))
             actual = "JSON-MIN" if flat else f"{_kind(task)} without data"
             raise InputError.about(place, "Label Studio's export as JSON", actual, "export it again as JSON")
-        yield from _pictures(task, place, caption_key)
+        for picture in _pictures(task, place, caption_key):
+            for item in picture.objects:
+                item.key = f"{count}#{item.key}"
+            yield picture
 
 
 def _flat_results(value: Any) -> bool:
@@ -63,11 +66,10 @@ def _kind(value: Any) -> str:
 
 
 def _pictures(task: Mapping[str, Any], place: str, caption_key: str | None) -> Iterator[AnnotatedPicture]:
-    annotations = task.get("annotations") or task.get("completions") or []
+    annotations = _annotations(task)
     if not isinstance(annotations, list) or not all(isinstance(item, Mapping) for item in annotations):
         refuse(f"{place}, annotations", "a list of objects", repr(annotations)[:40], "export it again")
-    kept: Mapping[str, Any] = next((item for item in annotations if not item.get("was_cancelled")), {})
-    results = kept.get("result") or []
+    results = annotation_read(task).get("result") or []
     if not isinstance(results, list) or not all(isinstance(result, Mapping) for result in results):
         refuse(f"{place}, result", "a list of objects", repr(results)[:40], "export it again")
     said = _Said(results, caption_key)
@@ -82,19 +84,30 @@ def _pictures(task: Mapping[str, Any], place: str, caption_key: str | None) -> I
         address = _address_of(result, task["data"], addresses, where)
         picture = pictures.setdefault(address, AnnotatedPicture(address, unit="percent", place=place))
         if kind not in _SHAPES:
-            picture.objects.append(AnnotatedObject(problem=f"{kind} is not read"))
+            picture.objects.append(AnnotatedObject(problem=f"{kind} is not read", key=str(count)))
             continue
         claim = claimed_size(result.get("original_height"), result.get("original_width"))
         if claim and picture.claim not in (None, claim):
             refuse(f"{where}, original_width", f"one size of {address!r}", "two", "export it again")
         picture.claim = claim or picture.claim
-        picture.objects.append(_object(result, _SHAPES[kind], said, where))
+        item = _object(result, _SHAPES[kind], said, where)
+        item.key = str(count)
+        picture.objects.append(item)
     for picture in pictures.values():
         if picture.name.startswith("data:"):
             refuse(
                 f"{place}, data", "the name of a picture's file", "the picture itself", "save it as a file"
             )
         yield picture
+
+
+def _annotations(task: Mapping[str, Any]) -> Any:
+    return task.get("annotations") or task.get("completions") or []
+
+
+def annotation_read(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The annotation of a task whose results are its objects; empty where there is none."""
+    return next((item for item in _annotations(task) if not item.get("was_cancelled")), {})
 
 
 class _Said:

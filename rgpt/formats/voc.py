@@ -39,7 +39,9 @@ def read_annotation(stream: BinaryIO, name: str, one_based: bool = False) -> Ann
     )
     # Direct children only: a <part> of an object has a box, too.
     for count, item in enumerate(root.findall("object"), start=1):
-        picture.objects.append(_object(item, f"{thing}, object {count}", 1.0 if one_based else 0.0))
+        read = _object(item, f"{thing}, object {count}", 1.0 if one_based else 0.0)
+        read.key = f"{name}#{count}"
+        picture.objects.append(read)
     return picture
 
 

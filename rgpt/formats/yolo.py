@@ -159,7 +159,9 @@ def read_labels(folder: Path, names: Names) -> Iterator[AnnotatedPicture]:
             raise InputError.about(thing, "text", str(error)[:80], "write them again") from error
         for count, line in enumerate(lines, start=1):
             if fields := line.split():
-                picture.objects.append(_object(fields, names, f"{thing}, line {count}"))
+                item = _object(fields, names, f"{thing}, line {count}")
+                item.key = f"{path.relative_to(folder).as_posix()}#{count}"
+                picture.objects.append(item)
         yield picture
 
 

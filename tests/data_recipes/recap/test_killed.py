@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from data_recipes.recap.__main__ import STOPPED, main
-from data_recipes.recap.journal import read_journal
 from data_recipes.recap.state import State
+from rgpt.journal import read_journal
 from tests.data_recipes.recap.conftest import make_input
 from tests.data_recipes.recap.fake_endpoint import FAULTS, IMAGE_TOKENS, TIMEOUT, FakeEndpoint
 

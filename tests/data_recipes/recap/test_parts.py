@@ -15,16 +15,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_recipes.recap import budget, journal, wordings
-from data_recipes.recap.answers import fingerprint, judge
-from data_recipes.recap.budget import Budget, BudgetReached, Cost, Meter, Pace, Prices
-from data_recipes.recap.caller import RetryPolicy
-from data_recipes.recap.journal import Journal, read_journal
-from data_recipes.recap.pictures import close_up, moved, shrunk
+from data_recipes.recap import wordings
 from data_recipes.recap.sources import Shard, class_names, index_of, read_records
+from rgpt import journal
+from rgpt.asking import budget
+from rgpt.asking.answers import fingerprint, judge
+from rgpt.asking.budget import Budget, BudgetReached, Cost, Meter, Pace, Prices
+from rgpt.asking.caller import RetryPolicy
 from rgpt.data.schema import Sample
 from rgpt.errors import InputError
+from rgpt.journal import Journal, read_journal
 from rgpt.regions import Box, Mask
+from rgpt.regions.close_up import close_up, moved, shrunk
 from tests.data_recipes.recap.conftest import make_input
 
 LONG = "A brown dog with a red collar lies on the grass beside a wooden bench, its head on its paws."

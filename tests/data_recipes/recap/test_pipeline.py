@@ -14,11 +14,11 @@ from PIL import Image
 from data_recipes import shapes, validate
 from data_recipes.recap.__main__ import STOPPED, main
 from data_recipes.recap.clip_score import ClipScorer, score, sentences
-from data_recipes.recap.journal import read_journal
 from data_recipes.recap.run import Settings
 from rgpt.data.scenes import draw_scene
 from rgpt.data.schema import read_jsonl
 from rgpt.errors import InputError
+from rgpt.journal import read_journal
 from tests.data_recipes.recap.conftest import make_input
 from tests.data_recipes.recap.fake_endpoint import FAULTS, PATIENCE, TIMEOUT, FakeEndpoint
 

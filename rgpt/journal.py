@@ -83,6 +83,10 @@ class Journal:
             await asyncio.to_thread(self._write_guarded, b"".join(lines))
             self._written = upto
 
+    def write(self, record: dict[str, Any]) -> None:
+        """As `append`, without an event loop."""
+        self._write_guarded(_line(record))
+
     def _write_guarded(self, data: bytes) -> None:
         with self._guard:
             self._write(data)

@@ -9,11 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_recipes.recap.budget import Budget, Cost, Meter, Pace, Prices
-from data_recipes.recap.journal import Journal
-from data_recipes.recap.state import Answer, State
+from rgpt.asking.budget import Budget, Cost, Meter, Pace, Prices
+from rgpt.asking.ledger import Answer, Ledger
 from rgpt.backends import Backend, BackendError, Completion
 from rgpt.errors import InputError
+from rgpt.journal import Journal
 
 
 class GaveUp(Exception):
@@ -56,7 +56,7 @@ class Caller:
     """Asks on behalf of every worker. `stop_reason` is set when no more should be asked."""
 
     def __init__(
-        self, journal: Journal, state: State, budget: Budget, pace: Pace, retries: RetryPolicy
+        self, journal: Journal, state: Ledger, budget: Budget, pace: Pace, retries: RetryPolicy
     ) -> None:
         self.journal, self.state, self.budget = journal, state, budget
         self.pace, self.retries = pace, retries
