@@ -16,6 +16,7 @@ from rgpt import __version__
 from rgpt.errors import InputError
 
 COMMANDS = {
+    "annotate": "names, captions and attributes for boxes you have, in the format they came in",
     "assemble": "make a RegionGPT folder out of LLaVA, CLIP + Vicuna or SpatialRGPT weights",
     "chat": "draw regions on a picture from the command line and ask about them",
     "cache-features": "compute the frozen tower's features of a data set once, for training",

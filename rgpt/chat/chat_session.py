@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import torch
-
 from rgpt.chat.branches import answer_each, log_likelihoods
 from rgpt.chat.picking import Picker
 from rgpt.chat.session import Session
 from rgpt.errors import ContextLengthError, InputError
 from rgpt.model.about import About
+from rgpt.model.calibration import Calibration
 from rgpt.prompts import asks_for_name, guided, mention
 from rgpt.regions import Region
 
 SHARES_WITHIN = 12.0
-"""Nats: a name that is less likely than the likeliest by more than this has a share below 1e-5."""
+"""Nats: a name that is less likely than the likeliest by more than this has a share below 1e-5 (2e-4 at the
+temperature of `photo`)."""
 
 
 class ChatSession(Session):
@@ -46,6 +46,10 @@ class ChatSession(Session):
     def about(self) -> About:
         """What the model has seen."""
         return getattr(self.model, "about", None) or About()
+
+    def calibration(self, task: str) -> Calibration:
+        """How the model's shares of a task of `rgpt.model.calibration.TASKS` become sureness."""
+        return getattr(self.model, "calibration", {}).get(task, Calibration())
 
     # ----------------------------------------------------------------------------------- many at once
 
@@ -202,9 +206,10 @@ class ChatSession(Session):
         """How sure the model is of each name that a question asks for: shares of 1, the likeliest name first.
 
         A softmax over the model's closed list of names, of the likelihoods of whole answers to the question
-        with its guide sentence. There are none for a question that asks for something else, where guide
-        sentence and names find no room in the context, or of a model without such a list. The conversation
-        is not changed. Arguments and errors as in `likelihoods`.
+        with its guide sentence, at the temperature that was fitted for this model. There are none for a
+        question that asks for something else, where guide sentence and names find no room in the context, or
+        of a model without such a list. The conversation is not changed. Arguments and errors as in
+        `likelihoods`.
         """
         about, found = self.about, [dict[str, float]() for _ in questions]
         asked = [turn.question for turn in self.turns]
@@ -223,10 +228,9 @@ class ChatSession(Session):
             None if regions is None else [regions[i] for i in wanted],
             within=SHARES_WITHIN,
         )
+        calibration = self.calibration("name")
         for i, row in zip(wanted, rows, strict=True):
-            shares = torch.tensor(list(row.values()), dtype=torch.float64).softmax(0).tolist()
-            ranked = sorted(zip(row, shares, strict=True), key=lambda pair: -pair[1])
-            found[i] = dict(ranked)
+            found[i] = calibration.shares(row)
         return found
 
     def choose(self, description: str, numbers: Sequence[int] | None = None) -> tuple[int, dict[int, float]]:

@@ -100,7 +100,7 @@ class OwnRecord(NamedTuple):
     def placement(self) -> Placement | None:
         """How its objects lie on it; None where nobody knows its size. Raises InputError: it has another."""
         header = self.header or (PictureHeader(self.claim) if self.claim else None)
-        return header and place(header, self.claim, self.decision, self.key)
+        return place(header, self.claim, self.decision, self.key) if header else None
 
 
 class OwnFile:

@@ -14,7 +14,12 @@ import torch
 from rgpt.errors import InputError
 from rgpt.hub import open_pretrained
 from rgpt.model.about import About, read_about
+<<<<<<< HEAD
 from rgpt.model.bases import PACKAGED, apply_layer, lineage, read_json
+=======
+from rgpt.model.bases import GIVE, PACKAGED, apply_layer, lineage, read_json
+from rgpt.model.calibration import Calibration, read_calibration
+>>>>>>> c7a4875 (rgpt annotate: names, captions and attributes for marked objects, in the format they came in; calibrated shares)
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.device import pretrained_options
 from rgpt.model.fitting import check_counts, check_shapes, held_shapes
@@ -35,7 +40,8 @@ def load(
     base: str | Path | None = None,
     **options: Any,
 ) -> tuple[RegionGPTForConditionalGeneration, RegionGPTProcessor]:
-    """(model in eval mode, its processor). `model.about` says what it has seen.
+    """(model in eval mode, its processor). `model.about` says what it has seen, `model.calibration` by task
+    how its shares become sureness.
 
     Args:
         name_or_path: an embedded model, a folder, or a hub id. The folder may be a run's adapter or delta:
@@ -107,13 +113,28 @@ def load(
     if moved_to is not None:
         model = model.to(moved_to)
         _align(model)
+<<<<<<< HEAD
     elif spread is not None:
         model = _spread(model, spread)
     # What was trained last says it best; a layer that says nothing has seen what its base has.
+=======
+    model.about, model.calibration = _said(path, layers)
+    return model.eval(), processor
+
+
+def said_of(name_or_path: str | Path) -> tuple[About, dict[str, Calibration]]:
+    """What a model's files say beside its weights, which are not read. Raises InputError as `load`."""
+    return _said(*lineage(name_or_path))
+
+
+def _said(path: str, layers: list[Path]) -> tuple[About, dict[str, Calibration]]:
+    # What was trained last says it best; a layer that says nothing has seen what its base has. How sure it is
+    # of that is its own.
+>>>>>>> c7a4875 (rgpt annotate: names, captions and attributes for marked objects, in the format they came in; calibrated shares)
     folders: list[str | Path] = [*reversed(layers), path]
     said = map(read_about, folders)
-    model.about = next((about for about in said if about != About()), About())
-    return model.eval(), processor
+    about = next((about for about in said if about != About()), About())
+    return about, read_calibration(folders[0])
 
 
 def open_config(name_or_path: str | Path) -> RegionGPTConfig:

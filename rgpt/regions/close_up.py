@@ -19,17 +19,22 @@ def close_up(
 
     Raises InputError when the region lies outside the picture.
     """
-    box = region.bounds(image.height, image.width)
-    across, down = margin * (box.x2 - box.x1), margin * (box.y2 - box.y1)
-    wide = Box(box.x1 - across, box.y1 - down, box.x2 + across, box.y2 + down)
-    cut = wide.bounds(image.height, image.width)
-    left, top, right, bottom = int(cut.x1), int(cut.y1), -int(-cut.x2 // 1), -int(-cut.y2 // 1)
-    crop = image.crop((left, top, right, bottom))
+    left, top, right, bottom = close_up_box(image, region, margin).xyxy
+    crop = image.crop((int(left), int(top), int(right), int(bottom)))
     grow = min(min_side / min(crop.size), max_side / max(crop.size))
     if grow > 1:
         size = (max(1, round(crop.width * grow)), max(1, round(crop.height * grow)))
         crop = crop.resize(size, Image.Resampling.BICUBIC)
     return shrunk(crop, max_side)
+
+
+def close_up_box(image: Image.Image, region: Region, margin: float) -> Box:
+    """The box of `close_up`, in whole pixels. Raises InputError when the region lies outside the picture."""
+    box = region.bounds(image.height, image.width)
+    across, down = margin * (box.x2 - box.x1), margin * (box.y2 - box.y1)
+    wide = Box(box.x1 - across, box.y1 - down, box.x2 + across, box.y2 + down)
+    cut = wide.bounds(image.height, image.width)
+    return Box(int(cut.x1), int(cut.y1), -int(-cut.x2 // 1), -int(-cut.y2 // 1))
 
 
 def shrunk(image: Image.Image, max_side: int) -> Image.Image:

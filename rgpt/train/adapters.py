@@ -16,7 +16,7 @@ from torch import nn
 
 from rgpt.errors import InputError
 from rgpt.files import whole_folder
-from rgpt.model import load
+from rgpt.model import calibration, load
 from rgpt.model.about import write_about
 from rgpt.model.bases import ADAPTER_CONFIG, BASE_FILE, is_layer, read_json
 from rgpt.model.loading import open_config
@@ -113,7 +113,7 @@ def merge_adapter(adapter: Path, out: Path, base: str | None = None, dtype: str 
         merged.save_pretrained(partial)
         write_about(partial, merged.about)
         processor.save_pretrained(partial)
-        for name in ("run.yaml", "versions.json", "inputs.json"):
+        for name in ("run.yaml", "versions.json", "inputs.json", calibration.FILE):
             if (adapter / name).is_file():
                 shutil.copyfile(adapter / name, partial / name)
     return out

@@ -28,6 +28,7 @@ class FakeEndpoint:
         plan: faults of the first requests, in order ("" for none); after them `faults` decides.
         on_request: called with (kind of question, its text) before anything is answered.
         refuse: called with a request; the body of a 400, or None where it is fine.
+        reply: the answer to (question, request); default: a caption.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class FakeEndpoint:
         seed: int = 0,
         on_request: Callable[[str], None] | None = None,
         refuse: Callable[[dict[str, Any]], Any] = lambda body: None,
+        reply: Callable[[str, dict[str, Any]], str] | None = None,
     ) -> None:
-        self.refuse = refuse
+        self.refuse, self.reply = refuse, reply or caption
         self.faults, self.plan, self.on_request = faults or {}, list(plan), on_request
         self.rng, self.lock = random.Random(seed), threading.Lock()
         self.seen: Counter[str] = Counter()
@@ -99,7 +101,7 @@ class FakeEndpoint:
                 fault = json.dumps(told)
             elif "max_tokens" in body and body["model"] == "new-model":
                 fault = "limit name"
-            text = reply(question, body)
+            text = self.reply(question, body)
             prompt, completion = len(question.encode()) // 4 + IMAGE_TOKENS * images, len(text.split())
             limit = body.get("max_tokens") or body.get("max_completion_tokens") or 10**6
             if completion > limit:
@@ -180,7 +182,7 @@ class FakeEndpoint:
             self.answered += status == 200
 
 
-def reply(question: str, body: dict[str, Any]) -> str:
+def caption(question: str, body: dict[str, Any]) -> str:
     """A caption that differs for every request that differs; some class names bring trouble."""
     if "refused thing" in question:
         return "I'm sorry, but I can't help with describing that."
