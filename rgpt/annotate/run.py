@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,9 +163,8 @@ def _ask_model(
         return ""
     answer = open_answerer(asking.model, asking.questions, asking.context)
     for picture in pictures:
-        with closing(answered(answer, asking.questions, picture)) as records:
-            for record in records:
-                finish(record)
+        for record in answered(answer, asking.questions, picture):
+            finish(record)
     return ""
 
 
