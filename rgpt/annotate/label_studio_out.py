@@ -115,6 +115,8 @@ class _Interface:
                 for value in question.allowed:
                     ElementTree.SubElement(control, "Choice", value=Answer(value).text())
             else:
-                ElementTree.SubElement(view, "TextArea", {**shared, "editable": "true", "rows": "2"})
+                ElementTree.SubElement(
+                    view, "TextArea", {**shared, "rows": "2", "displayMode": "region-list"}
+                )
         ElementTree.indent(view)
         return ElementTree.tostring(view, encoding="unicode") + "\n"
