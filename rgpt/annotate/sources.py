@@ -5,7 +5,6 @@ Every source gives its pictures with their objects, as often as it is asked, and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from rgpt.annotate.records import Target, TargetPicture
 from rgpt.data.schema import read_jsonl
 from rgpt.errors import InputError
+from rgpt.files import file_sha256, sha256, write_json
 from rgpt.formats.coco import CocoFile, id_key
 from rgpt.formats.own_files import OwnFile, format_of, region_of
 from rgpt.formats.paths import check_folder, holds_pictures
@@ -146,18 +146,10 @@ def open_source(path: Path, kind: str, images: Path, scratch: Path) -> Source:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of a folder's annotation files."""
-    digest = hashlib.sha256()
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(p for p in path.rglob("*") if p.suffix in (".xml", ".txt", ".yaml"))
-    )
-    for file in files:
-        digest.update(json.dumps(str(file.relative_to(path))).encode())
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.suffix in (".xml", ".txt", ".yaml"))
+    return sha256("\n".join(f"{file.relative_to(path)} {file_sha256(file)}" for file in files))
 
 
 class _Coco:
@@ -257,7 +249,6 @@ def propose_regions(folder: Path, proposals: str, most: int, file: Path) -> None
     """
     from tqdm import tqdm
 
-    from rgpt.files import write_json
     from rgpt.formats.coco import as_segmentation
     from rgpt.formats.paths import ENDINGS
     from rgpt.recognizers.proposals import open_source as open_proposals

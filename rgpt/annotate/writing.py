@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rgpt.annotate.table import write_table
 from rgpt.data.schema import Sample, read_jsonl, write_jsonl
 from rgpt.errors import InputError
 from rgpt.files import whole_folder
+from rgpt.formats.jsonl import dump_line
 from rgpt.model.calibration import Calibration
 from rgpt.prompts import MENTION, mention
 
@@ -35,7 +35,7 @@ def write_result(
     try:
         with whole_folder(result, replace=True) as folder:
             write_format(folder, source, questions, {item.target.key: item for item in objects}, model)
-            lines = (json.dumps(as_json(item), ensure_ascii=False) + "\n" for item in objects)
+            lines = (dump_line(as_json(item)) for item in objects)
             with open(folder / "objects.jsonl", "w", encoding="utf-8", newline="\n") as stream:
                 stream.writelines(lines)
             write_table(folder / "objects.csv", questions, queue)
