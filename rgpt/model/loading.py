@@ -14,12 +14,8 @@ import torch
 from rgpt.errors import InputError
 from rgpt.hub import open_pretrained
 from rgpt.model.about import About, read_about
-<<<<<<< HEAD
 from rgpt.model.bases import PACKAGED, apply_layer, lineage, read_json
-=======
-from rgpt.model.bases import GIVE, PACKAGED, apply_layer, lineage, read_json
 from rgpt.model.calibration import Calibration, read_calibration
->>>>>>> c7a4875 (rgpt annotate: names, captions and attributes for marked objects, in the format they came in; calibrated shares)
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
 from rgpt.model.device import pretrained_options
 from rgpt.model.fitting import check_counts, check_shapes, held_shapes
@@ -113,11 +109,8 @@ def load(
     if moved_to is not None:
         model = model.to(moved_to)
         _align(model)
-<<<<<<< HEAD
     elif spread is not None:
         model = _spread(model, spread)
-    # What was trained last says it best; a layer that says nothing has seen what its base has.
-=======
     model.about, model.calibration = _said(path, layers)
     return model.eval(), processor
 
@@ -130,7 +123,6 @@ def said_of(name_or_path: str | Path) -> tuple[About, dict[str, Calibration]]:
 def _said(path: str, layers: list[Path]) -> tuple[About, dict[str, Calibration]]:
     # What was trained last says it best; a layer that says nothing has seen what its base has. How sure it is
     # of that is its own.
->>>>>>> c7a4875 (rgpt annotate: names, captions and attributes for marked objects, in the format they came in; calibrated shares)
     folders: list[str | Path] = [*reversed(layers), path]
     said = map(read_about, folders)
     about = next((about for about in said if about != About()), About())
