@@ -13,6 +13,7 @@ import gradio as gr
 
 from app.canvas import STATIC, data_url, static_text
 from app.component import no_stub_file
+from app.naming import ObjectFinder
 from app.session import Picture
 from rgpt import prompts
 from rgpt.regions import Box
@@ -46,9 +47,9 @@ QUESTIONS = (
 
 
 def shown_with(about: About) -> dict[str, Any]:
-    """The examples and questions of `app.page.build_page` for a model that has seen this."""
+    """Examples, questions and finder of `app.page.build_page` for a model that has seen this."""
     if not about.only_drawn:
-        return {"examples": [photograph(*entry) for entry in PHOTOGRAPHS]}
+        return {"examples": [photograph(*entry) for entry in PHOTOGRAPHS], "finder": ObjectFinder()}
     # Without the guide sentence such a model describes, in a few words more.
     named = ("Name it", f"What is {{region}}? {prompts.classification_guide(about.vocabulary)}")
     return {

@@ -1,5 +1,5 @@
-"""The events of the tools "Segment" (a click becomes a mask; a segmenter's) and "Find all" (a segmenter's, or
-a namer's, which also says what each region is).
+"""The events of the tools "Segment" (a click becomes a mask; a segmenter's) and "Find all" (a namer's, which
+also says what each region is, a segmenter's, or that of any other finder).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from app.canvas import found
 from app.drawing import MAX_REGIONS, add_mask, read_regions
 from app.handlers import table_update, tell_failure
 from app.naming import MOST_NAMES, Namer, read_names
-from app.sam import Segmenter
+from app.sam import Finder, Segmenter
 from app.session import Conversation, Label, Picture
 from rgpt.errors import InputError
 
@@ -23,8 +23,10 @@ MOST_POINTS = 8
 class MaskHandlers:
     """Both answer with an update of the canvas's `found`: the page numbers the masks and draws them."""
 
-    def __init__(self, segmenter: Segmenter | None, namer: Namer | None = None) -> None:
-        self.segmenter, self.namer = segmenter, namer
+    def __init__(
+        self, segmenter: Segmenter | None, namer: Namer | None = None, finder: Finder | None = None
+    ) -> None:
+        self.segmenter, self.namer, self.finder = segmenter, namer, segmenter or finder
 
     def segment(self, conversation: Conversation, event: gr.EventData) -> Any:
         """The mask of a click, or of some points of a scribble."""
@@ -42,8 +44,8 @@ class MaskHandlers:
         return gr.update(found=found(picture, names, add=True))
 
     def everything(self, drawn: object, conversation: Conversation, names: object = None) -> Any:
-        """Masks of everything, as many as there is room for; with a namer, named from a text of names."""
-        picture, tool = conversation.picture, self.namer or self.segmenter
+        """Regions of everything, as many as there is room for; with a namer, named from a text of names."""
+        picture, tool = conversation.picture, self.namer or self.finder
         if picture is None or tool is None:
             return gr.skip()
         found_names: list[str] = []
@@ -53,12 +55,12 @@ class MaskHandlers:
                 raise InputError(f"There are {MAX_REGIONS} regions already; remove some first.")
             if self.namer:
                 found_names = self._named(picture, names)
-            elif self.segmenter:
-                found_names = [add_mask(picture, mask) for mask in self.segmenter.everything(picture, room)]
+            elif self.finder:
+                found_names = [add_mask(picture, mask) for mask in self.finder.everything(picture, room)]
             if not found_names:
                 # With a namer it may be the source or the recognizer that has nothing to say.
-                finder = "“Find all”" if self.namer else tool.name
-                raise InputError(f"{finder} found nothing here; draw regions yourself.")
+                said = "“Find all”" if self.namer else tool.name
+                raise InputError(f"{said} found nothing here; draw regions yourself.")
         except Exception as error:
             tell_failure(error, "No masks", tool.name)
         return gr.update(found=found(picture, list(dict.fromkeys(found_names)), add=True))

@@ -1,5 +1,5 @@
-"""Names for what "Find all" finds, from a recognizer of `rgpt.recognizers` and a list of names that the
-visitor may change.
+"""What "Find all" finds without a SAM: objects on photographs, or regions that a recognizer of
+`rgpt.recognizers` names from a list of names that the visitor may change.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MOST_NAMES = 2000
 """Names that a visitor may choose among; every one is a forward pass of a text tower, or 81 of them."""
 LONGEST_NAME = 100
+APART = 0.5
+"""IoU from which two boxes are taken for one object."""
 
 
 class Namer(Protocol):
@@ -33,6 +35,25 @@ class Namer(Protocol):
     def everything(self, picture: Picture, names: Sequence[str]) -> list[tuple[Region, Label]]:
         """What is on the picture, and which of the names it has; best first."""
         ...
+
+
+class ObjectFinder:
+    """Boxes of objects on a photograph, from the proposals that ship; opened when first asked for."""
+
+    name = "“Find all”"
+    SURE = 0.3
+    """The least score that is shown."""
+
+    def everything(self, picture: Picture, most: int) -> list[Region]:
+        """At most so many objects, best first, none of them mostly another one."""
+        from torchvision.ops import nms
+
+        from rgpt.recognizers import propose
+
+        found = propose(picture.image, "photo")
+        assert found.scores is not None
+        apart = nms(found.as_boxes(), found.scores, APART).tolist()
+        return [found.regions[i] for i in apart if found.scores[i] >= self.SURE][:most]
 
 
 class RegionNamer:

@@ -21,7 +21,7 @@ from app.handlers import Handlers
 from app.masks import MaskHandlers
 from app.naming import Namer, names_text
 from app.privacy import GuardPage
-from app.sam import Segmenter
+from app.sam import Finder, Segmenter
 from app.session import Picture
 from app.table import AnswerTable, TableHandlers
 from app.visits import ByTicket, Ticket
@@ -39,6 +39,7 @@ def build_page(
     questions: Sequence[tuple[str, str]] = QUESTIONS,
     segmenter: Segmenter | None = None,
     namer: Namer | None = None,
+    finder: Finder | None = None,
     queue: int = QUEUE,
     at_once: int = AT_ONCE,
 ) -> gr.Blocks:
@@ -50,11 +51,17 @@ def build_page(
         questions: (name of a button, template of its question).
         segmenter: adds its two tools.
         namer: says what "Find all" found.
+        finder: finds all where there is neither of the two.
     """
     chats = Handlers(engine, examples, new_scene)
     do, tables, files, masks = (
         ByTicket(handlers, chats.visits)
-        for handlers in (chats, TableHandlers(chats), FileHandlers(chats), MaskHandlers(segmenter, namer))
+        for handlers in (
+            chats,
+            TableHandlers(chats),
+            FileHandlers(chats),
+            MaskHandlers(segmenter, namer, finder),
+        )
     )
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     # Handlers that only look things up must not wait behind answers; those that toast a warning need the
@@ -75,7 +82,7 @@ def build_page(
                     elem_id="rc",
                     message="#tb textarea",
                     upload_input="#up-row input[type=file]",
-                    tools=["segment"] * bool(segmenter) + ["everything"] * bool(segmenter or namer),
+                    tools=["segment"] * bool(segmenter) + ["everything"] * bool(segmenter or namer or finder),
                 )
                 if namer:
                     names = gr.Textbox(
@@ -167,7 +174,7 @@ def build_page(
             made.success(None, parcel, parcel, js=static_text("download.js"), **quiet)
         if segmenter:
             canvas.segment(masks.segment, conversation, canvas, **one)
-        if segmenter or namer:
+        if segmenter or namer or finder:
             given = [canvas, conversation, names] if namer else [canvas, conversation]
             canvas.everything(masks.everything, given, canvas, **one)
         if namer:

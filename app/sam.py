@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from rgpt.recognizers import RegionSet
 
 
-class Segmenter(Protocol):
-    """What the app needs of a segmenter; called from several threads."""
+class Finder(Protocol):
+    """What "Find all" needs; called from several threads."""
 
     name: str
 
-    def mask_at(self, picture: Picture, points: Sequence[tuple[float, float]]) -> Region | None:
-        """The object on which all points (x, y; picture pixels) lie, or None."""
-        ...
-
     def everything(self, picture: Picture, most: int) -> list[Region]:
         """At most so many objects, best first."""
+        ...
+
+
+class Segmenter(Finder, Protocol):
+    """What the app needs of a segmenter."""
+
+    def mask_at(self, picture: Picture, points: Sequence[tuple[float, float]]) -> Region | None:
+        """The object on which all points (x, y; picture pixels) lie, or None."""
         ...
 
 

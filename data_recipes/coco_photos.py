@@ -6,7 +6,8 @@ colours, what is beside a region, counts. Photographs that `rgpt.data.photograph
 are left out unless --split says otherwise. --form names writes names.jsonl instead: every region that can be
 told, as one turn with the bare class name, one conversation a picture, for aligning regions with names.
 --form words writes words.jsonl: a conversation without a picture for each photograph, in which class names
-stand for regions.
+stand for regions. --form detections writes detections.jsonl for recognizers: all objects of a picture with
+their class names.
 
     python -m data_recipes.coco_photos --annotations instances.json --captions captions.json --images DIR \\
         --out DIR
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_recipes.detections import Detection
 from data_recipes.geometry import REGION_KINDS
 from data_recipes.objects import positive
 from data_recipes.pictures import coco_key, keys_of_file
@@ -37,7 +39,7 @@ from rgpt.data.schema import QuestionAnswer, Sample
 from rgpt.formats.coco import CocoPicture
 from rgpt.regions import RLE, Box, Polygon, open_image
 
-FORMS = ("samples", "names", "words")
+FORMS = ("samples", "names", "words", "detections")
 NO_OBJECTS = "no usable object"
 NAMED = 40
 """Regions of a conversation of names alone; of people five, for they are two of five objects."""
@@ -66,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--form",
         choices=FORMS,
         default="samples",
-        help="names: every region's bare name; words: comparisons in words alone (default: samples)",
+        help="names: every region's bare name; words: comparisons in words alone; detections: boxes "
+        "with names, for recognizers (default: samples)",
     )
     parser.add_argument(
         "--regions",
@@ -124,6 +127,11 @@ class Converter:
             turns = words_conversation(rng, self.frequencies.names)
             asked = tuple(QuestionAnswer(each.question, each.answer) for each in turns)
             made.add(Sample(f"words-{photograph.id}", None, (), asked), *(each.task for each in turns))
+        elif self.form == "detections":
+            regions = tuple(self._region(item, rng) for item in photograph.singles)
+            names = tuple(item.name for item in photograph.singles)
+            size = photograph.width, photograph.height
+            made.add(Detection(f"photo-{photograph.id}", photograph.path, *size, regions, names))
         elif self.form == "names":
             self._names(photograph, rng, made)
         else:

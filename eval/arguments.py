@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import recognizers
+from eval.layouts.files import read_json
 from eval.score import read_base
 from eval.scorers.options import unused
 from eval.tasks import drawn as scenes
@@ -25,7 +26,7 @@ from eval.tasks.region_captioning import RegionCaptioning
 from eval.tasks.region_classification import ASKED, PROTOCOLS, RegionClassification
 from eval.tasks.region_forms import FORMS
 from eval.tasks.shapes import KINDS
-from rgpt.data.photographs import SPLITS
+from rgpt.data.photographs import SPLITS, annotation_files, is_held_out
 from rgpt.errors import InputError
 from rgpt.placement import add_placement
 
@@ -168,13 +169,40 @@ def photographs_of(args: argparse.Namespace) -> Photographs:
 
 def add_pictures(verb: argparse.ArgumentParser) -> None:
     """The options that name a COCO-format set."""
-    verb.add_argument("--data", required=True, help=f"a COCO-format file, or {DRAWN}")
-    verb.add_argument("--images", type=Path, help="folder of the pictures")
+    verb.add_argument(
+        "--data",
+        required=True,
+        help=f"a COCO-format file, {DRAWN}, or a folder of photographs (instances*.json, images/): what is "
+        "held out of it",
+    )
+    verb.add_argument("--images", type=Path, help="folder of the pictures of a file")
 
 
-def check_files(data: str, images: Path | None, pictures_in_data: bool = False) -> None:
-    """Refuse a `--data` that is no file, and one whose `--images` is missing. Raises InputError."""
+def held_out(folder: Path) -> dict[str, Any]:
+    """What training leaves out of a folder of photographs, as one COCO file's content.
+
+    Raises InputError for a folder of something else, or files with other categories.
+    """
+    merged: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    for path in annotation_files(folder)[0]:
+        content = read_json(path)
+        if merged["categories"] not in ([], content["categories"]):
+            raise InputError.about(f"file {str(path)!r}", "the categories of the others", "other ones")
+        merged["categories"] = content["categories"]
+        merged["images"] += [image for image in content["images"] if is_held_out(image["id"])]
+        merged["annotations"] += [one for one in content["annotations"] if is_held_out(one["image_id"])]
+    return merged
+
+
+def check_files(
+    data: str, images: Path | None, pictures_in_data: bool = False, folders: bool = False
+) -> None:
+    """Refuse a `--data` that is no file (or, with `folders`, no folder of photographs), and one whose
+    `--images` is missing. Raises InputError."""
     if data == DRAWN:
+        return
+    if folders and Path(data).is_dir():
+        annotation_files(Path(data))
         return
     if not Path(data).is_file():
         raise InputError.about("--data", f"a file, or {DRAWN}", f"{data!r}")
@@ -217,7 +245,7 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--only names {', '.join(sorted(unknown))}: expected some of {', '.join(known)}.")
     if args.task not in ("shapes", "photographs"):
         samples = args.task == "region_captioning" and args.data.endswith(".jsonl")
-        check_files(args.data, args.images, pictures_in_data=samples)
+        check_files(args.data, args.images, pictures_in_data=samples, folders=args.task == "detection")
 
 
 def build_task(args: argparse.Namespace, drawn: Drawn | None) -> Task:
@@ -247,6 +275,8 @@ def build_task(args: argparse.Namespace, drawn: Drawn | None) -> Task:
                 "images": scenes.DrawnPictures(drawn.seed, count),
                 "vocabulary": args.vocabulary or "shape",
             }
+        elif Path(args.data).is_dir():
+            given |= {"data": held_out(Path(args.data)), "images": Path(args.data) / "images"}
         if args.task == "detection":
             return Detection(
                 **given,

