@@ -109,16 +109,18 @@ def load_tokenizer(source: Source) -> Any:
     around its vocabulary. A lone sentencepiece model is converted here.
     """
     settings = source.json("tokenizer_config.json")
+    if (source.folder / "tokenizer.json").is_file():
+        kind: Any = PreTrainedTokenizerFast
+    elif (source.folder / "tokenizer.model").is_file():
+        return fast_from_sentencepiece(source.folder / "tokenizer.model", settings)
+    else:
+        kind = AutoTokenizer
     try:
-        if (source.folder / "tokenizer.json").is_file():
-            return open_pretrained(PreTrainedTokenizerFast, source.folder)
-        if (source.folder / "tokenizer.model").is_file():
-            return fast_from_sentencepiece(source.folder / "tokenizer.model", settings)
-        return open_pretrained(AutoTokenizer, source.folder)
-    except InputError:
-        raise
-    except Exception as error:  # the Rust library raises bare Exception for a broken tokenizer.json
-        reason = str(error).strip().split("\n")[0]
+        return open_pretrained(kind, source.folder)
+    except InputError as error:
+        if error.__cause__ is None:
+            raise
+        reason = str(error.__cause__).strip().split("\n")[0]
         raise InputError(
             f"the tokenizer of {source.name} cannot be read ({reason}): copy it again."
         ) from error

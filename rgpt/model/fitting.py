@@ -6,6 +6,7 @@ the former and fill the latter with numbers before it says that the weights are 
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,8 @@ def check_shapes(folder: Path | str, config: RegionGPTConfig, held: Mapping[str,
     """InputError where weights have another shape than the configuration gives them, or are far too few."""
     try:
         with torch.device("meta"):
-            wanted = RegionGPTForConditionalGeneration(config).state_dict()
+            # A copy: building writes into the configurations of parts.
+            wanted = RegionGPTForConditionalGeneration(copy.deepcopy(config)).state_dict()
     except Exception as error:  # every model has its own way to refuse a configuration
         raise broken(folder, error) from error
     quantized = getattr(config, "quantization_config", None) is not None  # packed: in other shapes

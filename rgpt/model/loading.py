@@ -22,7 +22,6 @@ from rgpt.model.fitting import check_counts, check_shapes, held_shapes
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
 from rgpt.model.quantization import keep_whole
-from rgpt.placement import EVERYWHERE
 
 TINY = PACKAGED["tiny"]
 """The folder of the embedded default model."""
@@ -110,7 +109,9 @@ def load(
         model = model.to(moved_to)
         _align(model)
     elif spread is not None:
-        model = _spread(model, spread)
+        from rgpt.model.spread import spread_over
+
+        model = spread_over(model, spread)
     model.about, model.calibration = _said(path, layers)
     return model.eval(), processor
 
@@ -137,18 +138,6 @@ def open_config(name_or_path: str | Path) -> RegionGPTConfig:
 def open_processor(name_or_path: str | Path) -> RegionGPTProcessor:
     """The processor alone. Raises InputError as `load`."""
     return _open(RegionGPTProcessor, lineage(name_or_path)[0])
-
-
-def _spread(model: Any, device_map: Any) -> Any:
-    """A model that was loaded whole, over the devices of the library's map."""
-    from accelerate import dispatch_model, infer_auto_device_map
-    from accelerate.utils import get_balanced_memory
-
-    if device_map == EVERYWHERE:
-        kept = sorted(model._no_split_modules)
-        room = get_balanced_memory(model, no_split_module_classes=kept)
-        device_map = infer_auto_device_map(model, room, no_split_module_classes=kept)
-    return dispatch_model(model, device_map)
 
 
 def _align(model: torch.nn.Module) -> None:

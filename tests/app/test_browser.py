@@ -309,7 +309,7 @@ def test_two_visitors_share_nothing(visitor, visit, served, engine):
     first.ask("first <region1>")
     second.ask("second <region1>")
     assert first.answered(SAYS) == second.answered(SAYS)
-    assert {s.image.size for s in engine.streams} == {SIZE, (200, 100)}
+    assert {(s.image.width, s.image.height) for s in engine.streams} == {SIZE, (200, 100)}
     by_width = sorted(engine.streams, key=lambda asked: -asked.image.width)
     areas = [s.regions[1].to_mask(s.image.height, s.image.width).sum() for s in by_width]
     assert areas[0] == pytest.approx(5000, rel=0.05) and areas[1] == pytest.approx(200, rel=0.15)
@@ -348,7 +348,8 @@ def test_a_rotated_photograph_is_drawn_on_upright(regular, engine):
     visitor.drag((20, 200), (120, 280))
     visitor.ask("<region1>")
     visitor.answered(SAYS)
-    assert engine.streams[-1].image.size == (200, 300)
+    seen = engine.streams[-1].image
+    assert (seen.width, seen.height) == (200, 300)
     assert received(engine, 1)[1] == pytest.approx((20, 200, 120, 280), abs=2)
 
 
@@ -360,7 +361,8 @@ def test_a_large_photograph(regular, engine):
     visitor.drag((500, 2200), (1500, 2200))
     visitor.ask("<region1> <region2>")
     visitor.answered(SAYS)
-    assert engine.streams[-1].image.size == (4000, 2669)
+    seen = engine.streams[-1].image
+    assert (seen.width, seen.height) == (4000, 2669)
     assert received(engine, 1)[1] == pytest.approx((1000, 500, 3000, 2000), abs=8)
     area = 1000 * 320 + np.pi * 160**2
     assert received(engine, 2)[0] == pytest.approx(area, rel=0.04)

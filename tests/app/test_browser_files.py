@@ -135,7 +135,8 @@ def test_a_reload_brings_picture_regions_and_chat_back(visitor, engine):
     visitor.shot("reloaded")
     visitor.ask("<region3>?")
     visitor.answered(SAYS, count=2)
-    assert engine.streams[-1].image.size == SIZE
+    seen = engine.streams[-1].image
+    assert (seen.width, seen.height) == SIZE
     assert [turn.question for turn in engine.streams[-1].history] == ["<region1>?"]
     visitor.drag((300, 200), (350, 250))
     assert visitor.numbers()[-1] == 4

@@ -17,6 +17,7 @@ from eval.recognizers import is_detector, proposes_itself
 from eval.score import score_task
 from eval.tasks.detection import AnnotatedRegions, as_results
 from eval.tasks.drawn import instances
+from rgpt.data.photographs import is_held_out
 from rgpt.recognizers import save_recognizer
 from rgpt.recognizers.regionclip_detector import RegionClipDetector, save_transfer
 from rgpt.recognizers.rovit_detector import DetectorConfig, RoVitDetector, save_detector
@@ -356,13 +357,42 @@ def test_other_regions_under_the_same_name_are_another_run(
 
 
 def test_the_annotations_fit_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And one a picture, of three pictures, fits one object of each."""
     file = tmp_path / "gt.json"
+
+    def figures() -> dict[str, str]:
+        lines = capsys.readouterr().out.splitlines()
+        return {name.strip(): value for name, value in (line.rsplit("  ", 1) for line in lines)}
+
     assert propose.main([*SHAPES[1:], "--proposals", "gt", "--out", str(file)]) == 0
-    assert capsys.readouterr().out.count("1.0000") == 2  # at both IoUs
+    said = figures()
+    for surest in (10, 100, 300):
+        assert said[f"recall of {surest}"] == said[f"AR of {surest}"] == "1.0000 (1.000 to 1.000)"
     assert propose.main([*SHAPES[1:], "--proposals", f"json:{file}", "--most", "1", "--out", str(file)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    objects = len(instances(1, 3)["annotations"])
-    assert said[-1].split()[-1] == f"{3 / objects:.4f}"  # one a picture
+    said, objects = figures(), len(instances(1, 3)["annotations"])
+    assert said["recall of 10"].split()[0] == f"{3 / objects:.4f}" and said["proposals"] == "3"
+
+
+def test_photographs_are_those_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder, as training takes it, and with windows that look at nothing."""
+    held, trained = ([i for i in range(1, 60) if is_held_out(i) is out][:3] for out in (True, False))
+    (tmp_path / "images").mkdir()
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}
+    for number in (*held, *trained):
+        Image.new("RGB", (80, 60)).save(tmp_path / "images" / f"{number}.png")
+        content["images"].append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60})
+        box = {"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, 80, 60], "area": 4800}
+        content["annotations"].append({**box, "iscrowd": 0})
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    out = tmp_path / "found.json"
+    assert propose.main(["--data", str(tmp_path), "--proposals", "windows", "--out", str(out)]) == 0
+    assert list(json.loads(out.read_text())) == [str(number) for number in held]
+    assert "recall of 10, large" not in (said := capsys.readouterr().out) and "recall of 10 " in said
+    assert propose.main(["--data", str(tmp_path / "images"), "--proposals", "gt", "--out", str(out)]) == 2
+
+
+def test_proposals_that_cannot_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "gt.json"
     assert propose.main([*SHAPES[1:], "--proposals", "gt", "--out", str(tmp_path / "no" / "x.json")]) == 2
     assert propose.main([*SHAPES[1:], "--proposals", "magic:x", "--out", str(file)]) == 2
     assert propose.main([*SHAPES[1:], "--proposals", "gt", "--limit", "-1", "--out", str(file)]) == 2

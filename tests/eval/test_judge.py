@@ -140,8 +140,7 @@ def test_a_judge_that_takes_no_temperature(
         return None
 
     changes = {"max_tokens": "max_completion_tokens", "temperature": None}
-    monkeypatch.setattr("tests.data_recipes.recap.fake_endpoint.reply", lambda question, body: "A")
-    with FakeEndpoint(refuse=refuse) as endpoint:
+    with FakeEndpoint(refuse=refuse, reply=lambda question, body: "A") as endpoint:
         files = ["--gt", str(bench), "--predictions", str(bench / "said.json")]
         out = bench / "judged.jsonl"
         judged = ["dlc_bench", *files, "--judge", f"openai:mini@{endpoint.url}", "--out", str(out)]

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from rgpt.errors import InputError
+from rgpt.fetch import fetch
 from rgpt.model import load
 from rgpt.model.assemble import Options, assemble_parts
-from rgpt.model.fetch import fetch
 from rgpt.model.photo_base import LANGUAGE_MODEL, NETWORK, language_folder, tower_folder
 from scripts.checkpoint_kinds import HEADS, REFUSED, TEXT, TIMM, VISION, save_text, save_vision
 from scripts.checkpoints import main, try_text, try_vision

@@ -86,7 +86,7 @@ def test_rle_files(wrapped, tmp_path):
         ("point:1", "2 or 3 numbers"),
         ("mask:/nowhere/m.png", "an existing file"),
         ("rle:/nowhere/m.json", "an existing file"),
-        ("mask:", "folder"),
+        ("mask:", "directory"),
     ],
 )
 def test_mistyped_regions(text, words):

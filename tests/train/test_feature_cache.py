@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import pickle
@@ -24,6 +23,7 @@ from rgpt.commands import cache_features
 from rgpt.errors import InputError
 from rgpt.model import load
 from rgpt.regions import open_image
+from rgpt.train import feature_cache
 from rgpt.train.feature_cache import FeatureCache, write_cache
 from tests.model.tiny_models import make_picture
 from tests.train.little import little_mix, little_model
@@ -191,8 +191,8 @@ def test_an_unchanged_picture_is_not_hashed_again(
 ) -> None:
     (picture,), cache = draw(tmp_path, 0), tmp_path / "cache"
     write_cache(cache, *opened, [picture])
-    hashed, plain = [], hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda *words: hashed.append(words) or plain(*words))
+    hashed, plain = [], feature_cache.file_sha256
+    monkeypatch.setattr(feature_cache, "file_sha256", lambda path: hashed.append(path) or plain(path))
     reader = FeatureCache(cache)
     reader.get(picture)
     assert not hashed
