@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": "draw regions on a picture from the command line and ask about them",
     "cache-features": "compute the frozen tower's features of a data set once, for training",
     "detect": "find and name things from an open vocabulary: boxes or masks with scores",
+    "export-lm": "the language model alone, as a folder that transformers, vLLM and SGLang open",
     "info": "parts, parameters, tokens and memory of a model, without loading it",
     "merge-lora": "write a plain checkpoint of a LoRA run",
     "recognize": "name regions from an open vocabulary with CLIP, RegionSpot, RegionCLIP or RO-ViT",

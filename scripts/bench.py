@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench_equal.add_arguments(
         what.add_parser("equal", help="runs that must come out the same, how far apart")
     )
-    bench_serve.add_arguments(what.add_parser("serve", help="first text over HTTP, turn 2 against turn 1"))
+    bench_serve.add_arguments(
+        what.add_parser("serve", help="over HTTP: turn 2 against turn 1, 64 regions at once")
+    )
     bench_hostile.add_arguments(
         what.add_parser("hostile", help="what attacks on the server take, and others notice")
     )

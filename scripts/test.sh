@@ -10,7 +10,7 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
-bash scripts/setup.sh app dev eval recognize serve train
+bash scripts/setup.sh app dev eval recognize serve structured train
 python="${RGPT_VENV:-$root/.venv}/bin/python"
 
 find_chromium() {

@@ -63,7 +63,7 @@ def undeclared(paths: list[Path], declared: set[str]) -> list[str]:
 
 
 def test_the_extras_are_those_the_readme_may_name() -> None:
-    assert set(EXTRAS) == {"train", "app", "serve", "eval", "recognize", "quantize", "dev"}
+    assert set(EXTRAS) == {"train", "app", "serve", "structured", "eval", "recognize", "quantize", "dev"}
 
 
 def test_every_requirement_is_bounded_above_except_type_stubs() -> None:

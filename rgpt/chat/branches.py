@@ -11,7 +11,8 @@ of the 7B shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rgpt.chat.keys import Keys, common
-from rgpt.chat.picking import Picker, Trie
+from rgpt.chat.picking import Picker
 from rgpt.model.conversation import Conversation
 
 ROOT = -1
@@ -33,7 +34,7 @@ class Branches:
     def __init__(self, keys: Keys) -> None:
         self.keys, self.prefix = keys, len(keys.ids)
         self._depth: list[int] = []
-        self._sees: list[np.ndarray] = []
+        self._sees: list[np.ndarray | None] = []
 
     def __enter__(self) -> Branches:
         return self
@@ -64,9 +65,10 @@ class Branches:
             row = mask[i, self.prefix :]
             if parent != ROOT:
                 seen = self._sees[parent]
+                assert seen is not None, "a parent that was forgotten"
                 row[: len(seen)] = seen
             row[first + i] = True
-            self._sees.append(row[: first + i + 1])
+            self._sees.append(row[: first + i + 1].copy())
             self._depth.append(0 if parent == ROOT else self._depth[parent] + 1)
         device, dtype = self.keys.model.device, self.keys.model.dtype
         blind = torch.from_numpy(~mask).to(device)
@@ -80,6 +82,11 @@ class Branches:
             )[None, None],
             logits_to_keep=torch.tensor(list(wanted), device=device),
         )
+
+    def forget(self, columns: Sequence[int]) -> None:
+        """These get no more children: what they see is kept for each token, as long as the row is long."""
+        for column in columns:
+            self._sees[column] = None
 
 
 def common_prefix(prompts: Sequence[Conversation]) -> int:
@@ -95,81 +102,86 @@ def common_prefix(prompts: Sequence[Conversation]) -> int:
     return shared
 
 
-def pick_each(pickers: Sequence[Picker], logits: Tensor, tries: Sequence[Trie | None]) -> list[int]:
+@dataclass
+class Growing:
+    """An answer to be grown: what it follows, how its tokens are chosen, how many there may be."""
+
+    prompt: Conversation
+    pick: Picker
+    limit: int
+    cached: int = 0
+    """Tokens of the prompt that did not have to be read for it."""
+    stopped: bool = False
+    """Set by whoever reads the answer: it needs no more tokens."""
+
+
+def pick_each(pickers: Sequence[Picker], logits: Tensor) -> list[int]:
     """One token a row of `logits [n, V]`, as the row's own picker would choose it alone.
 
-    Greedy rows without a closed set are chosen in one operation on the device.
+    Where the likeliest is all that is asked, rows are chosen in one operation on the device.
     """
-    free = pickers and pickers[0].temperature == 0 and not pickers[0].no_repeat
-    if free and all(trie is None for trie in tries):
+    if pickers and all(pick.plain for pick in pickers):
         logits = logits.float().clone()
         logits[:, pickers[0].never] = -torch.inf
         return logits.argmax(-1).tolist()
     rows = logits.float().cpu()
-    return [pick(row, trie) for pick, row, trie in zip(pickers, rows, tries, strict=True)]
+    return [pick(row) for pick, row in zip(pickers, rows, strict=True)]
 
 
-def answer_each(
-    keys: Keys,
-    prompts: Sequence[Conversation],
-    pickers: Sequence[Picker],
-    limits: Sequence[int],
-    ends: set[int],
-    trie: Trie | None,
-    batch_size: int,
-) -> list[list[int]]:
-    """The answers' token ids to prompts that do not know of each other, `batch_size` at once.
+def decode(
+    keys: Keys, answers: Sequence[Growing], ends: set[int], batch_size: int
+) -> Generator[list[tuple[int, int]], None, None]:
+    """Grow answers that do not know of each other, `batch_size` at once.
 
-    Each is what the prompt alone would be answered with: up to its limit, or to an end token (left out).
+    Who decodes is behind this function and `log_likelihoods`: what comes before them says what is asked, what
+    comes after turns tokens into words.
+
+    Yields:
+        After every pass what came of it: (which answer, its next token). An answer is over with a token of
+        `ends`, at its limit, or when it is `stopped`.
     """
-    if len(prompts) == 1 or not keys.can_branch:
-        return [
-            list(_answer(keys, prompt, picker, limit, ends, trie))
-            for prompt, picker, limit in zip(prompts, pickers, limits, strict=True)
-        ]
-    answers: list[list[int]] = [[] for _ in prompts]
-    shared = common_prefix(prompts)
-    for start in range(0, len(prompts), batch_size):
-        group = range(start, min(start + batch_size, len(prompts)))
-        keys.read(prompts[start], shared, logits=False)
+    if len(answers) == 1 or not keys.can_branch:
+        for i, answer in enumerate(answers):
+            yield from _decode_one(keys, i, answer, ends)
+        return
+    shared = common_prefix([answer.prompt for answer in answers])
+    for start in range(0, len(answers), batch_size):
+        live = list(range(start, min(start + batch_size, len(answers))))
+        keys.read(answers[start].prompt, shared, logits=False)
+        for i in live:
+            answers[i].cached = shared
+        answers[start].cached = keys.reused
+        yield []
+        lengths = dict.fromkeys(live, 0)
         with Branches(keys) as branches:
-            logits, last = _read_suffixes(branches, [prompts[i] for i in group], shared)
-            live, tries = list(group), [trie] * len(group)
+            logits, last = _read_suffixes(branches, [answers[i].prompt for i in live], shared)
             while live:
-                tokens = pick_each([pickers[i] for i in live], logits, tries)
+                tokens = pick_each([answers[i].pick for i in live], logits)
+                yield list(zip(live, tokens, strict=True))
                 going = []
                 for k, (i, token) in enumerate(zip(live, tokens, strict=True)):
-                    if token not in ends:
-                        answers[i].append(token)
-                        if len(answers[i]) < limits[i]:
-                            going.append(k)
+                    lengths[i] += 1
+                    if token not in ends and lengths[i] < answers[i].limit and not answers[i].stopped:
+                        going.append(k)
                 if not going:
                     break
                 live = [live[k] for k in going]
-                tokens = [tokens[k] for k in going]
-                tries = [
-                    None if node is None else node[token]
-                    for node, token in zip((tries[k] for k in going), tokens, strict=True)
-                ]
-                parents = [last[k] for k in going]
                 first = len(branches._sees)
-                logits = branches.forward(tokens, parents, range(len(tokens)))
-                last = list(range(first, first + len(tokens)))
-    return answers
+                parents = [last[k] for k in going]
+                logits = branches.forward([tokens[k] for k in going], parents, range(len(going)))
+                branches.forget(last)
+                last = list(range(first, first + len(going)))
 
 
-def _answer(
-    keys: Keys, prompt: Conversation, picker: Picker, limit: int, ends: set[int], trie: Trie | None
-) -> Iterator[int]:
-    """One prompt's answer, token by token."""
-    logits = keys.prefill(prompt)
-    for step in range(limit):
-        token = picker(logits, trie)
-        if token in ends:
+def _decode_one(keys: Keys, number: int, answer: Growing, ends: set[int]) -> Iterator[list[tuple[int, int]]]:
+    logits = keys.prefill(answer.prompt)
+    answer.cached = keys.reused
+    for step in range(answer.limit):
+        token = answer.pick(logits)
+        yield [(number, token)]
+        if token in ends or answer.stopped:
             return
-        yield token
-        trie = None if trie is None else trie[token]
-        if step + 1 < limit:
+        if step + 1 < answer.limit:
             logits = keys.step(token)
 
 
@@ -195,8 +207,10 @@ def log_likelihoods(
     tails: Sequence[Sequence[Sequence[int]]],
     most: int = 2048,
     within: float | None = None,
-) -> list[list[float]]:
+) -> Iterator[tuple[list[float], int]]:
     """log p(tail | prompt) of all tails of every prompt: the sum over a tail's tokens.
+
+    Yields, prompt by prompt, the sums and how many tokens of the prompt did not have to be read for it.
 
     Args:
         tails: for each prompt its tails, as token ids, none of them empty. Tails that begin alike are
@@ -208,9 +222,10 @@ def log_likelihoods(
     """
     trees = [_Tree(prompt_tails) for prompt_tails in tails]
     if not keys.can_branch:
-        return [_one_by_one(keys, prompt, tree) for prompt, tree in zip(prompts, trees, strict=True)]
+        for prompt, tree in zip(prompts, trees, strict=True):
+            yield _one_by_one(keys, prompt, tree)
+        return
     shared = common_prefix(prompts)
-    found: list[list[float]] = []
     group = _group_likelihoods if within is None else partial(_group_search, within=within)
     start = 0
     while start < len(prompts):
@@ -220,9 +235,9 @@ def log_likelihoods(
         ):
             size += len(prompts[stop].ids) - shared + len(trees[stop].ids)
             stop += 1
-        found += group(keys, prompts[start:stop], trees[start:stop], shared)
+        rows = group(keys, prompts[start:stop], trees[start:stop], shared)
+        yield from zip(rows, [keys.reused, *[shared] * (len(rows) - 1)], strict=True)
         start = stop
-    return found
 
 
 class _Tree:
@@ -323,15 +338,17 @@ def _worth_reading(tree: _Tree, sums: Sequence[float], read: Sequence[int], with
     return list(dict.fromkeys(nodes))
 
 
-def _one_by_one(keys: Keys, prompt: Conversation, tree: _Tree) -> list[float]:
+def _one_by_one(keys: Keys, prompt: Conversation, tree: _Tree) -> tuple[list[float], int]:
     """As above for models whose attention takes no mask of ours: every tail by itself, token by token."""
-    sums = []
+    sums: list[float] = []
+    cached = 0
     for path in tree.paths:
         logs = keys.prefill(prompt).float().log_softmax(-1)
+        cached = cached if sums else keys.reused
         total = 0.0
         for k, (_, token) in enumerate(path):
             total += float(logs[token])
             if k + 1 < len(path):
                 logs = keys.step(token).float().log_softmax(-1)
         sums.append(total)
-    return sums
+    return sums, cached

@@ -9,7 +9,8 @@ at a time.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Self
@@ -17,8 +18,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from rgpt.chat.branches import Growing, decode
 from rgpt.chat.keys import Keys
-from rgpt.chat.picking import Picker, Trie, token_trie
+from rgpt.chat.picking import ClosedSet, Picker, Rule, token_trie
+from rgpt.chat.pieces import Usage, Words
 from rgpt.errors import ContextLengthError, InputError
 from rgpt.model.conversation import Conversation
 from rgpt.prompts import mention, mentioned
@@ -29,20 +32,6 @@ KNOWN = 256
 """Regions of a picture that are not laid on the model's grid again; each takes some 40 KB and itself."""
 ANSWERS = 2048
 """Answers that are not tokenised again: lists of names are asked about for every region."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What an answer took, in tokens.
-
-    `ended`: `stop` by itself, `length` cut off, `closed` stopped from outside.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int
-    """Those of the prompt whose keys and values were there already."""
-    answer_tokens: int
-    ended: str
 
 
 @dataclass(frozen=True)
@@ -189,33 +178,23 @@ class Session:
         self._check_limits(max_new_tokens, choices)
         (prompt,) = self._encode([question])
         regions = dict(self.regions)
-        room = self._room(prompt, max_new_tokens)
-        pick = Picker(temperature, top_p, seed, self._never, self._no_repeat)
-        trie = None if choices is None else self._trie(choices)
-        answer_ids: list[int] = []
-        said = ""
+        rule = self._closed_set(choices)
+        pick = Picker(temperature, top_p, seed, self._never, self._no_repeat, rule and rule())
+        answer = Growing(prompt, pick, self._room(prompt, max_new_tokens))
+        words = Words(self.processor.tokenizer)
         ended = "length"
         try:
-            logits = self._keys.prefill(prompt)
-            for step in range(room):
-                token = pick(logits, trie)
-                if token in self._ends:
-                    ended = "stop"
-                    break
-                answer_ids.append(token)
-                trie = None if trie is None else trie[token]
-                text = self.processor.tokenizer.decode(answer_ids, skip_special_tokens=True)
-                # A character of several bytes may still be incomplete: hold it back until it is whole.
-                if not text.endswith("\ufffd") and len(text) > len(said):
-                    piece, said = text[len(said) :], text
-                    yield piece
-                if step + 1 < room:
-                    logits = self._keys.step(token)
+            with closing(decode(self._keys, [answer], self._ends, 1)) as passes:
+                for ((_, token),) in passes:
+                    if token in self._ends:
+                        ended = "stop"
+                    elif piece := words.add(token):
+                        yield piece
         except GeneratorExit:
             ended = "closed"  # in the middle of an answer: nothing runs on, and what was said is kept below
         # A failure passes by here: a turn that was not answered must not enter later prompts.
-        usage = Usage(len(prompt.ids), self._keys.reused, len(answer_ids), ended)
-        self.turns.append(Turn(question, said.strip(), regions, usage))
+        usage = Usage(len(prompt.ids), answer.cached, len(words.ids), ended)
+        self.turns.append(Turn(question, words.said.strip(), regions, usage))
 
     def ask(self, question: str, **options: Any) -> str:
         """The whole answer at once; options as in `stream`."""
@@ -300,8 +279,12 @@ class Session:
         limit = self.processor.max_length
         return max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt.ids))
 
-    def _trie(self, choices: Sequence[str]) -> Trie:
-        return token_trie(map(self._words, choices), self._ends)
+    def _closed_set(self, choices: Sequence[str] | None) -> Callable[[], Rule] | None:
+        """Makes the rule, anew for every answer, that it is one of `choices`."""
+        if choices is None:
+            return None
+        trie = token_trie(map(self._words, choices), self._ends)
+        return lambda: ClosedSet(trie)
 
     def _tail(self, answer: str) -> list[int]:
         """An answer's tokens as the template writes them, its end included."""

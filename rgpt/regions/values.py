@@ -22,8 +22,8 @@ MAX_WORK = 4_000_000
 """What the regions of one request may be together, in `Geometry.work`: about a second [D]."""
 
 
-def check_work(regions: Iterable[Region], height: int, width: int) -> None:
-    """InputError when regions are more work together in a picture of this size than `MAX_WORK`."""
+def check_work(regions: Iterable[Region], height: int, width: int) -> int:
+    """The work of regions together in a picture of this size; InputError when it is more than `MAX_WORK`."""
     total = sum(region.work(height, width) for region in regions)
     if total > MAX_WORK:
         raise InputError.about(
@@ -32,6 +32,7 @@ def check_work(regions: Iterable[Region], height: int, width: int) -> None:
             str(total),
             "give fewer or simpler ones",
         )
+    return total
 
 
 __all__ = ["MAX_WORK", "RLE", "Box", "Mask", "Point", "Polygon", "Region", "Scribble", "check_work"]

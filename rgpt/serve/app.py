@@ -1,29 +1,31 @@
-"""The HTTP side: `POST /v1/chat/completions`, `GET /v1/models`, `/health`, `/metrics`."""
+"""The HTTP side: `POST /v1/chat/completions`, `/v1/regions`, `GET /v1/models`, `/health`, `/metrics`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rgpt import __version__
+from rgpt.serve import many
 from rgpt.serve.body import Bodies
+from rgpt.serve.choices import Ended, Said
 from rgpt.serve.errors import ApiError, internal
 from rgpt.serve.guard import Guard, Keys
 from rgpt.serve.protocol import ChatRequest, ErrorBody, Reply, parse_request, usage_json
-from rgpt.serve.service import Ended, Service
+from rgpt.serve.service import Service
+from rgpt.serve.streams import ClientGone, EventStream, line, unless_gone
 
 T = TypeVar("T")
 log = logging.getLogger("rgpt.serve")
@@ -61,7 +63,12 @@ def create_app(
     bodies = Bodies(service.settings)
     parser = ThreadPoolExecutor(1, thread_name_prefix="rgpt-parsing")
 
-    async def parsing(parse: Callable[[bytes], ChatRequest], body: list[bytes]) -> ChatRequest:
+    async def read(request: Request, parse: Callable[[bytes], T], held: contextlib.AsyncExitStack) -> T:
+        """The request of a body, which counts until `held` is closed."""
+        body = await held.enter_async_context(bodies.read(request))
+        if len(body[0]) < 2**18:
+            return parse(body.pop())
+        # Large ones one at a time: each takes its multiple of memory meanwhile.
         return await asyncio.get_running_loop().run_in_executor(parser, lambda: parse(body.pop()))
 
     created = int(time.time())
@@ -93,24 +100,33 @@ def create_app(
             )
         return models[0]
 
-    @app.post("/v1/chat/completions", **_chat_documentation())
+    @app.post("/v1/chat/completions", **_documentation("ChatRequest"))
     async def chat(request: Request) -> Response:
         who = caller(request)
         async with contextlib.AsyncExitStack() as held:
-            body = await held.enter_async_context(bodies.read(request))
-            short = len(body[0]) < 2**18
-            # Large ones one at a time: each takes its multiple of memory meanwhile.
-            asked = parse_request(body.pop()) if short else await parsing(parse_request, body)
+            asked = await read(request, parse_request, held)
             reply = Reply(check_model(asked.model))
             events = service.answer(asked, who)
             if asked.stream:
                 # Nothing is sent before the first piece, so that whatever is wrong is still a proper 4xx.
                 first = await unless_gone(request, anext(events))
                 usage_wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-                return EventStream(events, first, reply, usage_wanted, held.pop_all())
-            text, ended = await unless_gone(request, _whole(events))
+                return EventStream(events, chat_lines(events, first, reply, usage_wanted), held.pop_all())
+            texts, ended = await unless_gone(request, _whole(events))
         usage = usage_json(ended.prompt_tokens, ended.cached_tokens, ended.answer_tokens)
-        return JSONResponse(reply.completion(text, ended.finish_reason, usage))
+        return JSONResponse(reply.completion(texts, ended.finish_reasons, usage, bool(asked.logprobs)))
+
+    @app.post("/v1/regions", **_documentation("RegionsRequest"))
+    async def regions(request: Request) -> Response:
+        who = caller(request)
+        async with contextlib.AsyncExitStack() as held:
+            asked = await read(request, many.parse_request, held)
+            reply = many.Reply(check_model(asked.model))
+            events = many.answer(service, asked, who)
+            if asked.stream:
+                first = await unless_gone(request, anext(events))
+                return EventStream(events, reply.lines(events, first), held.pop_all())
+            return JSONResponse(await unless_gone(request, reply.whole(events)))
 
     @app.get("/v1/models", responses=ERRORS)
     async def list_models(request: Request) -> dict[str, Any]:
@@ -181,94 +197,50 @@ class AsClientsAsk:
             log.warning("a request to %s was cancelled", path)
 
 
-class ClientGone(Exception):
-    """The client has left; nobody reads the answer."""
-
-
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves before.
-
-    Raises:
-        ClientGone: it has left.
-    """
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        for each in (task, watch):
-            if not each.done():
-                each.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await each
-
-
-async def _whole(events: AsyncGenerator[str | Ended, None]) -> tuple[str, Ended]:
-    pieces: list[str] = []
+async def _whole(events: AsyncGenerator[Said | Ended, None]) -> tuple[list[Said], Ended]:
+    pieces: list[Said] = []
     async with contextlib.aclosing(events):
         async for event in events:
             if isinstance(event, Ended):
-                return "".join(pieces), event
+                return [_joined(i, pieces) for i in range(len(event.finish_reasons))], event
             pieces.append(event)
     raise internal()  # every answer ends with Ended
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events of one answer. The answer's generator, then `held`, is closed however the response
-    ends."""
+def _joined(index: int, pieces: Sequence[Said]) -> Said:
+    own = [piece for piece in pieces if piece.index == index]
+    tokens = tuple(token for piece in own for token in piece.tokens)
+    return Said(index, "".join(piece.text for piece in own), tokens)
 
-    def __init__(
-        self,
-        events: AsyncGenerator[str | Ended, None],
-        first: str | Ended,
-        reply: Reply,
-        usage: bool,
-        held: contextlib.AsyncExitStack,
-    ) -> None:
-        self.events, self.held = events, held
-        super().__init__(
-            self._lines(first, reply, usage),
-            media_type="text/event-stream",
-            # Proxies must not collect the pieces.
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+
+async def chat_lines(
+    events: AsyncGenerator[Said | Ended, None], event: Said | Ended, reply: Reply, usage_wanted: bool
+) -> AsyncIterator[str]:
+    """The chunks of a chat completion, whose first event has come already."""
+    begun: set[int] = set()
+    opening = {"role": "assistant", "content": ""}
+    try:
+        while not isinstance(event, Ended):
+            if event.index not in begun:
+                begun.add(event.index)
+                yield line(reply.chunk(opening, index=event.index))
+            yield line(reply.chunk({"content": event.text}, index=event.index, tokens=event.tokens))
+            event = await anext(events)
+    except ApiError as error:
+        yield line(error.body())
+        return
+    except Exception:
+        yield line(internal().body())
+        raise
+    for index, reason in enumerate(event.finish_reasons):
+        if index not in begun:
+            yield line(reply.chunk(opening, index=index))
+        yield line(reply.chunk({}, reason, index))
+    if usage_wanted:
+        yield line(
+            reply.usage_chunk(usage_json(event.prompt_tokens, event.cached_tokens, event.answer_tokens))
         )
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self.events.aclose()
-            await self.held.aclose()
-
-    async def _lines(self, first: str | Ended, reply: Reply, usage_wanted: bool) -> AsyncIterator[str]:
-        yield _line(reply.chunk({"role": "assistant", "content": ""}))
-        event = first
-        try:
-            while not isinstance(event, Ended):
-                yield _line(reply.chunk({"content": event}))
-                event = await anext(self.events)
-        except ApiError as error:
-            yield _line(error.body())
-            return
-        except Exception:
-            yield _line(internal().body())
-            raise
-        yield _line(reply.chunk({}, event.finish_reason))
-        if usage_wanted:
-            usage = usage_json(event.prompt_tokens, event.cached_tokens, event.answer_tokens)
-            yield _line(reply.usage_chunk(usage))
-        yield "data: [DONE]\n\n"
-
-
-def _line(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+    yield "data: [DONE]\n\n"
 
 
 async def _on_api_error(_: Request, error: Any) -> Response:
@@ -300,9 +272,9 @@ _ERROR = {
 ERRORS: dict[int | str, dict[str, Any]] = {"4XX": _ERROR, "5XX": _ERROR}
 
 
-def _chat_documentation() -> dict[str, Any]:
+def _documentation(form: str) -> dict[str, Any]:
     # The body is read by hand, for the caps that lie before parsing; so its schema is written by hand too.
-    schema = {"$ref": "#/components/schemas/ChatRequest"}
+    schema = {"$ref": f"#/components/schemas/{form}"}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
     answer = {
         "description": "The answer; with `stream` as server-sent events.",
@@ -317,7 +289,7 @@ def _add_schemas(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             _, own = models_json_schema(
-                [(ChatRequest, "validation"), (ErrorBody, "validation")],
+                [(kind, "validation") for kind in (ChatRequest, many.RegionsRequest, ErrorBody)],
                 ref_template="#/components/schemas/{model}",
             )
             schema = plain()

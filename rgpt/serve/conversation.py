@@ -96,7 +96,8 @@ def read_conversation(messages: Sequence[Message], max_text: int) -> Asked:
     if len(pictures) > 1:
         raise ApiError(
             "too_many_images",
-            f"The messages hold {len(pictures)} different pictures: a conversation is about one.",
+            f"The messages hold {len(pictures)} different pictures, but this model reads one picture a "
+            "conversation: ask about the other one in a conversation of its own.",
             param=list(pictures.values())[1],
         )
     picture_url, picture_param = next(iter(pictures.items()), (None, None))

@@ -64,5 +64,12 @@ def decode_square(
 
 
 def weigh(regions: Sequence[Region], height: int, width: int, grid: int) -> Outcome:
-    """float32 `[N, grid, grid]`: `region_weights` of each."""
-    return {}, [np.stack([region_weights(region, height, width, grid) for region in regions])]
+    """`region_weights`, float32 `[N, grid, grid]`, of those that have any; `refused`: the others' places, and
+    why."""
+    rows, refused = [], []
+    for place, region in enumerate(regions):
+        try:
+            rows.append(region_weights(region, height, width, grid))
+        except InputError as error:
+            refused.append((place, str(error)))
+    return {"refused": refused}, [np.stack(rows) if rows else np.zeros((0, grid, grid), np.float32)]

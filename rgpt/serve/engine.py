@@ -106,10 +106,10 @@ class Slots:
 
 
 class Job:
-    """One answer under way. `events` gets its pieces (str), then None at its end or what made it fail."""
+    """One answer under way. `events` gets its pieces, then None at its end or what made it fail."""
 
-    def __init__(self, pieces: Iterator[str], on_end: Callable[[], None]) -> None:
-        self.events: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
+    def __init__(self, pieces: Iterator[Any], on_end: Callable[[], None]) -> None:
+        self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.pieces = pieces
         self.on_end = on_end
         self.loop = asyncio.get_running_loop()
@@ -119,7 +119,7 @@ class Job:
         """Compute nothing more; the events end with None after at most one more step."""
         self.stopped.set()
 
-    def tell(self, event: str | BaseException | None, *, last: bool = False) -> None:
+    def tell(self, event: Any, *, last: bool = False) -> None:
         """From the model's thread to the event loop."""
 
         def deliver() -> None:
@@ -146,7 +146,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="rgpt-model", daemon=True)
         self._thread.start()
 
-    def submit(self, pieces: Iterator[str], on_end: Callable[[], None]) -> Job:
+    def submit(self, pieces: Iterator[Any], on_end: Callable[[], None]) -> Job:
         """Run an iterator; `on_end` is called on the event loop once nothing of it is computed any more."""
         job = Job(pieces, on_end)
         with self._changed:

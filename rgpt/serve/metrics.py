@@ -21,7 +21,7 @@ class Metrics:
         ProcessCollector(registry=own)
         self.requests = Counter(
             "rgpt_requests",
-            "Chat completions by how they ended: stop, length, disconnected, or the code of the error.",
+            "Requests for answers by how they ended: stop, length, disconnected, or the code of the error.",
             ["outcome"],
             registry=own,
         )

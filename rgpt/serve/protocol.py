@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     ValidationError,
     WithJsonSchema,
@@ -20,10 +22,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
+from rgpt.chat.pieces import Token
+from rgpt.serve.choices import Said, logprobs_json
 from rgpt.serve.errors import ApiError, from_validation
 
-KINDS = ("box", "mask", "polygon", "point")
+KINDS = ("box", "mask", "rle", "polygon", "point", "points")
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
 _PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 _RING = {"type": "array", "items": _PAIR, "minItems": 3}
 # Read by rgpt.regions, whose sentences are better than those of a union of lists.
@@ -80,9 +85,9 @@ class MaskParam(BaseModel):
 
 
 class RegionParam(BaseModel):
-    """Exactly one of box, mask, polygon, point, in pixels of the upright picture.
+    """Exactly one of box, mask, polygon, point, points, in pixels of the upright picture.
 
-    x right, y down, half-open.
+    x right, y down, half-open. `rle` is another name for `mask`; `points` are several clicks on one thing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -92,15 +97,19 @@ class RegionParam(BaseModel):
     image: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="Which picture; there is one.")
     box: Annotated[list[Number], Field(min_length=4, max_length=4)] | None = None
     mask: MaskParam | None = None
+    rle: MaskParam | None = None
     polygon: Rings | None = None
-    point: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    point: Pair | None = None
+    points: Annotated[list[Pair], Field(min_length=1, max_length=1000, fail_fast=True)] | None = None
     normalized: Annotated[bool, Field(strict=True)] = Field(
         False, description="Coordinates are shares of the picture's width and height."
     )
 
+    _kind: str = PrivateAttr("")
+
     @property
     def kind(self) -> str:
-        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+        return self._kind
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RegionParam:
@@ -109,7 +118,8 @@ class RegionParam(BaseModel):
             raise ValueError(
                 f"expected exactly one of {', '.join(KINDS)}, got {' and '.join(given) or 'none'}"
             )
-        if self.normalized and self.mask is not None:
+        self._kind, self.rle = given[0], self.rle or self.mask
+        if self.normalized and self.rle is not None:
             raise ValueError("a mask has no coordinates to be normalized")
         return self
 
@@ -141,7 +151,7 @@ def _part_tag(value: Any) -> str | None:
     return f"<{kind}>" if kind in ("text", "image_url", "refusal") else None
 
 
-def _list_tag(value: Any) -> str:
+def list_tag(value: Any) -> str:
     return "<list>" if isinstance(value, list) else "<str>"
 
 
@@ -157,10 +167,10 @@ Part = Annotated[
     ),
 ]
 Parts = Annotated[list[Part], Field(max_length=64, fail_fast=True)]
-Content = Annotated[Annotated[str, Tag("<str>")] | Annotated[Parts, Tag("<list>")], Discriminator(_list_tag)]
+Content = Annotated[Annotated[str, Tag("<str>")] | Annotated[Parts, Tag("<list>")], Discriminator(list_tag)]
 Stops = Annotated[
     Annotated[str, Tag("<str>")] | Annotated[Annotated[list[str], Field(max_length=4)], Tag("<list>")],
-    Discriminator(_list_tag),
+    Discriminator(list_tag),
 ]
 
 
@@ -198,6 +208,35 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    name: Annotated[str, Field(max_length=64)] | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = Field(None, description="Answers keep the schema in any case.")
+
+
+class ResponseFormat(BaseModel):
+    """Free text, any JSON object, or JSON of a schema."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> ResponseFormat:
+        if (self.type == "json_schema") is not (self.json_schema is not None):
+            raise ValueError("json_schema belongs to the type json_schema")
+        return self
+
+
+def without_nulls(value: Any) -> Any:
+    """An object without the fields that are null."""
+    if not isinstance(value, dict):
+        return value
+    return {key: item for key, item in value.items() if item is not None}
+
+
 class ChatRequest(BaseModel):
     """A chat completion: the fields of OpenAI's API (those of its client 3.57), and `regions`.
 
@@ -220,13 +259,14 @@ class ChatRequest(BaseModel):
     stop: Stops | None = None
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
 
-    n: Annotated[Any, Neutral(1)] = None
-    logprobs: Annotated[Any, Neutral(False)] = None
-    top_logprobs: Annotated[Any, Neutral(0)] = None
+    n: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
+    logprobs: Annotated[bool, Field(strict=True)] | None = None
+    top_logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+
     frequency_penalty: Annotated[Any, Neutral(0)] = None
     presence_penalty: Annotated[Any, Neutral(0)] = None
     logit_bias: Annotated[Any, Neutral({})] = None
-    response_format: Annotated[Any, Neutral({"type": "text"})] = None
     modalities: Annotated[Any, Neutral(["text"])] = None
     verbosity: Annotated[Any, Neutral("medium")] = None
     reasoning_effort: Annotated[Any, Neutral("none")] = None
@@ -249,18 +289,15 @@ class ChatRequest(BaseModel):
     prompt_cache_retention: Annotated[str | None, UNREAD] = None
     prompt_cache_options: Annotated[dict[str, Any] | None, UNREAD] = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {key: item for key, item in value.items() if item is not None}
+    _nulls = model_validator(mode="before")(without_nulls)
 
     @model_validator(mode="after")
     def _options(self) -> ChatRequest:
         wanted = self.stream_options
         if wanted is not None and not self.stream and (wanted.include_usage or wanted.include_obfuscation):
             raise ApiError("invalid_value", "stream_options needs stream to be true.", param="stream_options")
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError("invalid_value", "top_logprobs needs logprobs to be true.", param="top_logprobs")
         return self
 
     @property
@@ -268,6 +305,15 @@ class ChatRequest(BaseModel):
         """Stop strings, without empty ones, which would stop before the first word."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [text for text in given if text]
+
+    @property
+    def schema_asked(self) -> dict[str, Any] | None:
+        """The JSON schema that answers keep; None for free text."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        own = None if wanted.json_schema is None else wanted.json_schema.schema_
+        return {"type": "object"} if own is None else own
 
 
 class ErrorDetail(BaseModel):
@@ -304,13 +350,30 @@ class Reply:
         self.created = int(time.time())
         self.model = model
 
-    def completion(self, text: str, finish_reason: str, usage: dict[str, Any]) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage}
+    def completion(
+        self, texts: Sequence[Said], reasons: Sequence[str], usage: dict[str, Any], logprobs: bool = False
+    ) -> dict[str, Any]:
+        """`texts`: of every choice the whole text, with all its tokens."""
+        choices = [
+            {
+                "index": said.index,
+                "message": {"role": "assistant", "content": said.text, "refusal": None},
+                "logprobs": logprobs_json(said.tokens) if logprobs else None,
+                "finish_reason": reason,
+            }
+            for said, reason in zip(texts, reasons, strict=True)
+        ]
+        return {**self._head("chat.completion"), "choices": choices, "usage": usage}
 
-    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def chunk(
+        self,
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        index: int = 0,
+        tokens: Sequence[Token] = (),
+    ) -> dict[str, Any]:
+        told = logprobs_json(tokens) if tokens else None
+        choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
     def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rgpt.errors import InputError
-from rgpt.regions import RLE, Box, Point, Polygon, Region
+from rgpt.regions import RLE, Box, Point, Polygon, Region, Scribble
 from rgpt.serve.conversation import Asked
 from rgpt.serve.errors import ApiError, from_input_error
 from rgpt.serve.protocol import RegionParam
@@ -86,26 +86,36 @@ def check_region_params(
                 f"A region lies on picture {param.image}, but there is one picture, number 0.",
                 param=f"{where}.image",
             )
-        points += sum(len(item) if isinstance(item, list) else 1 for item in param.polygon or [])
+        points += check_size(param, where, settings)
         if points > settings.max_points * 2:  # a ring's points are counted by their coordinates
-            raise ApiError(
-                "invalid_region",
-                f"The polygons have more than {settings.max_points} corners: simplify them or send masks.",
-                param=f"{where}.polygon",
-            )
-        if param.mask is not None:
-            counts = param.mask.counts
-            if not isinstance(counts, str | list):
-                raise ApiError(
-                    "invalid_rle", "counts is neither a string nor a list.", param=f"{where}.mask.counts"
-                )
-            if len(counts) > settings.max_rle_length:
-                raise ApiError(
-                    "invalid_rle",
-                    f"counts has a length of {len(counts)}: at most {settings.max_rle_length} is taken.",
-                    param=f"{where}.mask.counts",
-                )
+            raise too_many_corners(where, param, settings)
     return numbers
+
+
+def check_size(param: RegionParam, where: str, settings: Settings) -> int:
+    """The corners of a region. Raises ApiError for a mask whose counts are too long, or none."""
+    if param.rle is not None:
+        counts = param.rle.counts
+        if not isinstance(counts, str | list):
+            raise ApiError(
+                "invalid_rle", "counts is neither a string nor a list.", param=f"{where}.{param.kind}.counts"
+            )
+        if len(counts) > settings.max_rle_length:
+            raise ApiError(
+                "invalid_rle",
+                f"counts has a length of {len(counts)}: at most {settings.max_rle_length} is taken.",
+                param=f"{where}.{param.kind}.counts",
+            )
+    lists = param.polygon or param.points or []
+    return sum(len(item) if isinstance(item, list) else 1 for item in lists)
+
+
+def too_many_corners(where: str, param: RegionParam, settings: Settings) -> ApiError:
+    return ApiError(
+        "invalid_region",
+        f"The polygons have more than {settings.max_points} corners: simplify them or send masks.",
+        param=f"{where}.{param.kind}",
+    )
 
 
 def build_regions(
@@ -119,30 +129,35 @@ def build_regions(
         ApiError: 400 with `regions[i].kind`, e.g. `region_out_of_bounds` at `regions[0].box`.
     """
     return {
-        number: _build(param, f"{field}[{index}].{param.kind}", height, width)
+        number: build_region(param, f"{field}[{index}].{param.kind}", height, width)
         for index, (number, param) in enumerate(zip(numbers, params, strict=True))
     }
 
 
-def _build(param: RegionParam, where: str, height: int, width: int) -> Region:
+def build_region(param: RegionParam, where: str, height: int, width: int) -> Region:
+    """One region, `where` it stands in the request. Raises as `build_regions`."""
     x_scale, y_scale = (width, height) if param.normalized else (1, 1)
     try:
         region: Region
-        if param.mask is not None:
+        if (mask := param.rle) is not None:
             # Before the counts are read: a mask is allocated by its size alone.
-            if (param.mask.size[0], param.mask.size[1]) != (height, width):
+            if (mask.size[0], mask.size[1]) != (height, width):
                 raise ApiError(
                     "mask_size_mismatch",
-                    f"The mask's size is {param.mask.size} but the picture's (height, width) is "
+                    f"The mask's size is {mask.size} but the picture's (height, width) is "
                     f"[{height}, {width}]: make the mask on the upright picture.",
                     param=where,
                 )
-            region = RLE(param.mask.size, param.mask.counts)
+            region = RLE(mask.size, mask.counts)
         elif param.box is not None:
             x1, y1, x2, y2 = param.box
             region = Box(x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale)
         elif param.point is not None:
             region = Point(param.point[0] * x_scale, param.point[1] * y_scale)
+        elif param.points is not None:
+            clicks = [Point(x * x_scale, y * y_scale) for x, y in param.points]
+            width_of_all = 2 * clicks[0].radius_in(height, width)
+            region = Scribble([[(click.x, click.y)] for click in clicks], width_of_all)
         else:
             region = Polygon(param.polygon)
             if param.normalized:
@@ -150,7 +165,7 @@ def _build(param: RegionParam, where: str, height: int, width: int) -> Region:
     except (InputError, OverflowError) as error:
         problem = error if isinstance(error, InputError) else InputError(f"a number is too large ({error})")
         raise from_input_error(
-            problem, "invalid_rle" if param.mask is not None else "invalid_region", where
+            problem, "invalid_rle" if param.rle is not None else "invalid_region", where
         ) from None
     try:
         region.check_inside(height, width)

@@ -1,80 +1,42 @@
-"""From a checked request to the pieces of its answer: queue, picture, regions, model."""
+"""From a checked request to the pieces of its answer: queue, opening, model."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import re
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
+from rgpt.chat.pieces import Piece
 from rgpt.errors import InputError
-from rgpt.prompts import mentioned
-from rgpt.regions import Region, check_work, region_weights
-from rgpt.regions.square import SquarePicture
+from rgpt.serve.choices import Choices, Ended, Said
 from rgpt.serve.conversation import Asked, check_mentions, read_conversation
 from rgpt.serve.engine import Engine, Job, Slots, next_event
-from rgpt.serve.errors import ApiError, from_input_error, overloaded, shutting_down, time_limit
-from rgpt.serve.fetch import AT_ONCE, fetch
+from rgpt.serve.errors import ApiError, from_input_error, shutting_down, time_limit
 from rgpt.serve.metrics import Metrics
-from rgpt.serve.pictures import SentPicture, read_data_url, see_sent
+from rgpt.serve.opening import Given, Opener, Ready
 from rgpt.serve.protocol import ChatRequest
 from rgpt.serve.regions import Numbered, build_regions, number_regions
 from rgpt.serve.sessions import Earlier, Picture, Session, Sessions
 from rgpt.serve.settings import Settings
-from rgpt.serve.text import AnswerText
-from rgpt.serve.workers import decoding_memory, finished, shared_workers
 
 T = TypeVar("T")
 log = logging.getLogger("rgpt.serve")
-QUICK_WORK = 50_000
-"""Of regions, in `Geometry.work`: less takes a few milliseconds, which no process is worth."""
-
-_WEB = re.compile(r"\s*https?://", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The last event of an answer."""
-
-    finish_reason: str
-    prompt_tokens: int
-    cached_tokens: int
-    answer_tokens: int
 
 
 @dataclass
-class _Ready:
-    """A request whose picture and regions are opened; `image` is None where nothing has to be encoded.
+class Work:
+    """A request on the model's thread. Whoever computes says whether its session may be kept (`whole`)."""
 
-    `own`: by turn, what its numbers mean where that is not what `regions` say.
-    """
-
-    key: str
-    picture: Picture | None
-    image: SquarePicture | None
-    alpha: Any
-    regions: dict[int, Region]
-    own: dict[int, dict[int, Region]] = field(default_factory=dict)
-    laid: dict[Region, Any] = field(default_factory=dict)
-    """Cell weights `[G, G]` of the regions that the texts mention."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the picture, of which there is one."""
-        if self.picture is not None:
-            return self.picture.size
-        assert self.image is not None
-        return self.image.height, self.image.width
-
-    def of_turn(self, turn: int, text: str) -> dict[int, Region]:
-        """The regions that a turn's text mentions."""
-        known = {**self.regions, **self.own.get(turn, {})}
-        return {n: known[n] for n in mentioned(text)}
+    ready: Ready
+    session: Session
+    whole: bool = False
 
 
 class Service:
@@ -94,7 +56,6 @@ class Service:
         features_bytes: int = 0,
     ) -> None:
         self.settings = settings = settings or Settings()
-        self.fetch_images = fetch_images
         self.sessions = Sessions(
             new_session,
             settings.kept_pictures,
@@ -107,20 +68,13 @@ class Service:
         self.metrics = Metrics(lambda: self.slots.running, lambda: self.slots.waiting)
         self.draining = False
         self._jobs: set[Job] = set()
-        self.workers = shared_workers()
-        # Base64, hashes and small regions: short, and Python's alone, so more threads would gain nothing.
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="rgpt-reading")
-        self._fetching = 0
-        self._fetchers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rgpt-fetch")
-
-    @cached_property
-    def processor(self) -> Any:
-        """That of the model."""
-        return self.sessions.new().processor
+        self.opener = Opener(settings, self.sessions, self.metrics, fetch_images)
+        # Schemas take up to a second each: small pictures do not wait behind them.
+        self._compilers = ThreadPoolExecutor(1, thread_name_prefix="rgpt-schemas")
 
     def start(self) -> None:
         self.engine.start()
-        self.workers.warm()
+        self.opener.workers.warm()
 
     def drain(self) -> None:
         """Say that the server is about to end: health says so; what is under way goes on."""
@@ -137,11 +91,11 @@ class Service:
     def close(self) -> None:
         self.end()
         self.engine.close()
-        for pool in (self._readers, self._fetchers):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self.opener.close()
+        self._compilers.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, request: ChatRequest, who: str = "") -> AsyncGenerator[str | Ended, None]:
-        """The answer's pieces, then one `Ended`. Closing the generator stops the computation.
+    async def answer(self, request: ChatRequest, who: str = "") -> AsyncGenerator[Said | Ended, None]:
+        """What choices say, then one `Ended`. Closing the generator stops the computation.
 
         Args:
             who: the caller, by key or address; what is kept of one caller is not used for another.
@@ -150,17 +104,22 @@ class Service:
             ApiError: before the first piece for whatever is wrong with the request; later only for the time
                 limit, a shutdown or a failure of the model.
         """
+        async with contextlib.aclosing(self.counted(self._answer(request, who))) as events:
+            async for event in events:
+                yield event
+
+    async def counted(self, events: AsyncGenerator[T | Ended, None]) -> AsyncGenerator[T | Ended, None]:
+        """The events of a request as they are, counted in the metrics."""
         started = time.monotonic()
         outcome = "disconnected"
         first = True
-        events = self._answer(request, who)
         try:
             async for event in events:
                 if first:
                     first = False
                     self.metrics.first.observe(time.monotonic() - started)
                 if isinstance(event, Ended):
-                    outcome = event.finish_reason
+                    outcome = event.finish_reasons[0]
                     self.metrics.tokens.labels("prompt").inc(event.prompt_tokens)
                     self.metrics.tokens.labels("cached").inc(event.cached_tokens)
                     self.metrics.tokens.labels("answer").inc(event.answer_tokens)
@@ -175,58 +134,80 @@ class Service:
             self.metrics.requests.labels(outcome).inc()
             self.metrics.seconds.observe(time.monotonic() - started)
 
-    async def _answer(self, request: ChatRequest, who: str) -> AsyncGenerator[str | Ended, None]:
+    async def _answer(self, request: ChatRequest, who: str) -> AsyncGenerator[Said | Ended, None]:
+        settings, alpha_is_region = self.settings, request.regions is None
+        asked = read_conversation(request.messages, settings.max_text)
+        numbered = number_regions(request.regions or [], asked, settings)
+        if not alpha_is_region or asked.picture_url is None:
+            check_mentions(asked, numbered[0].numbers, _numbers_by_turn(numbered))
+        given = Given(asked.picture_url, asked.picture_param or "", alpha_is_region, who)
+        # Nothing but `given` holds the picture's text now.
+        request.messages.clear()
+        asked = replace(asked, picture_url=None)
+        choices = Choices(request.n or 1, request.stops)
+        opening = partial(self._open, request, asked, numbered)
+        compute = partial(self._compute, request, asked, choices.stopped)
+        async with contextlib.aclosing(self.run(given, opening, compute, asked.turns)) as passes:
+            async for pieces in passes:
+                for piece in pieces:
+                    if (said := choices.feed(piece)) is not None:
+                        yield said
+        for said in choices.finish():
+            yield said
+        yield choices.ended()
+
+    async def run(
+        self,
+        given: Given,
+        opening: Callable[[Ready], Awaitable[None]],
+        compute: Callable[[Work], Iterator[Any]],
+        turns: Sequence[tuple[str, str]] = (),
+    ) -> AsyncGenerator[Any, None]:
+        """What a computation yields. It waits in line, and ends when this generator is closed.
+
+        Args:
+            given: the picture, which is opened here.
+            opening: adds what else the request needs, by the opener's `read` and `lay`; when it is cancelled,
+                nothing of it goes on.
+            compute: makes an iterator that runs on the model's thread, one step of each request in turn.
+            turns: the conversation so far, of which as much as possible is known to the session.
+
+        Raises:
+            ApiError: 429 or 408 for the line, what `opening` and the computation refuse, 408, 503, 500.
+        """
         settings, loop = self.settings, asyncio.get_running_loop()
         until = loop.time() + settings.time_limit
-        asked = read_conversation(request.messages, settings.max_text)
-        given = number_regions(request.regions or [], asked, settings)
-        alpha_is_region = request.regions is None
-        if not alpha_is_region or asked.picture_url is None:
-            check_mentions(asked, given[0].numbers, _numbers_by_turn(given))
         # What its picture takes comes before its slot: nobody who only asks waits behind it.
-        fetched = await self._fetch(asked, until)
+        await self.opener.fetch(given, until)
         self.slots.enter()
         held_since: float | None = None
         job: Job | None = None
         try:
             async with asyncio.timeout_at(until):
-                asked, ready = await self._open(request, asked, given, who, fetched)
-            del fetched
+                ready = await self.opener.see(given)
+                await opening(ready)
             await self.slots.acquire(until, settings.time_limit)
             held_since = loop.time()
             if ready.image is None:
-                session = self.sessions.take(ready.key, ready.picture, asked.turns)
+                session = self.sessions.take(ready.key, ready.picture, turns)
             else:
                 session = self.sessions.new()
-            holder = [session]
-            usages: list[Any] = []
+            work = Work(ready, session)
 
             def on_end() -> None:
                 if job is not None:
                     self._jobs.discard(job)
-                # Read here: once given back, the session may be another request's before this one wakes up.
-                usages.extend(turn.usage for turn in holder[0].turns[len(asked.turns) :])
-                holder[0].laid = {}
                 # What failed in the middle is not known to be whole: only what was asked to its end is kept.
-                if holder[0].turns and len(holder[0].turns) > len(asked.turns):
-                    self.sessions.give(ready.key, holder[0])
+                if work.whole:
+                    self.sessions.give(ready.key, work.session)
                 assert held_since is not None
                 self.slots.release(loop.time() - held_since)
                 self.slots.leave()
 
-            job = self.engine.submit(self._compute(request, asked, ready, holder), on_end)
+            job = self.engine.submit(self._encoded(work, compute(work)), on_end)
             self._jobs.add(job)
-            text = AnswerText(request.stops)
-            while (piece := await next_event(job, until, settings.time_limit)) is not None:
-                if sent := text.feed(piece):
-                    yield sent
-                if text.stopped:
-                    job.stop()
-            if sent := text.finish():
-                yield sent
-            usage = usages[-1]
-            reason = "length" if usage.ended == "length" and not text.stopped else "stop"
-            yield Ended(reason, usage.prompt_tokens, usage.cached_tokens, usage.answer_tokens)
+            while (event := await next_event(job, until, settings.time_limit)) is not None:
+                yield event
         except TimeoutError:
             raise time_limit(settings.time_limit) from None
         finally:
@@ -237,139 +218,86 @@ class Service:
                     self.slots.release()
                 self.slots.leave()
 
-    async def _open(
-        self, request: ChatRequest, asked: Asked, given: list[Numbered], who: str, fetched: bytes | None
-    ) -> tuple[Asked, _Ready]:
-        """What is known of the picture, or what a model sees of it, and its regions, laid on the model's
-        grid; and the request without the picture's text. When it is cancelled, nothing goes on."""
-        if asked.picture_url is None:
-            return asked, _Ready(f"{who}:", None, None, None, {})
-        assert asked.picture_param is not None
-        param = asked.picture_param
-        given_picture: list[str | bytes] = [asked.picture_url if fetched is None else fetched]
-        # The text of a picture is the largest part of a request: nothing else of it holds it now.
-        request.messages.clear()
-        asked = replace(asked, picture_url="")
-        alpha_is_region = request.regions is None
+    async def _open(self, request: ChatRequest, asked: Asked, numbered: list[Numbered], ready: Ready) -> None:
+        """The regions, laid on the model's grid where the texts mention them, and the schema."""
+        if ready.picture is not None or ready.image is not None:
+            await self.opener.read(self._place, asked, numbered, ready)
+            texts = [question for question, _ in asked.turns] + [asked.question]
+            wanted = [ready.of_turn(turn, text).values() for turn, text in enumerate(texts)]
+            await self.opener.lay(dict.fromkeys(chain(*wanted)), ready)
+        if (schema := request.schema_asked) is not None:
+            try:
+                ready.grammar = await self.opener.read(self._compile, schema, pool=self._compilers)
+            except InputError as error:
+                raise from_input_error(error, "invalid_value", "response_format") from None
 
-        def read() -> SentPicture:
-            url = given_picture.pop()
-            data = read_data_url(url, param, self.settings) if isinstance(url, str) else url
-            return SentPicture.of(data, alpha_is_region, param, who)
-
-        sent = await self._read(read)
-        picture = self.sessions.picture(sent.key)
-        self.metrics.pictures.labels("miss" if picture is None else "hit").inc()
-        if picture is not None:
-            ready = _Ready(sent.key, picture, None, picture.alpha, {})
-        else:
-            square, alpha = await see_sent(sent, self.settings, self.workers, self.processor)
-            ready = _Ready(sent.key, None, square, alpha, {})
-        del sent
-        await self._read(self._place, asked, given, ready)
-        await self._lay(asked, ready)
-        return asked, ready
-
-    def _place(self, asked: Asked, given: list[Numbered], ready: _Ready) -> None:
+    def _place(self, asked: Asked, numbered: list[Numbered], ready: Ready) -> None:
         """On a thread: the regions, in the picture."""
-        height, width = ready.size
-        for item in given:
+        for item in numbered:
             into = ready.regions if item.turn is None else ready.own.setdefault(item.turn, {})
-            into |= build_regions(item.params, item.numbers, height, width, item.field)
+            into |= build_regions(item.params, item.numbers, *ready.size, item.field)
         if ready.alpha is not None:
             ready.regions = {1: ready.alpha}
         check_mentions(asked, ready.regions, ready.own)
 
-    async def _lay(self, asked: Asked, ready: _Ready) -> None:
-        """Cell weights of the regions that the texts mention, so that the model's thread makes none."""
-        texts = [question for question, _ in asked.turns] + [asked.question]
-        wanted = {region for turn, text in enumerate(texts) for region in ready.of_turn(turn, text).values()}
-        regions, size, grid = list(wanted), ready.size, self.processor.refined_grid
-        if not regions:
-            return
-        try:
-            check_work(regions, *size)
-            if sum(region.work(*size) for region in regions) <= QUICK_WORK:
-                rows: Any = await self._read(lambda: [region_weights(r, *size, grid) for r in regions])
-            else:
-                task = self.workers.submit(
-                    "rgpt.serve.decoding:weigh",
-                    regions,
-                    *size,
-                    grid,
-                    thing="What the regions cover",
-                    slow=True,
-                    seconds=self.settings.decode_seconds,
-                    memory=decoding_memory(self.settings.max_image_pixels),
-                )
-                _, (rows,) = await finished(task)
-        except InputError as error:
-            raise from_input_error(error, "invalid_region", "regions") from None
-        ready.laid = dict(zip(regions, rows, strict=True))
+    def _compile(self, schema: Mapping[str, Any]) -> Any:
+        """On a thread."""
+        return self.sessions.new().grammar(schema)
 
-    async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """On a thread for short work; its end is waited for even when the request is cancelled."""
-        work = asyncio.get_running_loop().run_in_executor(self._readers, function, *arguments)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            if not work.cancel():
-                await asyncio.wait([work])
-            if work.done() and not work.cancelled():
-                work.exception()
-            raise
-
-    async def _fetch(self, asked: Asked, until: float) -> bytes | None:
-        """The bytes at an http(s) URL; None for a picture that was sent, or none."""
-        if asked.picture_url is None or not _WEB.match(asked.picture_url):
-            return None
-        assert asked.picture_param is not None
-        if not self.fetch_images:
-            raise ApiError(
-                "image_url_not_allowed",
-                "This server fetches no pictures: send it as data:image/png;base64,….",
-                param=asked.picture_param,
-            )
-        if self._fetching >= AT_ONCE + self.settings.max_waiting:
-            raise overloaded("queue_full", "Too many pictures are being fetched: try again later.", 1)
-        self._fetching += 1
-        try:
-            work = asyncio.get_running_loop().run_in_executor(
-                self._fetchers, fetch, asked.picture_url.strip(), asked.picture_param, self.settings
-            )
-            async with asyncio.timeout_at(until):
-                return await work
-        except TimeoutError:
-            raise time_limit(self.settings.time_limit) from None
-        finally:
-            self._fetching -= 1
-
-    def _compute(
-        self, request: ChatRequest, asked: Asked, ready: _Ready, holder: list[Session]
-    ) -> Iterator[str]:
-        """On the model's thread: encode the picture unless it is known, then answer."""
+    def _encoded(self, work: Work, steps: Iterator[Any]) -> Iterator[Any]:
+        """On the model's thread: encode the picture unless it is known, then compute."""
+        ready = work.ready
         if ready.image is not None:
-            base = holder[0]
+            base = work.session
             base.set_image(ready.image)
             ready.picture = Picture(ready.key, base, ready.alpha)
             self.sessions.add_picture(ready.picture)
-            holder[0] = base.another()
+            work.session = base.another()
             ready.image = None
-        session = holder[0]
-        session.laid = ready.laid
+        work.session.laid = ready.laid
+        try:
+            yield from steps
+        finally:  # a session at rest keeps nothing of a request but its turns
+            work.session.laid = {}
+
+    def _compute(
+        self, request: ChatRequest, asked: Asked, stopped: set[int], work: Work
+    ) -> Iterator[list[Piece]]:
+        """On the model's thread: answer, but go on with no choice of `stopped`."""
+        session, ready = work.session, work.ready
         session.turns = [
             Earlier(question, answer, ready.of_turn(turn, question))
             for turn, (question, answer) in enumerate(asked.turns)
         ]
         session.regions = ready.of_turn(len(asked.turns), asked.question)
-        limit = request.max_completion_tokens or request.max_tokens or self.settings.default_max_tokens
-        yield from session.stream(
-            asked.question,
-            max_new_tokens=limit,
-            temperature=request.temperature or 0.0,
-            top_p=1.0 if request.top_p is None else request.top_p,
-            seed=request.seed,
+        options: dict[str, Any] = {
+            "max_new_tokens": request.max_completion_tokens
+            or request.max_tokens
+            or self.settings.default_max_tokens,
+            "temperature": request.temperature or 0.0,
+            "top_p": 1.0 if request.top_p is None else request.top_p,
+        }
+        count, seed = request.n or 1, request.seed
+        if count == 1 and not request.logprobs and ready.grammar is None:
+            try:
+                with contextlib.closing(session.stream(asked.question, seed=seed, **options)) as texts:
+                    for text in texts:
+                        yield [Piece(0, text)]
+                        if stopped:
+                            break
+            finally:
+                work.whole = len(session.turns) > len(asked.turns)
+            yield [Piece(0, "", usage=session.turns[-1].usage)]
+            return
+        yield from session.stream_each(
+            [asked.question] * count,
+            seed=None if seed is None else [(seed + i + 2**63) % 2**64 - 2**63 for i in range(count)],
+            grammar=ready.grammar,
+            top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            stopped=stopped,
+            **options,
         )
+        work.whole = True
 
 
 def _numbers_by_turn(given: list[Numbered]) -> dict[int, list[int]]:

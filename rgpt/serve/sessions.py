@@ -7,16 +7,22 @@ twice all the same, because pictures are known by the hash of their bytes and co
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rgpt.chat.pieces import Piece, Usage
 from rgpt.regions import Mask, Region
 from rgpt.serve.store import Store
 
 
 class Session(Protocol):
-    """What the server needs of `rgpt.chat.ChatSession`; turns have question, answer, regions and usage."""
+    """What the server needs of `rgpt.chat.ChatSession`; turns have question, answer, regions and usage.
+
+    Here what is asked meets who answers. Within `ChatSession` the same line is drawn once more, between words
+    and tokens: another engine for the language model replaces `rgpt.chat.branches.decode` and
+    `log_likelihoods`, which get prompts (`Conversation`) with their features and give tokens.
+    """
 
     turns: list[Any]
     regions: dict[int, Region]
@@ -32,9 +38,21 @@ class Session(Protocol):
 
     def another(self) -> Session: ...
 
+    def check(self, question: str) -> None: ...
+
     def stream(
         self, question: str, *, max_new_tokens: int, temperature: float, top_p: float, seed: int | None
-    ) -> Iterator[str]: ...
+    ) -> Generator[str, None, None]: ...
+
+    def stream_each(self, *args: Any, **options: Any) -> Generator[list[Piece], None, None]: ...
+
+    def stream_likelihoods(
+        self, *args: Any, **options: Any
+    ) -> Generator[list[tuple[dict[str, float], Usage]], None, None]: ...
+
+    def lengths(self, answers: Sequence[str]) -> dict[str, int]: ...
+
+    def grammar(self, schema: Mapping[str, Any]) -> Any: ...
 
 
 @dataclass(frozen=True)

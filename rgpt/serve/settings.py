@@ -38,9 +38,13 @@ class Settings:
     """Commas in a body: bounds how many values its JSON can hold before it is parsed."""
     max_image_bytes: int = 20 * MIB
     max_image_pixels: int = 25_000_000
+    """Half the app's: at 50 megapixels a WebP takes 1.2 GB while it is decoded."""
     decode_seconds: float = 2.0
     """CPU time that opening a picture may take, and laying its regions on the grid."""
     max_regions: int = 64
+    """Regions of a conversation."""
+    max_regions_at_once: int = 256
+    """Regions of a request to `/v1/regions`, which do not know of each other."""
     max_points: int = 20_000
     """Corners of all polygons of a request together."""
     max_rle_length: int = 1_000_000

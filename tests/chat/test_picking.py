@@ -7,7 +7,7 @@ from transformers import NoRepeatNGramLogitsProcessor
 
 from rgpt.chat import ChatSession
 from rgpt.chat.branches import pick_each
-from rgpt.chat.picking import Picker
+from rgpt.chat.picking import ClosedSet, Picker
 from tests.model.tiny_models import make_model, make_picture, make_processor
 
 
@@ -20,7 +20,7 @@ def test_the_same_tokens_are_banned_as_by_the_library() -> None:
         scores = theirs(torch.tensor([said], dtype=torch.long), logits[None])[0]
         if not torch.isfinite(scores).any():
             break
-        said.append(picker(logits, None))
+        said.append(picker(logits))
         assert said[-1] == int(scores.argmax())
     assert len(said) > 10
 
@@ -30,14 +30,12 @@ def test_many_at_once_are_each_as_alone() -> None:
     alone, together = ([Picker(0.0, 1.0, None, [], no_repeat=2) for _ in range(3)] for _ in "ab")
     for _ in range(6):
         logits = torch.randn(3, 9)
-        assert pick_each(together, logits, [None] * 3) == [
-            pick(row, None) for pick, row in zip(alone, logits, strict=True)
-        ]
+        assert pick_each(together, logits) == [pick(row) for pick, row in zip(alone, logits, strict=True)]
 
 
 def test_a_closed_set_may_repeat() -> None:
-    picker = Picker(0.0, 1.0, None, [], no_repeat=1)
-    assert [picker(torch.tensor([1.0, 2.0]), {1: {}}) for _ in "abc"] == [1, 1, 1]
+    picker = Picker(0.0, 1.0, None, [], no_repeat=1, rule=ClosedSet({1: {1: {1: {}}}}))
+    assert [picker(torch.tensor([1.0, 2.0])) for _ in "abc"] == [1, 1, 1]
 
 
 def test_a_session_does_what_the_models_own_configuration_says() -> None:

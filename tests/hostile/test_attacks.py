@@ -79,13 +79,13 @@ def test_leaving_ends_the_process_that_decodes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A request keeps its place until no work is done for it, and that is soon."""
-    import rgpt.serve.service as service
+    from rgpt.serve import opening
 
     url = fake_server(FakeLog(), max_running=1, max_waiting=0, decode_seconds=60.0)
     started = fake_server.service  # type: ignore[attr-defined]
     slow = Workers()
-    monkeypatch.setattr(started, "workers", slow)
-    assert service.shared_workers() is not slow
+    monkeypatch.setattr(started.opener, "workers", slow)
+    assert opening.shared_workers() is not slow
     # Forty scans of 25 megapixels: within the limits, and work enough to be met in the middle of it.
     content = body(jpeg_of_scans(40))
     with pytest.raises(httpx.ReadTimeout):

@@ -90,7 +90,7 @@ def test_slow_peers_keep_nobody_from_a_picture_that_was_sent(fake_server, monkey
         held = [threading.Thread(target=hold) for _ in range(4)]
         for thread in held:
             thread.start()
-        while fake_server.service._fetching < len(held):
+        while fake_server.service.opener._fetching < len(held):
             time.sleep(0.01)
         assert httpx.post(url, json=body(), timeout=60).status_code == 200
         assert not statuses  # they still wait

@@ -12,8 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from rgpt.chat import ChatSession
-from rgpt.chat.session import Turn, Usage
+from rgpt.chat import ChatSession, Turn, Usage
 from tests.model.tiny_models import make_model, make_processor
 
 

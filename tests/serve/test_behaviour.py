@@ -317,7 +317,7 @@ def test_metrics_count(fake_server: Start) -> None:
         ),
         ({"temperature": -1}, ("invalid_value", "temperature")),
         ({"tools": [{}]}, ("invalid_value", "tools")),
-        ({"n": 2}, ("invalid_value", "n")),
+        ({"n": 9}, ("invalid_value", "n")),
         ({"stream": "yes"}, ("invalid_type", "stream")),
         ({"region": []}, ("unknown_parameter", "region")),
         ({"regions": None}, ("unknown_region", "messages[0].content")),

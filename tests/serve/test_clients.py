@@ -63,13 +63,9 @@ NEUTRAL: dict[str, list[Any]] = {
 not changed by."""
 
 ASKS_FOR_MORE = {
-    "n": 2,
-    "logprobs": True,
-    "top_logprobs": 3,
     "frequency_penalty": 0.5,
     "presence_penalty": -1,
     "logit_bias": {"50256": -100},
-    "response_format": {"type": "json_object"},
     "modalities": ["text", "audio"],
     "verbosity": "low",
     "reasoning_effort": "high",

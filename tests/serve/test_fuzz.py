@@ -15,7 +15,7 @@ from rgpt.regions import RLE, Box
 from tests.serve.conftest import Process
 from tests.serve.fakes import PICTURE, data_url, messages
 
-CHAT = "/v1/chat/completions"
+CHAT, MANY = "/v1/chat/completions", "/v1/regions"
 COUNTS = RLE.from_mask(Box(3, 4, 20, 20).to_mask(30, 40)).counts
 GOOD = {
     "model": "rgpt",
@@ -129,7 +129,7 @@ def fuzz_schema(url: str, count: int) -> int:
     operations = [operation.ok() for operation in schema.get_all_operations()]
     sent = [0]
     for operation in operations:
-        share = count if operation.path == CHAT else max(5, count // 20)
+        share = count if operation.path in (CHAT, MANY) else max(5, count // 20)
 
         @settings(
             max_examples=share,
@@ -145,7 +145,7 @@ def fuzz_schema(url: str, count: int) -> int:
             sent[0] += 1
 
         send()
-    assert {operation.path for operation in operations} >= {CHAT, "/v1/models", "/health", "/metrics"}
+    assert {operation.path for operation in operations} >= {CHAT, MANY, "/v1/models", "/health", "/metrics"}
     return sent[0]
 
 
@@ -176,5 +176,5 @@ def test_an_image_of_the_schema_is_an_image(tiny_server: Process) -> None:
     fields = schema["components"]["schemas"]["ChatRequest"]["properties"]
     assert set(GOOD) <= set(fields)
     region = schema["components"]["schemas"]["RegionParam"]["properties"]
-    assert set(region) == {"id", "image", "box", "mask", "polygon", "point", "normalized"}
+    assert set(region) == {"id", "image", "box", "mask", "rle", "polygon", "point", "points", "normalized"}
     assert data_url(PICTURE).startswith("data:image/png")
