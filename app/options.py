@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--sam",
         metavar="NAME",
-        help="a transformers SamModel, folder or hub id: clicks become masks, Find all finds regions",
+        help="a transformers SamModel, folder or hub id: clicks become masks, Find all finds masks",
     )
     add(
         "--recognizer",
@@ -37,7 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--proposals",
         metavar="SOURCE",
-        help="where the regions come from, as for `rgpt recognize` (default: the SAM of --sam)",
+        help="where the recognizer's regions come from, as for `rgpt recognize`, for example photo "
+        "(default: the SAM of --sam)",
     )
 
 

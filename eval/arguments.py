@@ -93,8 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_pictures(verb)
     verb.add_argument(
         "--proposals", metavar="SOURCE",
-        help="regions to be named: gt (the annotations' boxes), json:FILE, rpn:FILE, sam:MODEL, "
-        "grounding-dino:MODEL?TEXT, rovit:FOLDER; rovit-detector takes none",
+        help="regions to be named: gt (the annotations' boxes), photo, json:FILE, rpn:FILE, "
+        "sam:MODEL, grounding-dino:MODEL?TEXT, rovit:FOLDER; rovit-detector takes none",
     )  # fmt: skip
     verb.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="compare boxes or masks")
     verb.add_argument(

@@ -21,7 +21,8 @@ EXAMPLES = """\
 detectors (--model): rovit-detector@FOLDER proposes by itself; regionclip-transfer@FOLDER, or any recognizer
 (clip-crop, clip-masked-crop, clip-pooled, each @CLIP; regionspot, regionclip, rovit, each @FOLDER), or a
 folder, name what a source finds (--proposals):
-  json:FILE    rpn:FILE    sam:MODEL    grounding-dino:MODEL?dog. cat.    rovit:FOLDER
+  photo (objects on photographs)    json:FILE    rpn:FILE    sam:MODEL    grounding-dino:MODEL?dog. cat.
+  rovit:FOLDER
 
 masks (--masks): RO-ViT's own, SAM's (regionspot), or the proposals where they are masks (sam, json).
 

@@ -24,7 +24,8 @@ recognizers (--model): clip-crop, clip-masked-crop, clip-pooled, each @CLIP (a f
 open_clip:MODEL/WEIGHTS); regionspot, regionclip, rovit, each @FOLDER; or a folder.
 
 regions: as for `rgpt chat` (--region box:60,150,260,330, mask:m.png, …), or from a source (--proposals):
-  json:FILE    rpn:FILE    sam:MODEL    grounding-dino:MODEL?dog. cat.    rovit:FOLDER
+  photo (objects on photographs)    json:FILE    rpn:FILE    sam:MODEL    grounding-dino:MODEL?dog. cat.
+  rovit:FOLDER
 
 examples:
   rgpt recognize --model clip-crop@openai/clip-vit-base-patch16 --image photo.jpg \\

@@ -57,7 +57,8 @@ def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
     """The parser of `rgpt serve`, with the options of its page."""
     parser = OneLineParser(
         prog="rgpt serve",
-        description="Serve a model: OpenAI chat completions with regions, /v1/models, /health, /metrics.",
+        description="Serve a model: OpenAI chat completions with regions, /v1/regions, /v1/models, /health and "
+        "/metrics.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -78,7 +79,7 @@ def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
     add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
     add("--max-running", type=_count, metavar="N", help="answers computed at once")
     add("--max-waiting", type=_count_or_none, metavar="N", help="requests in line; one more gets 429")
-    add("--max-regions", type=_count, metavar="N", help="regions of a request")
+    add("--max-regions", type=_count, metavar="N", help="regions of a conversation")
     add("--max-image-pixels", type=_count, metavar="N")
     add("--time-limit", type=_seconds, metavar="S", help="of a request, waiting included")
     add("--grace", type=_seconds, metavar="S", help="that answers get to finish after SIGTERM")
