@@ -57,7 +57,7 @@ def build_parser(page: Page | None = None) -> argparse.ArgumentParser:
     """The parser of `rgpt serve`, with the options of its page."""
     parser = OneLineParser(
         prog="rgpt serve",
-        description="Serve a model: OpenAI chat completions with regions, /v1/regions, /v1/models, /health and "
+        description="Serve a model: OpenAI chat completions with regions, /v1/regions, /v1/models, /health, "
         "/metrics.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
