@@ -211,7 +211,7 @@ def test_setup_refuses_an_unknown_extra(checkout: Checkout) -> None:
     run = checkout.setup("dve")
     assert run.returncode == 1
     assert "no extra 'dve'" in run.stderr
-    assert "train app serve eval recognize quantize dev" in run.stderr
+    assert "train app serve eval recognize structured quantize dev" in run.stderr
     assert checkout.installs() == []
 
 

@@ -77,7 +77,7 @@ def fetch(
     try:
         for _ in range(REDIRECTS + 1):
             status, location, data = _get(url, param, settings, watchdog, resolve, allowed or is_public)
-            if watchdog.fired:  # what came may be cut off, or an error of the closed socket
+            if watchdog.over:  # what came may be cut off, or an error of the closed socket
                 raise _failed(param, f"it took longer than {seconds:g} seconds")
             if status == 200:
                 return data
@@ -100,6 +100,11 @@ class _Watchdog:
         self._timer = threading.Timer(seconds, self._fire)
         self._timer.daemon = True
         self._timer.start()
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is over; a timeout of the socket's own may be a moment ahead of the timer."""
+        return self.fired or time.monotonic() >= self._until - 0.05
 
     def left(self) -> float:
         """Seconds, for what cannot be watched."""

@@ -326,7 +326,7 @@ def folders(tmp_path_factory):
         (["--proposals", "sam:x"], "--proposals: expected a recognizer"),
         (["--recognizer", "clip-crop@{0}/clip"], "neither --sam nor --proposals"),
         (["--recognizer", "clip-crop@{0}/clip", "--proposals", "gt"], "gt, which needs them given"),
-        (["--recognizer", "clip-crop@{0}/clip", "--proposals", "sum:x"], "one of gt, json"),
+        (["--recognizer", "clip-crop@{0}/clip", "--proposals", "sum:x"], "one of gt, photo"),
         (["--recognizer", "{0}/clip", "--proposals", "sam:{0}/none"], "hub id of a sam model"),
         (["--recognizer", "{0}/clip", "--proposals", "sam:{0}/sam2"], "a checkpoint of type sam2"),
         (
