@@ -63,3 +63,15 @@ def pretrained_options(
         options["device_map"] = EVERYWHERE if where == EVERYWHERE else {"": where}
         return options, None
     return options, where
+
+
+def spread_over(model: Any, device_map: Any) -> Any:
+    """A model that was loaded whole, over the devices of `device_map` (`auto`: all GPUs, evenly)."""
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    if device_map == EVERYWHERE:
+        kept = sorted(model._no_split_modules)
+        room = get_balanced_memory(model, no_split_module_classes=kept)
+        device_map = infer_auto_device_map(model, room, no_split_module_classes=kept)
+    return dispatch_model(model, device_map)

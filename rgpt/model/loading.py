@@ -17,7 +17,7 @@ from rgpt.model.about import About, read_about
 from rgpt.model.bases import PACKAGED, apply_layer, lineage, read_json
 from rgpt.model.calibration import Calibration, read_calibration
 from rgpt.model.configuration_regiongpt import RegionGPTConfig
-from rgpt.model.device import pretrained_options
+from rgpt.model.device import pretrained_options, spread_over
 from rgpt.model.fitting import check_counts, check_shapes, held_shapes
 from rgpt.model.modeling_regiongpt import RegionGPTForConditionalGeneration
 from rgpt.model.processing_regiongpt import RegionGPTProcessor
@@ -109,8 +109,6 @@ def load(
         model = model.to(moved_to)
         _align(model)
     elif spread is not None:
-        from rgpt.model.spread import spread_over
-
         model = spread_over(model, spread)
     model.about, model.calibration = _said(path, layers)
     return model.eval(), processor
