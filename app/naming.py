@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MOST_NAMES = 2000
 """Names that a visitor may choose among; every one is a forward pass of a text tower, or 81 of them."""
 LONGEST_NAME = 100
-APART = 0.5
-"""IoU from which two boxes are taken for one object."""
+APART, WITHIN = 0.5, 0.8
+"""IoU from which two boxes are taken for one object, and the share of the smaller from which it is a part."""
 
 
 class Namer(Protocol):
@@ -41,19 +41,30 @@ class ObjectFinder:
     """Boxes of objects on a photograph, from the proposals that ship; opened when first asked for."""
 
     name = "“Find all”"
-    SURE = 0.3
-    """The least score that is shown."""
+    SURE = 0.45
+    """The least score that is shown: some six boxes a photograph (docs/decisions.md)."""
 
     def everything(self, picture: Picture, most: int) -> list[Region]:
-        """At most so many objects, best first, none of them mostly another one."""
+        """At most so many objects, best first, none of them mostly another one or within a better one."""
         from torchvision.ops import nms
 
         from rgpt.recognizers import propose
 
         found = propose(picture.image, "photo")
         assert found.scores is not None
-        apart = nms(found.as_boxes(), found.scores, APART).tolist()
-        return [found.regions[i] for i in apart if found.scores[i] >= self.SURE][:most]
+        boxes: list[list[float]] = found.as_boxes().tolist()
+        chosen: list[int] = []
+        for i in nms(found.as_boxes(), found.scores, APART).tolist():
+            if found.scores[i] >= self.SURE and not any(_within(boxes[i], boxes[j]) for j in chosen):
+                chosen.append(i)
+        return [found.regions[i] for i in chosen[:most]]
+
+
+def _within(box: list[float], other: list[float]) -> bool:
+    """Whether most of the smaller of two xyxy boxes lies in the larger."""
+    across, down = (min(box[i + 2], other[i + 2]) - max(box[i], other[i]) for i in (0, 1))
+    smaller = min((one[2] - one[0]) * (one[3] - one[1]) for one in (box, other))
+    return across > 0 and down > 0 and across * down > WITHIN * smaller
 
 
 class RegionNamer:
